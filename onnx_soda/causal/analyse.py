@@ -1,0 +1,143 @@
+"""Causal attribution and detection for one classifier, by the way that fits its tail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.causal.batched import attribute_batched
+from onnx_soda.causal.brute_force import attribute_brute_force
+from onnx_soda.causal.closed_form import attribute_closed_form, is_affine
+from onnx_soda.causal.interventions import Attribution, FloatArray
+from onnx_soda.causal.tail import Tail
+from onnx_soda.causal.target import TargetDetection, detect_target
+from onnx_soda.causal.victim import VictimDetection, detect_victim, mean_logits
+from onnx_soda.errors import TensorNotFoundError
+from onnx_soda.observe import Observation
+from onnx_soda.options import ScanOptions
+
+__all__ = ["SodaResult", "analyse", "attribute"]
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class SodaResult:
+    """Result of SODA's causal analysis.
+
+    Attributes:
+        attribution: Causal attribution (Algorithm 1).
+        neurons: Number of neurons examined.
+        targets: Target class detection (Algorithm 2).
+        victims: Victim class detection (Algorithm 3) for each class flagged, or for the most
+            abnormal class where none is; empty without a clean set.
+    """
+
+    attribution: Attribution
+    neurons: int
+    targets: TargetDetection
+    victims: tuple[VictimDetection, ...]
+
+
+def attribute(
+    tail: Tail,
+    seen: Observation | None,
+    options: ScanOptions,
+    advance: Advance | None = None,
+) -> Attribution | None:
+    """Compute the causal attribution of every neuron of the layer.
+
+    Args:
+        tail: The tail of the classifier.
+        seen: What the model makes of the clean images; None without a clean set.
+        options: a, b and how to compute.
+        advance: Called with 1 after each neuron, where neurons are run one by one.
+
+    Returns:
+        None where images are needed and there are none: the tail is not affine, or a is not 1.
+
+    Raises:
+        TensorNotFoundError: The closed form was asked for and the tail is not affine.
+    """
+    rng = np.random.default_rng(options.seed)
+    if options.attribution in ("auto", "closed-form"):
+        if is_affine(tail, rng, seen.layer if seen else None):
+            if seen is None and options.intervention.a != 1:
+                return None
+            return attribute_closed_form(tail, _layer_means(seen), options.intervention)
+        if options.attribution == "closed-form":
+            raise TensorNotFoundError(
+                f"the layer {tail.head.layer!r} has no closed form: its tail is not affine",
+                "Use --attribution auto, or the last layer.",
+            )
+    if seen is None:
+        return None
+    arguments = (tail, seen.layer, seen.labels, options.intervention, seen.sides)
+    if options.attribution == "brute-force":
+        return attribute_brute_force(*arguments)
+    return attribute_batched(*arguments, advance=advance)
+
+
+def _layer_means(seen: Observation | None) -> dict[int, FloatArray]:
+    if seen is None:
+        return {}
+    return {
+        int(source): _mean(seen.layer[seen.labels == source]) for source in np.unique(seen.labels)
+    }
+
+
+def _mean(rows: NDArray[Any]) -> FloatArray:
+    mean: FloatArray = rows.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def analyse(
+    tail: Tail,
+    seen: Observation | None,
+    options: ScanOptions,
+    advance: Advance | None = None,
+) -> SodaResult | None:
+    """Run Algorithms 1 to 3.
+
+    Returns:
+        None where the attribution needs clean images and there are none.
+    """
+    attribution = attribute(tail, seen, options, advance)
+    if attribution is None:
+        return None
+    targets = detect_target(
+        _absolute(attribution),
+        options.threshold,
+        options.spread,
+        "zero" if options.toolkit_zeros else "keep",
+    )
+    neurons = len(attribution.shift(next(iter(attribution.sources), None)))
+    return SodaResult(attribution, neurons, targets, _victims(targets, seen, options))
+
+
+def _absolute(attribution: Attribution) -> Iterator[tuple[int | None, FloatArray]]:
+    """Yield the attribution per source class; once for all where there is no clean set."""
+    if attribution.same_for_all:
+        common = np.abs(attribution.shift(None))
+        for source in attribution.sources or (None,):
+            yield source, common
+        return
+    for source in attribution.sources:
+        yield source, np.abs(attribution.shift(source))
+
+
+def _victims(
+    targets: TargetDetection, seen: Observation | None, options: ScanOptions
+) -> tuple[VictimDetection, ...]:
+    if seen is None:
+        return ()
+    means = mean_logits(seen.logits, seen.labels)
+    suspects = targets.flagged or (int(np.argmin(targets.index)),)
+    return tuple(
+        detect_victim(target, means, options.threshold, options.spread, options.toolkit_zeros)
+        for target in suspects
+    )

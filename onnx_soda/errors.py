@@ -1,0 +1,118 @@
+"""Everything that onnx-soda raises on purpose.
+
+::
+
+    SodaError
+    ├── ModelError                 the model file
+    │   ├── ModelFileError         not readable as an ONNX model
+    │   ├── ExternalDataError      weights beside the model: missing, cut short, outside its folder
+    │   ├── UnsupportedModelError  valid, but newer than the runtime or using unknown operators
+    │   ├── NotAClassifierError    has no logits over two classes or more, or no image input
+    │   └── TensorNotFoundError    a tensor name given by the caller is not in the graph
+    ├── DataError                  the clean set
+    │   ├── DatasetFileError       not readable, or refused as unsafe
+    │   ├── LabelError             labels do not fit the images or the model's classes
+    │   ├── ImageError             an image is unreadable, has NaN, or the wrong channel count
+    │   └── PreprocessingError     the preprocessing file or preset is wrong
+    ├── RuntimeFailure             ONNX Runtime
+    │   ├── ProviderError          the provider asked for does not load on this machine
+    │   └── InferenceError         the model loads but does not run
+    └── OutputError                a report cannot be written
+
+Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "DataError",
+    "DatasetFileError",
+    "ExternalDataError",
+    "ImageError",
+    "InferenceError",
+    "LabelError",
+    "ModelError",
+    "ModelFileError",
+    "NotAClassifierError",
+    "OutputError",
+    "PreprocessingError",
+    "ProviderError",
+    "RuntimeFailure",
+    "SodaError",
+    "TensorNotFoundError",
+    "UnsupportedModelError",
+]
+
+
+class SodaError(Exception):
+    """Base of all errors that onnx-soda raises on purpose.
+
+    Args:
+        message: What is wrong, and with which file or tensor. One sentence.
+        advice: What the reader can do about it. One sentence, may be empty.
+    """
+
+    def __init__(self, message: str, advice: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+
+class ModelError(SodaError):
+    """Something is wrong with the model file."""
+
+
+class ModelFileError(ModelError):
+    """The file cannot be read as an ONNX model."""
+
+
+class ExternalDataError(ModelError):
+    """Weights stored beside the model are missing, cut short or outside its folder."""
+
+
+class UnsupportedModelError(ModelError):
+    """The model is newer than the installed runtime, or uses operators that it does not know."""
+
+
+class NotAClassifierError(ModelError):
+    """The graph has no image input, or no logits over two classes or more."""
+
+
+class TensorNotFoundError(ModelError):
+    """A tensor named by the caller is not in the graph, or cannot serve there."""
+
+
+class DataError(SodaError):
+    """Something is wrong with the clean set."""
+
+
+class DatasetFileError(DataError):
+    """The clean set cannot be read, or is refused as unsafe."""
+
+
+class LabelError(DataError):
+    """Labels do not fit the images or the classes of the model."""
+
+
+class ImageError(DataError):
+    """An image is unreadable, has values that are not numbers, or the wrong channel count."""
+
+
+class PreprocessingError(DataError):
+    """The preprocessing preset is unknown or its file is wrong."""
+
+
+class RuntimeFailure(SodaError):  # noqa: N818 - the base of ProviderError and InferenceError
+    """ONNX Runtime could not do what was asked."""
+
+
+class ProviderError(RuntimeFailure):
+    """The execution provider asked for does not load on this machine."""
+
+
+class InferenceError(RuntimeFailure):
+    """The model loads but does not run."""
+
+
+class OutputError(SodaError):
+    """A report cannot be written where it was asked for."""

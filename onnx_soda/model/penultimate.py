@@ -1,0 +1,205 @@
+"""Finds the penultimate tensor, the input of the last layer with weights, and other layers.
+
+SODA analyses "the last dense layer" because it is closest to the prediction (paper, section 3.2);
+section 6 compares it with a deep, a middle and a shallow layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
+from onnx_soda.model.graph import GraphView
+
+__all__ = ["Layer", "find_layers", "find_penultimate", "layer_named"]
+
+# Operators that multiply two operands, and which inputs those are. One operand being an activation
+# and the other not makes it a layer with weights. The com.microsoft ones (second line) are what
+# ONNX Runtime's optimiser and quantizer write.
+_OPERANDS = dict.fromkeys(
+    ("Gemm", "MatMul", "Conv", "ConvTranspose", "Einsum", "ConvInteger", "MatMulInteger",
+     "FusedMatMul", "FusedConv", "FusedGemm", "MatMulNBits", "DynamicQuantizeMatMul",
+     "MatMulIntegerToFloat"),
+    (0, 1),
+) | dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3))  # fmt: skip
+# Operators that tell that the last axis of their tensors holds the features.
+_FEATURES_LAST = frozenset({"LayerNormalization", "MatMul", "Gemm", "RMSNormalization"})
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+# Classifiers without hidden neurons.
+_NO_HIDDEN = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
+# Depth of the middle and the shallow layer, as shares of the layers with weights.
+_MIDDLE, _SHALLOW = 0.5, 0.25
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A tensor whose neurons can be intervened on.
+
+    A neuron is an entry of a (N, features) tensor, a channel of a feature map, or a feature of a
+    token sequence: one learned detector, wherever in the image it fires.
+
+    Attributes:
+        role: "last", "deep", "middle", "shallow", or "named" where the caller named it.
+        value: The tensor.
+        shape: Its shape for the smallest batch; None where it is not known.
+        axis: Axis of the neurons.
+        depth: Number of operators with weights between the image and the tensor.
+        notes: Sentences about how it was found.
+    """
+
+    role: str
+    value: ir.Value
+    shape: tuple[int | None, ...] | None
+    axis: int
+    depth: int
+    notes: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Name of the tensor."""
+        return self.value.name or ""
+
+    @property
+    def neurons(self) -> int | None:
+        """Number of neurons; None where shape inference cannot tell it."""
+        return self.shape[self.axis] if self.shape else None
+
+
+def weighted_operand(view: GraphView, node: ir.Node) -> ir.Value | None:
+    """Return the activation that a node multiplies with weights; None for all other nodes."""
+    positions = _OPERANDS.get(node.op_type, ())
+    operands = [node.inputs[i] for i in positions if i < len(node.inputs)]
+    found = [value for value in operands if value in view.activations]
+    return found[0] if len(found) == 1 else None
+
+
+def find_penultimate(view: GraphView, logits: ir.Value) -> Layer:
+    """Find the activation that the last operator with weights reads.
+
+    Where several paths lead to the logits (two heads averaged), it is the nearest tensor that all
+    of them pass through.
+
+    Raises:
+        NotAClassifierError: There is no hidden tensor between the image and the logits.
+    """
+    value, notes = logits, list[str]()
+    while (node := value.producer()) is not None:
+        if node.op_type in _NO_HIDDEN:
+            raise _no_hidden_layer(f"the model is a {node.op_type}")
+        operand = weighted_operand(view, node)
+        if operand is not None:
+            return _layer(view, "last", _floating(view, operand, notes), notes)
+        sources = view.activation_inputs(node)
+        if len(sources) == 1:
+            value = sources[0]
+            continue
+        nearest = view.cuts(value)[-2]
+        between = view.ancestors(value) - view.ancestors(nearest)
+        if any(weighted_operand(view, inner) is not None for inner in between):
+            notes.append("Several paths lead to the logits; this is the last tensor they share.")
+            return _layer(view, "last", nearest, notes)
+        value = nearest
+    raise _no_hidden_layer("no operator with weights lies between its image and its logits")
+
+
+def _floating(view: GraphView, operand: ir.Value, notes: list[str]) -> ir.Value:
+    """Return the operand itself, or the nearest floating-point tensor before a quantized one."""
+    if operand.dtype in _FLOATS:
+        return operand
+    notes.append("The last layer is quantized; this is the last floating-point tensor before it.")
+    return next(value for value in reversed(view.cuts(operand)) if value.dtype in _FLOATS)
+
+
+def _no_hidden_layer(reason: str) -> NotAClassifierError:
+    return NotAClassifierError(
+        f"the model has no hidden layer to analyse: {reason}",
+        "Causal analysis needs hidden neurons; name a tensor with --layer if there are some.",
+    )
+
+
+def _layer(view: GraphView, role: str, value: ir.Value, notes: list[str]) -> Layer:
+    if value is view.image_value:
+        raise _no_hidden_layer(f"its logits are computed directly from the input {value.name!r}")
+    shape = view.shape(value)
+    depth = sum(weighted_operand(view, node) is not None for node in view.ancestors(value))
+    return Layer(role, value, shape, _neuron_axis(value, shape), depth, tuple(notes))
+
+
+def _neuron_axis(value: ir.Value, shape: tuple[int | None, ...] | None) -> int:
+    rank = len(shape) if shape else 2
+    if rank <= 2:
+        return rank - 1
+    neighbours = {node.op_type for node, _ in value.uses()}
+    producer = value.producer()
+    if producer is not None:
+        neighbours.add(producer.op_type)
+    return rank - 1 if rank == 3 or neighbours & _FEATURES_LAST else 1
+
+
+def layer_named(view: GraphView, name: str, logits: ir.Value) -> Layer:
+    """Return the layer of this tensor name.
+
+    Raises:
+        TensorNotFoundError: Not in the graph, not floating point, or not on a path to the logits.
+    """
+    value = view.value(name)
+    path = view.ancestors(logits)
+    feeds_logits = any(node in path for node, _ in value.uses())
+    if value.dtype not in _FLOATS or value is logits or not feeds_logits:
+        raise TensorNotFoundError(
+            f"the tensor {name!r} cannot be analysed: it must be a floating-point activation "
+            "before the logits",
+            "`onnx-soda inspect MODEL` lists candidate layers.",
+        )
+    return _layer(view, "named", value, [])
+
+
+def find_layers(view: GraphView, logits: ir.Value, last: Layer) -> tuple[Layer, ...]:
+    """Return the candidate layers: last, deep, middle, shallow, those that the graph has.
+
+    Only tensors that every path passes through count, so that an intervention on one cannot be
+    bypassed. Of several at the same depth the last is taken (after normalisation, activation and
+    pooling). Deep is the last feature map or token sequence before the last layer.
+    """
+    candidates: dict[int, Layer] = {}
+    deep: Layer | None = None
+    for value in view.cuts(logits):
+        if value in (view.image_value, last.value):
+            continue
+        if value.dtype not in _FLOATS or not _row_per_image(view, value):
+            continue
+        layer = _layer(view, "", value, [])
+        if not 0 < layer.depth <= last.depth or value is logits:
+            continue
+        candidates[layer.depth] = layer
+        if _is_spatial(layer):
+            deep = layer
+    chosen = [last]
+    if deep is None and candidates:
+        deep = candidates[max(candidates)]
+    if deep is not None:
+        chosen.append(_with_role(deep, "deep"))
+    for role, share in (("middle", _MIDDLE), ("shallow", _SHALLOW)):
+        below = [depth for depth in candidates if depth < chosen[-1].depth]
+        if below:
+            depth = min(below, key=lambda depth: (abs(depth - share * last.depth), depth))
+            chosen.append(_with_role(candidates[depth], role))
+    return tuple(chosen)
+
+
+def _row_per_image(view: GraphView, value: ir.Value) -> bool:
+    """Tell whether the first axis counts images; window attention folds places into it."""
+    shape = view.shape(value) or (None,)
+    return shape[0] in (None, view.image.batch or 1)
+
+
+def _is_spatial(layer: Layer) -> bool:
+    """Tell whether a neuron of the layer has a value at several places of the image."""
+    sizes = layer.shape or ()
+    return any(size != 1 for axis, size in enumerate(sizes) if axis not in (0, layer.axis))
+
+
+def _with_role(layer: Layer, role: str) -> Layer:
+    return Layer(role, layer.value, layer.shape, layer.axis, layer.depth, layer.notes)

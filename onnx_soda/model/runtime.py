@@ -1,0 +1,198 @@
+"""Runs models in ONNX Runtime, in batches, with their images kept on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_soda.errors import InferenceError, ProviderError
+from onnx_soda.model.providers import CPU, CUDA, RuntimeOptions, provider_list
+from onnx_soda.model.split import SubModel
+
+__all__ = ["Batch", "Session", "choose_batch_size", "run_batches"]
+
+Arrays = dict[str, NDArray[Any]]
+
+# Severity "fatal": errors reach the caller as exceptions, ONNX Runtime need not print them too.
+_QUIET = 4
+# Where ONNX Runtime looks for external data of a model given as bytes. Key read from
+# onnxruntime_session_options_config_keys.h.
+_EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
+# Words by which ONNX Runtime and CUDA say that memory ran out.
+_OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "bfcarena")
+# Larger batches gain nothing on a processor (measured: docs/performance.md).
+_MAX_BATCH = 128
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Inputs that lie on a session's device.
+
+    Attributes:
+        values: OrtValue of each input.
+        rows: Number of rows that count; more may be there as padding.
+    """
+
+    values: Mapping[str, Any]
+    rows: int
+
+
+class Session:
+    """A model loaded into ONNX Runtime.
+
+    Args:
+        model: The model.
+        options: Provider and threads.
+        fixed_batch: Number of rows that the model insists on; None where it takes any.
+
+    Raises:
+        InferenceError: ONNX Runtime refuses the model.
+        ProviderError: The provider asked for does not load.
+    """
+
+    def __init__(
+        self, model: SubModel, options: RuntimeOptions, fixed_batch: int | None = None
+    ) -> None:
+        self.model = model
+        self.fixed_batch = fixed_batch
+        self._session = _open(model, options)
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if options.provider == "cuda" and CUDA not in self.providers:
+            raise ProviderError(
+                "provider cuda was asked for and ONNX Runtime could not load it",
+                "Check the CUDA and cuDNN versions that this onnxruntime-gpu needs.",
+            )
+        self._device = "cuda" if CUDA in self.providers else "cpu"
+
+    def upload(self, arrays: Arrays) -> Batch:
+        """Put inputs on the device, padded to the batch that the model insists on."""
+        rows = len(next(iter(arrays.values())))
+        padded = {name: self._pad(array) for name, array in arrays.items()}
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
+            for name, array in padded.items()
+        }
+        return Batch(values, rows)
+
+    def _pad(self, array: NDArray[Any]) -> NDArray[Any]:
+        missing = (self.fixed_batch or len(array)) - len(array)
+        if missing <= 0:
+            return array
+        return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
+
+    def run(
+        self, batch: Batch, extra: Arrays | None = None, outputs: Sequence[str] = ()
+    ) -> list[NDArray[Any]]:
+        """Compute outputs for one batch.
+
+        Args:
+            batch: Inputs on the device.
+            extra: Small further inputs without a batch axis, sent with this call.
+            outputs: Names of the outputs wanted; all where none is named.
+
+        Returns:
+            One array per output, with the rows that count; on the host.
+
+        Raises:
+            InferenceError: The model does not run on these inputs.
+        """
+        binding = self._session.io_binding()
+        for name, value in batch.values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in (extra or {}).items():
+            binding.bind_cpu_input(name, array)
+        for name in outputs or self.model.outputs:
+            binding.bind_output(name, "cpu")
+        try:
+            self._session.run_with_iobinding(binding)
+        except Exception as error:  # ONNX Runtime's exceptions share no public base class
+            raise InferenceError(
+                f"the model does not run: {_first_line(error)}",
+                "Check that it runs in ONNX Runtime on an image of its input size.",
+            ) from error
+        return [output[: batch.rows] for output in binding.copy_outputs_to_cpu()]
+
+
+def _open(model: SubModel, options: RuntimeOptions) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _QUIET
+    settings.intra_op_num_threads = options.thread_count
+    if model.folder is not None:
+        settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(model.folder))
+    providers = provider_list(options)
+    if providers[0] != CPU:
+        settings.use_deterministic_compute = True
+    try:
+        return ort.InferenceSession(model.content, settings, providers=providers)
+    except Exception as error:
+        raise InferenceError(
+            f"ONNX Runtime {ort.__version__} refuses the model: {_first_line(error)}",
+            "Check that the model runs elsewhere; it may be damaged or need other operators.",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def run_batches(
+    session: Session, arrays: Arrays, batch_size: int, outputs: Sequence[str] = ()
+) -> list[NDArray[Any]]:
+    """Run a session over many rows and put the outputs together.
+
+    Where the device runs out of memory the batch is halved and the run goes on.
+
+    Args:
+        session: The session.
+        arrays: Inputs with the same number of rows.
+        batch_size: Rows per run, where the model takes any number.
+        outputs: Names of the outputs wanted; all where none is named.
+
+    Returns:
+        One array per output.
+    """
+    rows = len(next(iter(arrays.values())))
+    parts: list[list[NDArray[Any]]] = []
+    start = 0
+    while start < rows:
+        size = session.fixed_batch or batch_size
+        piece = {name: array[start : start + size] for name, array in arrays.items()}
+        try:
+            parts.append(session.run(session.upload(piece), outputs=outputs))
+        except InferenceError as error:
+            if session.fixed_batch or size == 1 or not _is_out_of_memory(error):
+                raise
+            batch_size = size // 2
+            continue
+        start += size
+    return [np.concatenate(column) for column in zip(*parts, strict=True)]
+
+
+def _is_out_of_memory(error: InferenceError) -> bool:
+    text = error.message.lower()
+    return any(words in text for words in _OUT_OF_MEMORY)
+
+
+def choose_batch_size(
+    shapes: Sequence[tuple[int | None, ...]], options: RuntimeOptions, itemsize: int = 4
+) -> int:
+    """Choose a batch size that keeps the activations within the memory limit.
+
+    The sum over all activations is an upper bound: ONNX Runtime reuses buffers.
+
+    Args:
+        shapes: Shapes of the activations for one image; unknown sizes count as 1.
+        options: Holds the limit, or a batch size given by the caller.
+        itemsize: Bytes per element.
+    """
+    if options.batch_size:
+        return options.batch_size
+    per_image = itemsize * sum(int(np.prod([size or 1 for size in shape])) for shape in shapes)
+    return int(np.clip(options.memory_limit // max(per_image, 1), 1, _MAX_BATCH))
+

@@ -1,0 +1,169 @@
+"""Shows clean images to a model once and keeps what the analysis needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.data.datasets import CleanSet
+from onnx_soda.data.inference import PreprocessingChoice, infer_preprocessing
+from onnx_soda.data.preprocessing import (
+    PRESETS,
+    Preprocessing,
+    candidates,
+    load_preprocessing,
+)
+from onnx_soda.data.sampling import balanced_sample, check_labels
+from onnx_soda.data.sources import ImageShape, IntArray, Pixels
+from onnx_soda.errors import ImageError
+from onnx_soda.model.body import Body
+from onnx_soda.model.inputs import ImageInput
+from onnx_soda.model.runtime import Arrays
+from onnx_soda.options import Progress, ScanOptions
+
+__all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
+
+# Images on which candidate preprocessings are compared: the standard error of an accuracy is
+# then under 3 points, and the trial costs less than the scan itself.
+_TRIAL_IMAGES = 256
+# Free image sizes without a hint in the data: what most classifiers were trained on.
+_FALLBACK_SIZE = 224
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the model makes of the clean images.
+
+    Attributes:
+        labels: Their classes, shape (images,).
+        logits: Shape (images, classes).
+        layer: Values of the analysed layer, shape (images, *element_shape).
+        sides: Further tensors that the tail needs, with as many rows.
+    """
+
+    labels: IntArray
+    logits: NDArray[np.float32]
+    layer: NDArray[Any]
+    sides: Arrays
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose class has the largest logit."""
+        return float((self.logits.argmax(axis=1) == self.labels).mean())
+
+
+def sample_images(clean: CleanSet, classes: int, options: ScanOptions) -> IntArray:
+    """Choose the images to use, the same number of each class as far as there are enough.
+
+    Raises:
+        LabelError: Labels outside the model's classes, or classes without images.
+    """
+    check_labels(
+        clean.labels, classes, clean.class_names, allow_missing=options.allow_missing_classes
+    )
+    rng = np.random.default_rng(options.seed)
+    return balanced_sample(clean.labels, classes, options.samples_per_class, rng)
+
+
+def image_shape(image: ImageInput, clean: CleanSet) -> ImageShape:
+    """Return the size in which the model wants its images.
+
+    Raises:
+        ImageError: The model takes a flat vector that the images do not fill.
+    """
+    native = clean.images.native
+    if image.layout == "flat":
+        return _flat_shape(image.features or 0, native)
+    height = native.height if native else _FALLBACK_SIZE
+    width = native.width if native else _FALLBACK_SIZE
+    channels = image.channels or (native.channels if native else 3)
+    return ImageShape(image.height or height, image.width or width, channels)
+
+
+def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:
+    if native and native.height * native.width * native.channels == features:
+        return native
+    size = f"{native.height} x {native.width} x {native.channels}" if native else "mixed sizes"
+    raise ImageError(
+        f"the model takes {features} values per image and the clean set has images of {size}",
+        "Give images whose pixels make up exactly the model's input.",
+    )
+
+
+def choose_preprocessing(
+    body: Body, clean: CleanSet, chosen: IntArray, options: ScanOptions
+) -> tuple[Preprocessing, PreprocessingChoice | None]:
+    """Return the preprocessing that was given, or the one with the best clean accuracy.
+
+    Raises:
+        PreprocessingError: The preset is unknown or the file is wrong.
+    """
+    image = body.anatomy.view.image
+    if options.preprocess is not None:
+        return load_preprocessing(options.preprocess), None
+    rng = np.random.default_rng(options.seed)
+    trial = np.sort(rng.permutation(chosen)[:_TRIAL_IMAGES])
+    shape = image_shape(image, clean)
+    pixels = clean.images.read(trial, shape)
+
+    def predict(option: Preprocessing, some: Pixels) -> NDArray[np.float32]:
+        return body.logits(_apply(option, some, image))
+
+    choice = infer_preprocessing(
+        pixels, clean.labels[trial], _candidates(image, clean, shape.channels), predict
+    )
+    return choice.best, choice
+
+
+def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:
+    if clean.preprocessed or image.numpy_dtype() == np.uint8:
+        options: tuple[Preprocessing, ...] = (PRESETS["raw"],)
+    else:
+        options = candidates(channels)
+    if image.layout != "flat" or channels == 1:
+        return options
+    layouts = ("flat-chw", "flat")
+    return tuple(
+        replace(option, name=f"{option.name}, {layout}", layout=layout)
+        for option in options
+        for layout in layouts
+    )
+
+
+def _apply(preprocessing: Preprocessing, pixels: Pixels, image: ImageInput) -> NDArray[Any]:
+    return preprocessing.apply(
+        pixels, preprocessing.layout or image.layout, image.numpy_dtype()
+    )
+
+
+def observe(
+    body: Body,
+    clean: CleanSet,
+    chosen: IntArray,
+    preprocessing: Preprocessing,
+    progress: Progress,
+) -> Observation:
+    """Run the model once over the images, a batch at a time, so that memory stays bounded.
+
+    Raises:
+        ImageError: An image is unreadable or does not fit the model.
+        InferenceError: The model does not run.
+    """
+    image = body.anatomy.view.image
+    shape = image_shape(image, clean)
+    parts = []
+    for start in range(0, len(chosen), body.batch_size):
+        rows = chosen[start : start + body.batch_size]
+        pixels = clean.images.read(rows, shape, preprocessing.resize)
+        parts.append(body.observe(_apply(preprocessing, pixels, image)))
+        progress("clean images through the model", start + len(rows), len(chosen))
+    logits, layers, sides = zip(*parts, strict=True)
+    return Observation(
+        clean.labels[chosen],
+        np.concatenate(logits),
+        np.concatenate(layers),
+        {name: np.concatenate([part[name] for part in sides]) for name in sides[0]},
+    )

@@ -1,0 +1,211 @@
+"""What a scan reports. The JSON report is these classes, field by field.
+
+`scan-report.schema.json` beside this file describes the JSON form. Fields are only added; a
+change of meaning raises `SCHEMA_VERSION`. Files appear by name, never by path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Coverage",
+    "DatasetInfo",
+    "Environment",
+    "Evidence",
+    "ExternalDataInfo",
+    "Finding",
+    "InputInfo",
+    "ModelInfo",
+    "ScanReport",
+    "SodaEvidence",
+    "ToolInfo",
+    "Verdict",
+]
+
+SCHEMA_VERSION = "1.0"
+
+Verdict = Literal["clean", "backdoor", "inconclusive"]
+Severity = Literal["high", "medium", "low", "info"]
+
+
+@dataclass(frozen=True)
+class ToolInfo:
+    """The program that wrote the report."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """The image input: its name, declared shape (None for free sizes), dtype and layout."""
+
+    name: str
+    shape: tuple[int | str | None, ...]
+    dtype: str
+    layout: str
+
+
+@dataclass(frozen=True)
+class ExternalDataInfo:
+    """A file beside the model that holds weights."""
+
+    file: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The model that was scanned, and the tensors that were picked in it."""
+
+    file: str
+    sha256: str
+    external_data: tuple[ExternalDataInfo, ...]
+    opset: int
+    ir_version: int
+    producer: str
+    parameters: int
+    input: InputInfo
+    logits: str
+    penultimate: str
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The clean set, what was taken of it, and how well the model does on that.
+
+    Attributes:
+        file: Name of the file or folder.
+        sha256: Its digest.
+        classes: Number of classes with images.
+        samples: Number of images used.
+        samples_per_class: The most of one class.
+        accuracy: Share of the images used whose label the model gives.
+        preprocessing: How pixels were turned into input; where it was inferred, with the accuracy
+            and the runner-up.
+        class_names: Names of the classes, where known.
+        notes: Sentences about how the file was read.
+    """
+
+    file: str
+    sha256: str
+    classes: int
+    samples: int
+    samples_per_class: int
+    accuracy: float
+    preprocessing: Mapping[str, Any]
+    class_names: tuple[str, ...] | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that speaks for a backdoor.
+
+    Attributes:
+        rule_id: Stable identifier of the rule.
+        severity: "high" where victim and target both stand out, else "medium".
+        victim_class: Class whose images are turned; None where it cannot be told.
+        target_class: Class they are turned into.
+        score: Value of the statistic; larger is more abnormal.
+        threshold: The score over which the rule reports.
+        message: What was found, in one sentence.
+    """
+
+    rule_id: str
+    severity: Severity
+    victim_class: int | None
+    target_class: int
+    score: float
+    threshold: float
+    message: str
+
+
+@dataclass(frozen=True)
+class SodaEvidence:
+    """Evidence of SODA's causal analysis (paper, Algorithms 1 to 3).
+
+    Attributes:
+        pcc: Per class: correlation of its causal attribution with that of the other classes.
+        anomaly_index: Signed anomaly index of each; abnormal below minus the threshold.
+        target_logit_by_source: For each target class looked at, the mean target logit over the
+            clean images of each source class. Keys are class numbers.
+        method: How the attribution was computed: "closed-form", "batched" or "brute-force".
+        a: Scaling factor of the intervention (Equation 2).
+        b: Offset of the intervention.
+        layer: Tensor that was intervened on.
+        neurons: Number of its neurons.
+        spread: "median" or "mean" absolute deviation.
+        threshold: Anomaly index over which a class is abnormal.
+    """
+
+    pcc: tuple[float, ...]
+    anomaly_index: tuple[float, ...]
+    target_logit_by_source: Mapping[str, Mapping[str, float]]
+    method: str
+    a: float
+    b: float
+    layer: str
+    neurons: int
+    spread: str
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Evidence by method; None where a method could not be applied."""
+
+    soda: SodaEvidence | None
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What was examined: number of source classes and of images."""
+
+    classes: int
+    samples: int
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Where the scan ran."""
+
+    versions: Mapping[str, str]
+    providers: tuple[str, ...]
+    seed: int
+    threads: int
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """Result of a scan.
+
+    Attributes:
+        schema_version: Version of this form.
+        tool: The program.
+        model: The model.
+        dataset: The clean set; None without one.
+        verdict: "clean", "backdoor" or "inconclusive".
+        reasons: Why, in sentences; the first one is the main one.
+        findings: What speaks for a backdoor, the strongest first.
+        evidence: The numbers behind it.
+        coverage: What was examined.
+        environment: Where the scan ran.
+        timing: Seconds per stage, and in all.
+    """
+
+    schema_version: str
+    tool: ToolInfo
+    model: ModelInfo
+    dataset: DatasetInfo | None
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    findings: tuple[Finding, ...]
+    evidence: Evidence
+    coverage: Coverage
+    environment: Environment
+    timing: Mapping[str, float]

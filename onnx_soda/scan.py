@@ -1,0 +1,260 @@
+"""The scan: model and clean set in, report out."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from onnx_soda.causal.analyse import SodaResult, analyse
+from onnx_soda.causal.tail import Tail
+from onnx_soda.data.datasets import CleanSet
+from onnx_soda.data.inference import PreprocessingChoice
+from onnx_soda.data.preprocessing import Preprocessing
+from onnx_soda.errors import NotAClassifierError
+from onnx_soda.model.anatomy import Anatomy, dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import OnnxModel
+from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
+from onnx_soda.options import Progress, ScanOptions, no_progress
+from onnx_soda.report.schema import (
+    SCHEMA_VERSION,
+    Coverage,
+    DatasetInfo,
+    Environment,
+    Evidence,
+    ExternalDataInfo,
+    InputInfo,
+    ModelInfo,
+    ScanReport,
+    SodaEvidence,
+    ToolInfo,
+)
+from onnx_soda.verdict import Examined, decide
+
+__all__ = ["scan"]
+
+_REPORTED_PACKAGES = ("numpy", "onnx", "onnx-ir", "scipy", "h5py", "pillow")
+
+
+class _Clock:
+    """Seconds per stage."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def result(self) -> dict[str, float]:
+        """Return the stages and "total"."""
+        return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+def scan(
+    model: OnnxModel,
+    clean: CleanSet | None = None,
+    options: ScanOptions | None = None,
+    progress: Progress = no_progress,
+) -> ScanReport:
+    """Look for a semantic backdoor by SODA's causal analysis (paper, sections 3.1 and 3.2).
+
+    Args:
+        model: The model, from `load_model`.
+        clean: Clean labelled images, from `load_dataset`. Without them only the data-free part
+            of the analysis runs, and the verdict is "inconclusive" unless something is found.
+        options: See `ScanOptions`.
+        progress: Called as the scan goes on.
+
+    Raises:
+        SodaError: The model cannot be scanned or the clean set does not fit it.
+    """
+    options = options or ScanOptions()
+    clock = _Clock()
+    with clock.stage("graph"):
+        anatomy = dissect(model, options.layer, options.logits)
+    with clock.stage("sessions"):
+        tail = Tail(anatomy, options.runtime)
+    if clean is None:
+        classes, seen, dataset = _count_classes(anatomy, tail), None, None
+        providers = tail.session.providers
+    else:
+        with clock.stage("sessions"):
+            body = Body(anatomy, options.runtime, tail.needed)
+        classes = _count_classes(anatomy, tail) or _run_once(body)
+        seen, dataset = _look(body, clean, classes, options, progress, clock)
+        providers = body.providers
+    result = _analyse(tail, seen, options, progress, clock)
+    names = clean.class_names if clean else None
+    decision = decide(result, _examined(classes, seen, options), names)
+    return ScanReport(
+        schema_version=SCHEMA_VERSION,
+        tool=ToolInfo("onnx-soda", version("onnx-soda")),
+        model=describe_model(anatomy),
+        dataset=dataset,
+        verdict=decision.verdict,
+        reasons=(*decision.reasons, *anatomy.notes),
+        findings=decision.findings,
+        evidence=Evidence(_evidence(result, anatomy, options) if result else None),
+        coverage=_coverage(seen),
+        environment=_environment(providers, options),
+        timing=clock.result(),
+    )
+
+
+def _analyse(
+    tail: Tail,
+    seen: Observation | None,
+    options: ScanOptions,
+    progress: Progress,
+    clock: _Clock,
+) -> SodaResult | None:
+    total = tail.element_shape[tail.axis - 1] if tail.element_shape else 0
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        done += steps
+        progress("interventions on neurons", done, max(total, done))
+
+    with clock.stage("causal analysis"):
+        return analyse(tail, seen, options, advance)
+
+
+def _count_classes(anatomy: Anatomy, tail: Tail) -> int | None:
+    """Return the number of classes, from the graph or by running the tail on zeros."""
+    if anatomy.logits.classes is not None or not tail.reads_layer_alone:
+        return anatomy.logits.classes
+    classes = tail.logits(np.zeros((1, *(tail.element_shape or ())))).shape[1]
+    return _at_least_two(classes)
+
+
+def _run_once(body: Body) -> int:
+    image = body.anatomy.view.image
+    zeros = np.zeros(image.concrete_shape(1), image.numpy_dtype())
+    return _at_least_two(body.logits(zeros).shape[1])
+
+
+def _at_least_two(classes: int) -> int:
+    if classes < 2:
+        raise NotAClassifierError(
+            f"the output has {classes} class", "A one-score model has no victim and target class."
+        )
+    return classes
+
+
+def _look(
+    body: Body,
+    clean: CleanSet,
+    classes: int,
+    options: ScanOptions,
+    progress: Progress,
+    clock: _Clock,
+) -> tuple[Observation, DatasetInfo]:
+    with clock.stage("preprocessing"):
+        chosen = sample_images(clean, classes, options)
+        preprocessing, choice = choose_preprocessing(body, clean, chosen, options)
+    with clock.stage("clean images"):
+        seen = observe(body, clean, chosen, preprocessing, progress)
+    counts = np.bincount(seen.labels)
+    info = DatasetInfo(
+        file=clean.file,
+        sha256=clean.sha256,
+        classes=int((counts > 0).sum()),
+        samples=len(seen.labels),
+        samples_per_class=int(counts.max()),
+        accuracy=seen.accuracy,
+        preprocessing=_describe_preprocessing(preprocessing, choice),
+        class_names=clean.class_names,
+        notes=clean.notes,
+    )
+    return seen, info
+
+
+def _describe_preprocessing(
+    preprocessing: Preprocessing, choice: PreprocessingChoice | None
+) -> Mapping[str, Any]:
+    described = preprocessing.as_dict()
+    if choice is None:
+        return {**described, "inferred": False}
+    runner_up = choice.runner_up
+    return {
+        **described,
+        "inferred": True,
+        "trial": {
+            "images": choice.images,
+            "accuracy": choice.accuracy,
+            "runner_up": runner_up.name if runner_up else None,
+            "runner_up_accuracy": choice.runner_up_accuracy,
+        },
+    }
+
+
+def _examined(classes: int | None, seen: Observation | None, options: ScanOptions) -> Examined:
+    if seen is None:
+        return Examined(classes, 0, 0, None, options.min_accuracy)
+    counts = np.bincount(seen.labels)
+    counts = counts[counts > 0]
+    return Examined(
+        classes, len(counts), int(counts.min()), seen.accuracy, options.min_accuracy
+    )
+
+
+def _coverage(seen: Observation | None) -> Coverage:
+    if seen is None:
+        return Coverage(0, 0)
+    return Coverage(len(np.unique(seen.labels)), len(seen.labels))
+
+
+def describe_model(anatomy: Anatomy) -> ModelInfo:
+    """Return what the report says about the model."""
+    model, image = anatomy.model, anatomy.view.image
+    return ModelInfo(
+        file=model.file,
+        sha256=model.sha256,
+        external_data=tuple(ExternalDataInfo(f.file, f.sha256) for f in model.external_data),
+        opset=model.opset,
+        ir_version=model.ir_version,
+        producer=model.producer,
+        parameters=model.parameters,
+        input=InputInfo(image.name, image.shape, image.dtype, image.layout),
+        logits=anatomy.logits.value.name or "",
+        penultimate=anatomy.layer.name,
+    )
+
+
+def _evidence(result: SodaResult, anatomy: Anatomy, options: ScanOptions) -> SodaEvidence:
+    return SodaEvidence(
+        pcc=tuple(map(float, result.targets.pcc)),
+        anomaly_index=tuple(map(float, result.targets.index)),
+        target_logit_by_source={
+            str(victim.target_class): {str(j): y for j, y in victim.target_logits.items()}
+            for victim in result.victims
+        },
+        method=result.attribution.method,
+        a=options.intervention.a,
+        b=options.intervention.b,
+        layer=anatomy.layer.name,
+        neurons=result.neurons,
+        spread=options.spread,
+        threshold=options.threshold,
+    )
+
+
+def _environment(providers: tuple[str, ...], options: ScanOptions) -> Environment:
+    versions = {name: version(name) for name in _REPORTED_PACKAGES}
+    versions["onnxruntime"] = onnxruntime.__version__
+    versions["python"] = platform.python_version()
+    return Environment(versions, providers, options.seed, options.runtime.thread_count)
+

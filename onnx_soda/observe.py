@@ -134,9 +134,7 @@ def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Prep
 
 
 def _apply(preprocessing: Preprocessing, pixels: Pixels, image: ImageInput) -> NDArray[Any]:
-    return preprocessing.apply(
-        pixels, preprocessing.layout or image.layout, image.numpy_dtype()
-    )
+    return preprocessing.apply(pixels, preprocessing.layout or image.layout, image.numpy_dtype())
 
 
 def observe(

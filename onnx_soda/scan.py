@@ -206,9 +206,7 @@ def _examined(classes: int | None, seen: Observation | None, options: ScanOption
         return Examined(classes, 0, 0, None, options.min_accuracy)
     counts = np.bincount(seen.labels)
     counts = counts[counts > 0]
-    return Examined(
-        classes, len(counts), int(counts.min()), seen.accuracy, options.min_accuracy
-    )
+    return Examined(classes, len(counts), int(counts.min()), seen.accuracy, options.min_accuracy)
 
 
 def _coverage(seen: Observation | None) -> Coverage:
@@ -257,4 +255,3 @@ def _environment(providers: tuple[str, ...], options: ScanOptions) -> Environmen
     versions["onnxruntime"] = onnxruntime.__version__
     versions["python"] = platform.python_version()
     return Environment(versions, providers, options.seed, options.runtime.thread_count)
-

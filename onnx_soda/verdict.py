@@ -1,4 +1,4 @@
-"""From evidence to a verdict, as the paper decides: Algorithm 2 flags a target class or it does not.
+"""From evidence to a verdict, as the paper decides: Algorithm 2 flags a target class, or not.
 
 The verdict is never "clean" where something was not examined: too low an accuracy, classes
 without images, too few images, too few classes for the outlier test, no usable clean set.

@@ -1,0 +1,1 @@
+"""Causal attribution of hidden neurons, and what it tells about backdoors."""

@@ -32,7 +32,7 @@ def with_intervention(tail: Tail) -> ir.Model:
     graph = model.graph
     layer = graph.inputs[0]
     mask = _input("mask", ir.DataType.BOOL, None)
-    factor, offset = (_input(name, layer.dtype, []) for name in ("a", "b"))
+    factor, offset = (_input(name, tail.head_dtype, []) for name in ("a", "b"))
     scaled = ir.node("Mul", [layer, factor])
     moved = ir.node("Add", [scaled.outputs[0], offset])
     chosen = ir.node("Where", [mask, moved.outputs[0], layer])
@@ -42,16 +42,15 @@ def with_intervention(tail: Tail) -> ir.Model:
             user.replace_input_with(index, chosen.outputs[0])
     for name, node in zip(("scaled", "moved", "set"), (scaled, moved, chosen), strict=True):
         node.outputs[0].name = _PREFIX + name
-        node.outputs[0].dtype = layer.dtype
+        node.outputs[0].dtype = tail.head_dtype
     graph.insert_before(graph[0], [scaled, moved, chosen])
     graph.inputs.extend([mask, factor, offset])
     return model
 
 
-def _input(name: str, dtype: ir.DataType | None, shape: list[int] | None) -> ir.Value:
-    rank_free = ir.Shape(shape) if shape is not None else None
-    kind = ir.TensorType(dtype or ir.DataType.FLOAT)
-    return ir.Value(name=_PREFIX + name, type=kind, shape=rank_free)
+def _input(name: str, dtype: ir.DataType, shape: list[int] | None) -> ir.Value:
+    known = ir.Shape(shape) if shape is not None else None
+    return ir.Value(name=_PREFIX + name, type=ir.TensorType(dtype), shape=known)
 
 
 def attribute_batched(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_soda.model.anatomy import Anatomy
@@ -24,7 +25,8 @@ class Tail:
         head: The graph.
         axis: Axis of the neurons in the layer's tensor.
         element_shape: Shape of the layer for one image; None where inference cannot tell it.
-        dtype: Element type of the layer.
+        head_dtype: Element type of the layer.
+        dtype: The same, as NumPy has it.
     """
 
     def __init__(self, anatomy: Anatomy, options: RuntimeOptions) -> None:
@@ -34,7 +36,8 @@ class Tail:
         self.head: Head = extract_head(view, layer.value, anatomy.logits.value)
         self.axis = layer.axis
         self.element_shape = _known(layer.shape)
-        self.dtype: np.dtype[np.generic] = _numpy_dtype(anatomy)
+        self.head_dtype = layer.value.dtype or ir.DataType.FLOAT
+        self.dtype: np.dtype[np.generic] = np.dtype(self.head_dtype.numpy())
         self.session = Session(
             serialise(self.head.model, anatomy.model.folder), options, view.image.batch
         )
@@ -46,7 +49,9 @@ class Tail:
     def needed(self) -> tuple[str, ...]:
         """Names of the further tensors whose values the tail needs for each image."""
         return tuple(
-            side.name for side in self.head.sides if not side.shape_only or not self._size(side.name)
+            side.name
+            for side in self.head.sides
+            if not side.shape_only or not self._size(side.name)
         )
 
     @property
@@ -88,8 +93,3 @@ def _known(shape: tuple[int | None, ...] | None) -> tuple[int, ...] | None:
         return None
     sizes = [size for size in shape[1:] if size is not None]
     return tuple(sizes) if len(sizes) == len(shape) - 1 else None
-
-
-def _numpy_dtype(anatomy: Anatomy) -> np.dtype[np.generic]:
-    dtype = anatomy.layer.value.dtype
-    return np.dtype(dtype.numpy() if dtype else np.float32)

@@ -54,7 +54,8 @@ def pearson_to_others(attribution: FloatArray) -> FloatArray:
     others = others - others.mean(axis=0)
     scale = np.sqrt((own**2).sum(axis=0) * (others**2).sum(axis=0))
     covariance: FloatArray = (own * others).sum(axis=0)
-    return np.divide(covariance, scale, out=np.zeros(classes), where=scale > 0)
+    pcc: FloatArray = np.divide(covariance, scale, out=np.zeros(classes), where=scale > 0)
+    return pcc
 
 
 def detect_target(
@@ -74,15 +75,16 @@ def detect_target(
         source_is_class: What enters the mean where source and prediction class are the same:
             "keep" the PCC, as Algorithm 2 says, or "zero", as the published toolkit does.
     """
-    rows: list[FloatArray] = []
-    previous: FloatArray | None = None
+    rows = []
+    previous, pcc = None, np.empty(0)
     for source, attribution in attributions:
         # The closed form gives all sources one and the same array where a = 1.
-        row = rows[-1].copy() if attribution is previous else pearson_to_others(attribution)
-        previous = attribution
-        rows.append(row)
+        if attribution is not previous:
+            previous, pcc = attribution, pearson_to_others(attribution)
+        row = pcc.copy()
         if source is not None and source_is_class == "zero":
             row[source] = 0.0
+        rows.append(row)
     return judge_pcc(np.mean(rows, axis=0), threshold, spread)
 
 

@@ -32,6 +32,8 @@ IDX_MAGIC = b"\0\0\x08"
 GZIP_MAGIC = b"\x1f\x8b"
 """First bytes of a gzip file."""
 
+_DIMENSIONS = (b"\1", b"\2", b"\3", b"\4")  # images have 4 at most: (N, H, W, C)
+
 # Deflate shrinks no more than this (https://zlib.net/zlib_tech.html), so a gzip file that declares
 # more is lying, and is not given the memory.
 _DEFLATE_RATIO = 1032
@@ -101,9 +103,10 @@ def _shape(path: Path) -> tuple[int, ...]:
     """Read the header and hold it against the size of the file."""
     with readable(path.name), _open(path) as stream:
         magic = stream.read(4)
-        if magic[:3] != IDX_MAGIC or len(magic) < 4:
+        if magic[:3] != IDX_MAGIC or magic[3:] not in _DIMENSIONS:
             raise DatasetFileError(
-                f"{path.name} is not an IDX file of unsigned bytes", "Give MNIST-style files."
+                f"{path.name} is not an IDX file of unsigned bytes in 1 to 4 dimensions",
+                "Give MNIST-style files.",
             )
         shape = struct.unpack(f">{magic[3]}I", stream.read(4 * magic[3]))
     declared = math.prod(shape)

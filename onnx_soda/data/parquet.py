@@ -43,6 +43,8 @@ class _Column:
         with readable(shown_name(self.path)), _pyarrow().ParquetFile(self.path) as file:
             for group in np.unique(groups):
                 cells = file.read_row_group(int(group), columns=[self.column]).column(self.column)
+                if len(cells) != self.starts[group + 1] - self.starts[group]:
+                    raise ValueError(f"row group {group} has other than the rows declared")
                 for position in positions[groups == group]:
                     cell = cells[int(position - self.starts[group])].as_py()
                     yield self._named(int(position), cell)

@@ -1,0 +1,1 @@
+"""Reads ONNX files, finds what matters in their graphs, and runs them."""

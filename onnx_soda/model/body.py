@@ -38,9 +38,7 @@ class Body:
         self._layer = anatomy.layer.name
         self._sides = sides
         model = extract_body(view, [self._logits, self._layer, *sides])
-        self._session = Session(
-            serialise(model, anatomy.model.folder), options, view.image.batch
-        )
+        self._session = Session(serialise(model, anatomy.model.folder), options, view.image.batch)
         shapes = [view.shapes[v.name] for v in view.activations if v.name in view.shapes]
         self.batch_size = view.image.batch or choose_batch_size(shapes, options)
 

@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 
 from onnx_soda.errors import ExternalDataError, ModelFileError, NotAClassifierError
 from onnx_soda.model.external import ExternalFile, check_external_data, external_tensors
+from onnx_soda.model.maps import without_maps
 from onnx_soda.model.signatures import describe_foreign_file
 from onnx_soda.model.versions import check_domains, check_versions
 
@@ -106,7 +107,7 @@ def _checked(content: bytes, file: str, path: Path | None) -> OnnxModel:
         )
     files = check_external_data(outside, path.parent) if path else ()
     _check_structure(proto, file, path if outside else None)
-    model = ir.serde.deserialize_model(proto)
+    model = ir.serde.deserialize_model(without_maps(proto))
     if path:
         ir.external_data.set_base_dir(model.graph, path.parent)
     return OnnxModel(
@@ -130,7 +131,7 @@ def _parse(content: bytes, file: str) -> onnx.ModelProto:
     if foreign:
         raise ModelFileError(f"{file} is not an ONNX model but {foreign}", "Convert it to ONNX.")
     try:
-        proto = onnx.ModelProto.FromString(content)
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(content)
     except DecodeError as error:
         raise ModelFileError(
             f"{file} cannot be read as ONNX: it is cut short or of another format",
@@ -144,7 +145,7 @@ def _parse(content: bytes, file: str) -> onnx.ModelProto:
 def _opset(proto: onnx.ModelProto, file: str) -> int:
     for entry in proto.opset_import:
         if entry.domain in ("", "ai.onnx"):
-            return entry.version
+            return int(entry.version)
     raise ModelFileError(f"{file} does not say which opset it uses", "Export it again.")
 
 
@@ -154,7 +155,9 @@ def _check_structure(proto: onnx.ModelProto, file: str, path: Path | None) -> No
         onnx.checker.check_model(str(path) if path else proto)
     except onnx.checker.ValidationError as error:
         first_line = str(error).strip().splitlines()[0]
-        raise ModelFileError(f"{file} is not valid ONNX: {first_line}", "Export it again.") from error
+        raise ModelFileError(
+            f"{file} is not valid ONNX: {first_line}", "Export it again."
+        ) from error
 
 
 def _count_parameters(model: ir.Model) -> int:

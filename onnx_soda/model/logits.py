@@ -141,10 +141,10 @@ def _before_tail(view: GraphView, node: ir.Node) -> ir.Value | None:
     sources = view.activation_inputs(node)
     if node.op_type in _NORMALISERS | _SELECTORS | _CARRIERS and len(sources) == 1:
         return sources[0]
-    return _before_written_out_softmax(view, node)
+    return _before_written_out_softmax(node)
 
 
-def _before_written_out_softmax(view: GraphView, node: ir.Node) -> ir.Value | None:
+def _before_written_out_softmax(node: ir.Node) -> ir.Value | None:
     """Return x where the node is the division of exp(x - max x) / sum exp(x - max x).
 
     Exporters of old opsets and of some frameworks write softmax out like this.
@@ -206,7 +206,9 @@ def _choose(view: GraphView, found: list[Logits]) -> Logits:
     others = [entry.output for entry in distinct if entry is not best]
     if not others:
         return best
-    note = f"The model has other outputs ({', '.join(others)}); the scores of {best.output} are used."
+    note = (
+        f"The model has other outputs ({', '.join(others)}); the scores of {best.output} are used."
+    )
     return Logits(best.value, best.classes, best.output, best.stripped, (note,))
 
 

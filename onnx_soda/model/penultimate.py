@@ -6,7 +6,7 @@ section 6 compares it with a deep, a middle and a shallow layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -31,6 +31,8 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 _NO_HIDDEN = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
 # Depth of the middle and the shallow layer, as shares of the layers with weights.
 _MIDDLE, _SHALLOW = 0.5, 0.25
+_SEVERAL_PATHS = "Several paths lead to the logits; the layer is the last tensor they share."
+_QUANTIZED = "The last layer is quantized; the floating-point tensor before it is analysed."
 
 
 @dataclass(frozen=True)
@@ -90,16 +92,19 @@ def find_penultimate(view: GraphView, logits: ir.Value) -> Layer:
             raise _no_hidden_layer(f"the model is a {node.op_type}")
         operand = weighted_operand(view, node)
         if operand is not None:
-            return _layer(view, "last", _floating(view, operand, notes), notes)
+            return _penultimate(view, _floating(view, operand, notes), notes)
         sources = view.activation_inputs(node)
         if len(sources) == 1:
             value = sources[0]
             continue
         nearest = view.cuts(value)[-2]
         between = view.ancestors(value) - view.ancestors(nearest)
-        if any(weighted_operand(view, inner) is not None for inner in between):
-            notes.append("Several paths lead to the logits; this is the last tensor they share.")
-            return _layer(view, "last", nearest, notes)
+        operands = [weighted_operand(view, inner) for inner in between]
+        weighted = [operand for operand in operands if operand is not None]
+        if weighted:
+            floating = any(operand.dtype in _FLOATS for operand in weighted)
+            notes.append(_SEVERAL_PATHS if floating else _QUANTIZED)
+            return _penultimate(view, nearest, notes)
         value = nearest
     raise _no_hidden_layer("no operator with weights lies between its image and its logits")
 
@@ -108,7 +113,7 @@ def _floating(view: GraphView, operand: ir.Value, notes: list[str]) -> ir.Value:
     """Return the operand itself, or the nearest floating-point tensor before a quantized one."""
     if operand.dtype in _FLOATS:
         return operand
-    notes.append("The last layer is quantized; this is the last floating-point tensor before it.")
+    notes.append(_QUANTIZED)
     return next(value for value in reversed(view.cuts(operand)) if value.dtype in _FLOATS)
 
 
@@ -119,9 +124,14 @@ def _no_hidden_layer(reason: str) -> NotAClassifierError:
     )
 
 
+def _penultimate(view: GraphView, value: ir.Value, notes: list[str]) -> Layer:
+    layer = _layer(view, "last", value, notes)
+    if layer.depth == 0:
+        raise _no_hidden_layer("its only layer with weights reads the image itself")
+    return layer
+
+
 def _layer(view: GraphView, role: str, value: ir.Value, notes: list[str]) -> Layer:
-    if value is view.image_value:
-        raise _no_hidden_layer(f"its logits are computed directly from the input {value.name!r}")
     shape = view.shape(value)
     depth = sum(weighted_operand(view, node) is not None for node in view.ancestors(value))
     return Layer(role, value, shape, _neuron_axis(value, shape), depth, tuple(notes))
@@ -145,8 +155,7 @@ def layer_named(view: GraphView, name: str, logits: ir.Value) -> Layer:
         TensorNotFoundError: Not in the graph, not floating point, or not on a path to the logits.
     """
     value = view.value(name)
-    path = view.ancestors(logits)
-    feeds_logits = any(node in path for node, _ in value.uses())
+    feeds_logits = any(value in view.activation_inputs(node) for node in view.ancestors(logits))
     if value.dtype not in _FLOATS or value is logits or not feeds_logits:
         raise TensorNotFoundError(
             f"the tensor {name!r} cannot be analysed: it must be a floating-point activation "
@@ -163,30 +172,31 @@ def find_layers(view: GraphView, logits: ir.Value, last: Layer) -> tuple[Layer, 
     bypassed. Of several at the same depth the last is taken (after normalisation, activation and
     pooling). Deep is the last feature map or token sequence before the last layer.
     """
-    candidates: dict[int, Layer] = {}
-    deep: Layer | None = None
-    for value in view.cuts(logits):
-        if value in (view.image_value, last.value):
-            continue
-        if value.dtype not in _FLOATS or not _row_per_image(view, value):
-            continue
-        layer = _layer(view, "", value, [])
-        if not 0 < layer.depth <= last.depth or value is logits:
-            continue
-        candidates[layer.depth] = layer
-        if _is_spatial(layer):
-            deep = layer
+    layers = _earlier_layers(view, logits, last)
+    by_depth = {layer.depth: layer for layer in layers}
     chosen = [last]
-    if deep is None and candidates:
-        deep = candidates[max(candidates)]
-    if deep is not None:
-        chosen.append(_with_role(deep, "deep"))
+    if layers:
+        deep = next((layer for layer in reversed(layers) if _is_spatial(layer)), layers[-1])
+        chosen.append(replace(deep, role="deep"))
     for role, share in (("middle", _MIDDLE), ("shallow", _SHALLOW)):
-        below = [depth for depth in candidates if depth < chosen[-1].depth]
+        below = [depth for depth in by_depth if depth < chosen[-1].depth]
         if below:
             depth = min(below, key=lambda depth: (abs(depth - share * last.depth), depth))
-            chosen.append(_with_role(candidates[depth], role))
+            chosen.append(replace(by_depth[depth], role=role))
     return tuple(chosen)
+
+
+def _earlier_layers(view: GraphView, logits: ir.Value, last: Layer) -> list[Layer]:
+    """Return the tensors before the last layer that all paths pass through, from the image on."""
+    tensors = [
+        value
+        for value in view.cuts(logits)
+        if value not in (view.image_value, last.value, logits)
+        and value.dtype in _FLOATS
+        and _row_per_image(view, value)
+    ]
+    layers = [_layer(view, "", value, []) for value in tensors]
+    return [layer for layer in layers if 0 < layer.depth <= last.depth]
 
 
 def _row_per_image(view: GraphView, value: ir.Value) -> bool:
@@ -199,7 +209,3 @@ def _is_spatial(layer: Layer) -> bool:
     """Tell whether a neuron of the layer has a value at several places of the image."""
     sizes = layer.shape or ()
     return any(size != 1 for axis, size in enumerate(sizes) if axis not in (0, layer.axis))
-
-
-def _with_role(layer: Layer, role: str) -> Layer:
-    return Layer(role, layer.value, layer.shape, layer.axis, layer.depth, layer.notes)

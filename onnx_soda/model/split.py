@@ -98,7 +98,10 @@ def extract_head(view: GraphView, layer: ir.Value, logits: ir.Value) -> Head:
     downstream = _downstream(view, layer, logits)
     data = _borders(view, downstream, layer)
     shapes = _shape_sources(view, downstream, layer, data)
-    sides = (*(SideInput(name, False) for name in data), *(SideInput(name, True) for name in shapes))
+    sides = (
+        *(SideInput(name, False) for name in data),
+        *(SideInput(name, True) for name in shapes),
+    )
     inputs = [layer, *(view.values[side.name] for side in sides)]
     model = _as_model(view, inputs, [logits])
     return Head(model, layer.name or "", logits.name or "", sides)
@@ -147,9 +150,7 @@ def _shape_sources(
     return [name for name in found if name not in known]
 
 
-def _as_model(
-    view: GraphView, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]
-) -> ir.Model:
+def _as_model(view: GraphView, inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> ir.Model:
     graph = ir.convenience.extract(view.model.graph, list(inputs), list(outputs))
     graph.name = graph.name or "part"
     graph.opset_imports.update(view.model.graph.opset_imports)

@@ -36,9 +36,7 @@ def _accepted(opset: int, ir_version: int) -> bool:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
-        ort.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     except Exception:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
         return False
     return True

@@ -1,0 +1,1 @@
+"""What a scan reports, and the forms it is written in."""

@@ -1,0 +1,58 @@
+# Everything runs in .venv, made on first use. PYTHON is the interpreter that makes it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+FIXTURES := fixtures
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint format fixtures bench check-readme clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=24"
+
+# One stamp per set of dependencies, redone when pyproject.toml changes.
+$(STAMPS)/%: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable ".[$*]"
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/plain: pyproject.toml | $(BIN)/python
+	$(BIN)/pip install --quiet --editable .
+	@mkdir -p $(STAMPS) && touch $@
+
+demo: $(STAMPS)/plain ## Scan the bundled backdoored model with its bundled clean images
+	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --verbose --exit-zero
+
+test: $(STAMPS)/test ## Install what the tests need and run them
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMPS)/test ## Run the slow tests too
+	$(BIN)/python -m pytest
+
+lint: $(STAMPS)/lint ## ruff format --check, ruff check, mypy --strict
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(STAMPS)/lint ## Format the code and mend what ruff can mend
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+fixtures: $(STAMPS)/fixtures ## Make the bundled models and images anew
+	$(BIN)/python -m fixtures.graphs
+	$(BIN)/python -m fixtures.digits
+
+bench: $(STAMPS)/test ## Measure speed, memory and detection; tables on stdout
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.detection
+
+check-readme: $(STAMPS)/plain ## Compare the help shown in README with the real one
+	$(BIN)/python -m benchmarks.check_readme
+
+clean: ## Remove .venv, caches and build folders
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,45 @@
+"""The command line: `onnx-soda`."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from .inspect import inspect_command
+from .scan import scan_command
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="onnx-soda",
+    help="Finds semantic backdoors in ONNX image classifiers.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("scan")(scan_command)
+app.command("inspect")(inspect_command)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"onnx-soda {version('onnx-soda')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    show_version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,55 @@
+"""Progress on stderr for what takes over a second; nothing where stderr is not a terminal."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+__all__ = ["ProgressBar"]
+
+_SILENT_SECONDS = 1.0
+
+
+class ProgressBar:
+    """A progress bar that appears once work has taken over a second.
+
+    Args:
+        quiet: Never appear.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        console = Console(stderr=True)
+        self._enabled = console.is_terminal and not quiet
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is; see `onnx_soda.options.Progress`."""
+        if not self._enabled or time.monotonic() - self._begin < _SILENT_SECONDS:
+            return
+        if stage not in self._tasks:
+            self._bar.start()
+            self._tasks[stage] = self._bar.add_task(stage, total=total)
+        self._bar.update(self._tasks[stage], completed=done, total=total)

@@ -1,0 +1,140 @@
+"""The report for people, as rich renderables; printing them is the command line's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_soda.report.plain import printable
+from onnx_soda.report.schema import DatasetInfo, ModelInfo, ScanReport, SodaEvidence
+from onnx_soda.verdict import class_label
+
+__all__ = ["fact_table", "render_report", "shape_text"]
+
+_COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
+# With more classes than this only the most abnormal ones are shown; JSON has all.
+_SHOWN_CLASSES = 12
+
+
+def render_report(report: ScanReport) -> RenderableType:
+    """Return a report as something that a rich console can print."""
+    parts: list[RenderableType] = [_headline(report), Text()]
+    parts.extend(Text(f"  {printable(reason)}") for reason in report.reasons)
+    parts.extend([Text(), _examined(report.model, report.dataset)])
+    if report.evidence.soda is not None:
+        parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
+    return Group(*parts)
+
+
+def _headline(report: ScanReport) -> Text:
+    names = report.dataset.class_names if report.dataset else None
+    line = Text.assemble(
+        (printable(report.model.file), "bold"),
+        ": ",
+        (report.verdict.upper(), f"bold {_COLOURS[report.verdict]}"),
+    )
+    for finding in report.findings:
+        victim = "?" if finding.victim_class is None else class_label(finding.victim_class, names)
+        target = class_label(finding.target_class, names)
+        line.append(f"\n  {printable(victim)} -> {printable(target)}", "bold")
+    return line
+
+
+def fact_table(rows: Sequence[tuple[str, str]]) -> Table:
+    """Return a table of names and values."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows:
+        table.add_row(name, Text(printable(value)))
+    return table
+
+
+def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:
+    rows = [
+        ("model", f"{model.parameters:,} parameters, opset {model.opset}, {model.producer or '?'}"),
+        ("sha256", model.sha256),
+        ("input", f"{model.input.name} {shape_text(model.input.shape)} {model.input.dtype}"),
+        ("logits", model.logits),
+        ("layer", model.penultimate),
+    ]
+    if dataset is None:
+        return fact_table([*rows, ("clean set", "none given")])
+    rows.append(
+        (
+            "clean set",
+            f"{dataset.file}: {dataset.samples} images of {dataset.classes} classes, "
+            f"accuracy {dataset.accuracy:.1%}",
+        )
+    )
+    rows.append(("preprocessing", _preprocessing(dataset)))
+    rows.extend(("", note) for note in dataset.notes)
+    return fact_table(rows)
+
+
+def shape_text(shape: Sequence[int | str | None] | None) -> str:
+    """Return a shape as people write it, with "?" for free sizes."""
+    if shape is None:
+        return "(...)"
+    return "(" + ", ".join("?" if size is None else str(size) for size in shape) + ")"
+
+
+def _preprocessing(dataset: DatasetInfo) -> str:
+    chosen = dataset.preprocessing
+    if not chosen["inferred"]:
+        return f"{chosen['name']} (given)"
+    trial = chosen["trial"]
+    text = (
+        f"{chosen['name']} (inferred: accuracy {trial['accuracy']:.1%} on {trial['images']} images"
+    )
+    if trial["runner_up"]:
+        text += f"; next {trial['runner_up']} {trial['runner_up_accuracy']:.1%}"
+    return text + ")"
+
+
+def _evidence(report: ScanReport, evidence: SodaEvidence) -> Table:
+    names = report.dataset.class_names if report.dataset else None
+    targets = list(evidence.target_logit_by_source)
+    table = Table(title="Causal analysis", title_justify="left", title_style="bold", box=None)
+    table.add_column("class", justify="right")
+    table.add_column("PCC", justify="right")
+    table.add_column("anomaly index", justify="right")
+    for target in targets:
+        table.add_column(f"mean logit of {target}", justify="right")
+    order = sorted(range(len(evidence.pcc)), key=evidence.anomaly_index.__getitem__)
+    shown = range(len(order)) if len(order) <= _SHOWN_CLASSES else order[:_SHOWN_CLASSES]
+    for number in shown:
+        index = evidence.anomaly_index[number]
+        logits = (evidence.target_logit_by_source[t].get(str(number)) for t in targets)
+        table.add_row(
+            Text(printable(class_label(number, names))),
+            f"{evidence.pcc[number]:.3f}",
+            Text(f"{index:+.2f}", "bold red" if index < -evidence.threshold else ""),
+            *("" if logit is None else f"{logit:+.2f}" for logit in logits),
+        )
+    return table
+
+
+def _explanation(report: ScanReport) -> Text:
+    evidence = report.evidence.soda
+    if evidence is None:
+        return Text()
+    hidden = len(evidence.pcc) - _SHOWN_CLASSES
+    more = (
+        f" {hidden} less abnormal classes are left out here; JSON has them." if hidden > 0 else ""
+    )
+    return Text(
+        f"  do(x = {_formula(evidence.a, evidence.b)}) on {evidence.neurons} neurons, "
+        f"{evidence.method}. A class whose anomaly index is under -{evidence.threshold:g} is "
+        f"reached through neurons that serve no other class.{more}",
+        style="dim",
+    )
+
+
+def _formula(a: float, b: float) -> str:
+    """Return "a x + b" as people write it."""
+    scaled = "x" if a == 1 else f"{a:g} x"
+    return f"{scaled} {'-' if b < 0 else '+'} {abs(b):g}"

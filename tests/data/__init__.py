@@ -1,0 +1,1 @@
+"""Tests of opening clean sets and preparing images."""

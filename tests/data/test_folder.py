@@ -1,0 +1,143 @@
+"""Clean sets in a folder of class folders."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_soda.data import load_dataset
+from onnx_soda.errors import DatasetFileError, ImageError, LabelError
+
+from .helpers import GREY, SHAPE, encode, random_pixels, read_all, write_class_folders
+
+CATS, DOGS = random_pixels(3, seed=1), random_pixels(2, seed=2)
+
+
+def test_classes_are_numbered_by_name(tmp_path: Path) -> None:
+    clean = load_dataset(write_class_folders(tmp_path / "pets", {"dog": DOGS, "cat": CATS}))
+    assert clean.file == "pets"
+    assert clean.class_names == ("cat", "dog")
+    assert clean.labels.tolist() == [0, 0, 0, 1, 1]
+    assert clean.images.native == SHAPE
+    assert np.array_equal(read_all(clean, SHAPE), np.concatenate([CATS, DOGS]))
+    assert clean.notes == ()
+
+
+def test_numbers_as_folder_names_are_the_labels(tmp_path: Path) -> None:
+    clean = load_dataset(write_class_folders(tmp_path, {"00010": CATS, "00002": DOGS}))
+    assert clean.class_names is None
+    assert clean.labels.tolist() == [2, 2, 10, 10, 10]
+    assert np.array_equal(clean.images.read(np.array([0]), SHAPE), DOGS[:1])
+
+
+def test_two_folders_for_one_number(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="two class folders for the same number"):
+        load_dataset(write_class_folders(tmp_path, {"1": CATS, "01": DOGS}))
+
+
+def test_a_number_too_large_for_a_class(tmp_path: Path) -> None:
+    with pytest.raises(LabelError, match="not a class number"):
+        load_dataset(write_class_folders(tmp_path, {"12345678901": CATS}))
+
+
+def test_other_files_are_counted_and_hidden_ones_skipped(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS, "dog": DOGS})
+    (tmp_path / "cat" / "notes.txt").write_text("about cats")
+    (tmp_path / "cat" / ".DS_Store").write_text("")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "README.md").write_text("about pets")
+    clean = load_dataset(tmp_path)
+    assert clean.notes == ("1 files that are not images were ignored.",)
+    assert len(clean.labels) == 5
+
+
+def test_images_deeper_inside_a_class_folder(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "cat", {"images": CATS})
+    assert load_dataset(tmp_path).labels.tolist() == [0, 0, 0]
+
+
+def test_splits_in_subfolders(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "train", {"cat": CATS, "dog": DOGS})
+    write_class_folders(tmp_path / "val", {"dog": DOGS[:1]})
+    clean = load_dataset(tmp_path)
+    assert clean.notes == ("Images are those of the val split.",)
+    # The class of val keeps the number it has in train.
+    assert clean.labels.tolist() == [1]
+    assert clean.class_names == ("cat", "dog")
+    assert load_dataset(tmp_path, "all").labels.tolist() == [1, 0, 0, 0, 1, 1]
+
+
+def test_a_class_called_train_is_not_a_split(tmp_path: Path) -> None:
+    clean = load_dataset(write_class_folders(tmp_path, {"train": CATS, "bus": DOGS}))
+    assert clean.class_names == ("bus", "train")
+
+
+def test_the_digest_can_be_computed_by_hand(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS[:1], "dog": DOGS[:1]})
+    lines = "".join(
+        f"{name}/000.png\0{hashlib.sha256(encode(image)).hexdigest()}\n"
+        for name, image in (("cat", CATS[0]), ("dog", DOGS[0]))
+    )
+    assert load_dataset(tmp_path).sha256 == hashlib.sha256(lines.encode()).hexdigest()
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "unicorn").mkdir()
+    with pytest.raises(LabelError, match="class folder unicorn holds no images"):
+        load_dataset(tmp_path)
+
+
+def test_a_folder_without_class_folders(tmp_path: Path) -> None:
+    (tmp_path / "one.png").write_bytes(encode(CATS[0]))
+    with pytest.raises(DatasetFileError, match="holds no class folders"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("where", ["unicorn", "cat/secret.png", "cat/sub"])
+def test_links_that_leave_the_folder_are_refused(tmp_path: Path, where: str) -> None:
+    root = write_class_folders(tmp_path / "set", {"cat": CATS})
+    outside = write_class_folders(tmp_path / "outside", {"dog": DOGS})
+    target = outside / "dog" / "000.png" if where.endswith(".png") else outside / "dog"
+    (root / where).symlink_to(target)
+    with pytest.raises(DatasetFileError, match=f"{where} is a link that leaves the folder"):
+        load_dataset(root)
+
+
+def test_links_inside_the_folder_are_read(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "cat" / "same.png").symlink_to(tmp_path / "cat" / "000.png")
+    clean = load_dataset(tmp_path)
+    assert np.array_equal(clean.images.read(np.array([3]), SHAPE), CATS[:1])
+
+
+def test_an_unreadable_image_is_named_when_it_is_read(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "pets", {"cat": CATS})
+    (tmp_path / "pets" / "cat" / "001.png").write_text("no image")
+    clean = load_dataset(tmp_path / "pets")
+    assert clean.images.read(np.array([0]), SHAPE).shape == (1, 6, 5, 3)
+    with pytest.raises(ImageError, match=r"pets: cat/001\.png cannot be decoded: not an image"):
+        read_all(clean, SHAPE)
+
+
+def test_an_image_that_is_gone_is_named(tmp_path: Path) -> None:
+    clean = load_dataset(write_class_folders(tmp_path, {"cat": CATS}))
+    (tmp_path / "cat" / "002.png").unlink()
+    with pytest.raises(ImageError, match=r"cat/002\.png cannot be read: No such file"):
+        read_all(clean, SHAPE)
+
+
+def test_mixed_sizes_have_no_native_shape(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"a": CATS, "b": np.zeros((1, 9, 9, 3), np.uint8)})
+    clean = load_dataset(tmp_path)
+    assert clean.images.native is None
+    assert read_all(clean, SHAPE).shape == (4, 6, 5, 3)
+
+
+def test_colour_images_for_a_grey_model(tmp_path: Path) -> None:
+    clean = load_dataset(write_class_folders(tmp_path, {"cat": CATS}))
+    with pytest.raises(ImageError, match=r"is a colour image \(3 channels\).* wants 1 channel"):
+        read_all(clean, GREY)

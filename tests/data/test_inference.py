@@ -1,0 +1,124 @@
+"""Finding out how a model wants its images."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onnx_soda.data import PRESETS, Pixels, Preprocessing, candidates, infer_preprocessing
+from onnx_soda.errors import LabelError, PreprocessingError
+
+CLASSES = 8
+
+
+def labelled_pixels(count: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+    """Images whose class is told by brightness, bluish or reddish by turns; sorted by class."""
+    labels = np.sort(np.arange(count) % CLASSES)
+    noise = np.random.default_rng(0).integers(0, 20, (count, 4, 4, 3))
+    brightness = 20 + 25 * np.arange(CLASSES)[:, None]
+    colours = brightness + np.where(brightness // 25 % 2 == 0, (-20, 0, 20), (20, 0, -20))
+    return (colours[labels][:, None, None] + noise).astype(np.uint8), labels
+
+
+class NearestMean:
+    """A model that knows the mean value of each class under one preprocessing."""
+
+    def __init__(
+        self, trained_with: Preprocessing, pixels: Pixels, labels: NDArray[np.int64]
+    ) -> None:
+        values = self.values(trained_with, pixels)
+        self.means = np.stack([values[labels == c].mean(axis=0) for c in range(CLASSES)])
+        self.seen: list[tuple[str, int]] = []
+
+    @staticmethod
+    def values(recipe: Preprocessing, pixels: Pixels) -> NDArray[np.float32]:
+        values: NDArray[np.float32] = recipe.apply(pixels, "NHWC", np.dtype(np.float32))
+        return np.asarray(values.mean(axis=(1, 2)))
+
+    def __call__(self, recipe: Preprocessing, pixels: Pixels) -> NDArray[np.float32]:
+        self.seen.append((recipe.name, len(pixels)))
+        distance = self.values(recipe, pixels)[:, None] - self.means
+        return np.asarray(-(distance**2).sum(axis=2))
+
+
+@pytest.mark.parametrize("name", ["unit", "signed", "raw", "imagenet", "caffe", "unit-bgr"])
+def test_the_preprocessing_of_training_is_found(name: str) -> None:
+    pixels, labels = labelled_pixels(400)
+    model = NearestMean(PRESETS[name], pixels, labels)
+    choice = infer_preprocessing(pixels, labels, candidates(3), model)
+    assert choice.best.name == name
+    assert choice.accuracy == 1.0
+    assert choice.images == 400
+    assert choice.runner_up is not None
+    assert choice.runner_up_accuracy is not None
+    assert choice.runner_up_accuracy <= choice.accuracy
+    # Successive halving: all options on 128 images, three of them on all.
+    assert [count for _, count in model.seen] == [128] * len(candidates(3)) + [400] * 3
+
+
+def test_few_images_need_one_round() -> None:
+    pixels, labels = labelled_pixels(100)
+    model = NearestMean(PRESETS["signed"], pixels, labels)
+    choice = infer_preprocessing(pixels, labels, candidates(3), model)
+    assert choice.best.name == "signed"
+    assert len(model.seen) == len(candidates(3))
+
+
+def test_a_single_option_has_no_runner_up() -> None:
+    pixels, labels = labelled_pixels(8)
+    model = NearestMean(PRESETS["raw"], pixels, labels)
+    choice = infer_preprocessing(pixels, labels, [PRESETS["raw"]], model)
+    assert (choice.runner_up, choice.runner_up_accuracy) == (None, None)
+
+
+def test_ties_go_to_the_surer_option_then_to_the_first() -> None:
+    pixels, labels = labelled_pixels(8)
+    sureness = {"unit": 1.0, "signed": 5.0, "raw": 5.0}
+
+    def predict(recipe: Preprocessing, images: Pixels) -> NDArray[np.float32]:
+        del images
+        return np.eye(CLASSES, dtype=np.float32)[labels] * np.float32(sureness[recipe.name])
+
+    options = [PRESETS[name] for name in sureness]
+    choice = infer_preprocessing(pixels, labels, options, predict)
+    assert choice.best.name == "signed"
+    assert choice.runner_up is PRESETS["raw"]
+
+
+def test_logits_that_are_no_numbers_lose() -> None:
+    pixels, labels = labelled_pixels(8)
+
+    def predict(recipe: Preprocessing, images: Pixels) -> NDArray[np.float32]:
+        value = np.nan if recipe.name == "raw" else 0.0
+        return np.full((len(images), CLASSES), value, dtype=np.float32)
+
+    choice = infer_preprocessing(pixels, labels, [PRESETS["raw"], PRESETS["unit"]], predict)
+    assert choice.best.name == "unit"
+
+
+def test_options_that_cannot_feed_the_model_are_left_out() -> None:
+    pixels, labels = labelled_pixels(200)
+
+    def predict(recipe: Preprocessing, images: Pixels) -> NDArray[np.float32]:
+        recipe.apply(images, "NHWC", np.dtype(np.uint8))
+        return np.zeros((len(images), CLASSES), dtype=np.float32)
+
+    choice = infer_preprocessing(pixels, labels, candidates(3), predict)
+    assert choice.best.name == "raw"
+    assert choice.runner_up is PRESETS["raw-bgr"]
+    with pytest.raises(PreprocessingError, match="no preprocessing to choose from"):
+        infer_preprocessing(pixels, labels, [PRESETS["unit"]], predict)
+
+
+def test_labels_that_do_not_fit() -> None:
+    pixels, labels = labelled_pixels(8)
+
+    def predict(recipe: Preprocessing, images: Pixels) -> NDArray[np.float32]:
+        del recipe
+        return np.zeros((len(images), 2), dtype=np.float32)
+
+    with pytest.raises(LabelError, match="labels go from 0 to 7, the model has 2 classes"):
+        infer_preprocessing(pixels, labels, candidates(3), predict)
+    with pytest.raises(LabelError, match="7 labels for 8 images"):
+        infer_preprocessing(pixels, labels[:7], candidates(3), predict)

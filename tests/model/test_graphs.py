@@ -1,0 +1,232 @@
+"""Graphs that need more than a look at the last node: residual paths, ensembles, quantization."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx.parser
+import pytest
+from onnx import TensorProto, helper
+
+from onnx_soda.causal.tail import Tail
+from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
+from onnx_soda.model.anatomy import Anatomy, dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import load_model
+from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.split import SideInput, extract_head
+
+CPU = RuntimeOptions(provider="cpu", threads=1)
+W44 = "float[4,4] W = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}"
+A43 = "float[4,3] A = {1,2,3, 4,5,6, 7,8,9, 1,0,1}"
+
+
+def parse(
+    body: str, weights: str, output: str = "float[N,3] y", image: str = "float[N,1,2,2] x"
+) -> bytes:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]>\n'
+        f"g ({image}) => ({output}) <{weights}> {{ {body} }}"
+    )
+    return onnx.parser.parse_model(text).SerializeToString()
+
+
+def dissected(*args: str, layer: str = "last", logits: str | None = None, **kw: str) -> Anatomy:
+    return dissect(load_model(parse(*args, **kw)), layer, logits)
+
+
+def test_two_averaged_heads_meet_in_the_tensor_they_share() -> None:
+    """As DeiT's distilled pair of heads: logits = (h A + h B) / 2."""
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  a = MatMul(h, A)  b = MatMul(h, B)  "
+        "s = Add(a, b)  y = Div(s, two)",
+        f"{W44}, {A43}, float[4,3] B = {{1,0,0, 0,1,0, 0,0,1, 0,0,0}}, float two = {{2}}",
+    )
+    assert anatomy.layer.name == "h"
+    assert "Several paths" in anatomy.notes[0]
+
+
+def test_a_swish_behind_the_last_convolution_is_walked_through() -> None:
+    """x * sigmoid(x) is two paths without weights: the layer before the convolution is meant."""
+    anatomy = dissected(
+        "r = Conv(x, J)  c = Conv(r, K)  s = Sigmoid(c)  w = Mul(c, s)  g = GlobalAveragePool(w)  "
+        "y = Flatten(g)",
+        "float[1,1,1,1] J = {2}, float[3,1,1,1] K = {1,2,3}",
+    )
+    assert anatomy.layer.name == "r"
+
+
+def test_dynamic_quantization_gives_the_floating_point_tensor_before_it() -> None:
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  q, s, z = DynamicQuantizeLinear(h)  "
+        "i = MatMulInteger(q, A, z)  c = Cast<to=1>(i)  y = Mul(c, s)",
+        f"{W44}, int8[4,3] A = {{1,2,3, 4,5,6, 7,8,9, 1,0,1}}",
+    )
+    assert anatomy.layer.name == "h"
+    assert "quantized" in anatomy.notes[0]
+
+
+def test_functions_are_inlined() -> None:
+    """torch.onnx writes functions of the model's own; the layer is found inside one."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "own" : 1]>
+    g (float[N,1,2,2] x) => (float[N,3] y) <float[4,3] A = {1,2,3, 4,5,6, 7,8,9, 1,0,1}> {
+      y = own.Classify(x, A)
+    }
+    <domain: "own", opset_import: ["" : 17]>
+    Classify (image, weights) => (scores) {
+      two = Constant<value = float[1,1,1,1] {2}>()  twice = Conv(image, two)
+      hidden = Flatten(twice)  scores = MatMul(hidden, weights)
+    }"""
+    anatomy = dissect(load_model(onnx.parser.parse_model(text).SerializeToString()))
+    assert anatomy.logits.value.name == "y"
+    assert "hidden" in anatomy.layer.name
+    image = np.arange(4, dtype=np.float32).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(Body(anatomy, CPU).logits(image), [[42, 42, 54]])
+
+
+def test_cuts_leave_out_what_a_residual_path_goes_round() -> None:
+    """f -> m -> r -> s = f + r: r can be bypassed, so it is no candidate layer; s is the last."""
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  r = Relu(m)  s = Add(f, r)  y = MatMul(s, A)",
+        f"{W44}, {A43}",
+    )
+    names = [layer.name for layer in anatomy.candidates]
+    assert names == ["s"]
+
+
+def test_a_layer_with_a_path_round_it_takes_that_path_as_a_side_input() -> None:
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  r = Relu(m)  s = Add(f, r)  y = MatMul(s, A)",
+        f"{W44}, {A43}",
+        layer="r",
+    )
+    head = extract_head(anatomy.view, anatomy.layer.value, anatomy.logits.value)
+    assert head.sides == (SideInput("f", shape_only=False),)
+    tail = Tail(anatomy, CPU)
+    assert tail.needed == ("f",)
+    image = np.array([1, -2, 3, -4], dtype=np.float32).reshape(1, 1, 2, 2)
+    logits, layer, sides = Body(anatomy, CPU, tail.needed).observe(image)
+    np.testing.assert_allclose(tail.logits(layer, sides), logits)
+
+
+def test_a_reshape_by_the_image_shape_needs_only_a_shape() -> None:
+    anatomy = dissected(
+        "r = Relu(x)  all = Shape(x)  n = Slice(all, zero, one)  to = Concat<axis=0>(n, rest)  "
+        "f = Reshape(r, to)  m = MatMul(f, W)  h = Relu(m)  y = MatMul(h, A)",
+        f"{W44}, {A43}, int64[1] zero = {{0}}, int64[1] one = {{1}}, int64[1] rest = {{-1}}",
+        layer="r",
+    )
+    tail = Tail(anatomy, CPU)
+    assert tail.head.sides == (SideInput("x", shape_only=True),)
+    assert tail.needed == ()
+    maps = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
+    np.testing.assert_allclose(tail.logits(maps), Body(anatomy, CPU).logits(maps))
+
+
+def test_a_branch_that_reads_from_outside_its_subgraph_counts_as_a_reader() -> None:
+    """The If's branches use h without naming it as an input of the node."""
+    then = helper.make_graph(
+        [helper.make_node("MatMul", ["h", "A"], ["t"])],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", TensorProto.FLOAT, None)],
+    )
+    other = helper.make_graph(
+        [helper.make_node("MatMul", ["h", "B"], ["o"])],
+        "other",
+        [],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
+    )
+    weights = np.ones((4, 3), dtype=np.float32)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Flatten", ["x"], ["f"]),
+            helper.make_node("Relu", ["f"], ["h"]),
+            helper.make_node("If", ["yes"], ["y"], then_branch=then, else_branch=other),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 2, 2])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+        [
+            onnx.numpy_helper.from_array(weights, "A"),
+            onnx.numpy_helper.from_array(2 * weights, "B"),
+            onnx.numpy_helper.from_array(np.array(True), "yes"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    anatomy = dissect(load_model(model.SerializeToString()), layer="h")
+    image = np.ones((1, 1, 2, 2), dtype=np.float32)
+    logits, layer, _ = Body(anatomy, CPU).observe(image)
+    np.testing.assert_allclose(logits, [[4, 4, 4]])
+    np.testing.assert_allclose(Tail(anatomy, CPU).logits(layer), logits)
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "output", "words"),
+    [
+        ("f = Flatten(x)  h = Relu(f)  y = MatMul(h, A)", "float[4,1] A = {1,2,3,4}",
+         "float[N,1] y", "a single class"),
+        ("f = Flatten(x)  h = Relu(f)  y = MatMul(h, A)", "float[4,0] A = {}", "float[N,0] y",
+         "zero classes"),
+        ("r = Relu(x)  y = Conv(r, K)", "float[3,1,1,1] K = {1,2,3}", "float[N,3,2,2] y",
+         "not one score per class"),
+        ("f = Flatten(x)  y = MatMul(f, A)", A43, "float[N,3] y", "no hidden layer"),
+        ("y = Identity(A)", A43, "float[4,3] y", "depends on its input"),
+    ],
+)  # fmt: skip
+def test_what_is_no_classifier_is_refused(body: str, weights: str, output: str, words: str) -> None:
+    with pytest.raises(NotAClassifierError, match=words) as caught:
+        dissected(body, weights, output)
+    assert caught.value.advice
+
+
+def test_a_regression_is_refused() -> None:
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "LinearRegressor", ["x"], ["y"], domain="ai.onnx.ml", coefficients=[1.0] * 8,
+                intercepts=[0.0, 0.0], targets=2,
+            )
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2])],
+    )  # fmt: skip
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=8)
+    with pytest.raises(NotAClassifierError, match="LinearRegressor: a regression"):
+        dissect(load_model(model.SerializeToString()))
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        ("int64[N,4] x", "takes no images"),
+        ("float[N,5,2,2] x", "neither 1 nor 3 channels"),
+        ("float[N] x", "takes no images"),
+        ("float[N,1,2,2] x, float[N,1,2,2] z", "2 inputs"),
+    ],
+)
+def test_inputs_that_take_no_image_are_refused(image: str, words: str) -> None:
+    with pytest.raises(NotAClassifierError, match=words):
+        dissected("h = Identity(x)  y = Identity(h)", W44, "float y", image=image)
+
+
+@pytest.mark.parametrize(
+    ("layer", "logits", "words"),
+    [
+        ("nowhere", None, "no tensor named 'nowhere'"),
+        ("A", None, "does not depend on the image"),
+        ("y", None, "cannot be analysed"),
+        ("last", "nowhere", "no tensor named 'nowhere'"),
+        ("last", "x", "cannot be the logits"),
+    ],
+)
+def test_names_that_cannot_serve_are_refused(layer: str, logits: str | None, words: str) -> None:
+    with pytest.raises(TensorNotFoundError, match=words):
+        dissected(
+            "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  y = MatMul(h, A)",
+            f"{W44}, {A43}",
+            layer=layer,
+            logits=logits,
+        )

@@ -50,8 +50,8 @@ bench: $(STAMPS)/test ## Measure speed, memory and detection; tables on stdout
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.detection
 
-check-readme: $(STAMPS)/plain ## Compare the help shown in README with the real one
-	$(BIN)/python -m benchmarks.check_readme
+check-readme: $(STAMPS)/test ## Compare the help shown in README with the real one
+	$(BIN)/python -m pytest -q tests/check_readme.py
 
 clean: ## Remove .venv, caches and build folders
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

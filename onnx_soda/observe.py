@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,9 +27,9 @@ from onnx_soda.options import Progress, ScanOptions
 
 __all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
 
-# Images on which candidate preprocessings are compared: the standard error of an accuracy is
-# then under 3 points, and the trial costs less than the scan itself.
-_TRIAL_IMAGES = 256
+# Images on which candidate preprocessings are compared first, and, where the two best ones are
+# then too close to call, those two again.
+_TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 2048
 # Free image sizes without a hint in the data: what most classifiers were trained on.
 _FALLBACK_SIZE = 224
 
@@ -101,21 +102,30 @@ def choose_preprocessing(
     Raises:
         PreprocessingError: The preset is unknown or the file is wrong.
     """
-    image = body.anatomy.view.image
     if options.preprocess is not None:
         return load_preprocessing(options.preprocess), None
-    rng = np.random.default_rng(options.seed)
-    trial = np.sort(rng.permutation(chosen)[:_TRIAL_IMAGES])
+    image = body.anatomy.view.image
     shape = image_shape(image, clean)
-    pixels = clean.images.read(trial, shape)
+    order = np.random.default_rng(options.seed).permutation(chosen)
 
     def predict(option: Preprocessing, some: Pixels) -> NDArray[np.float32]:
         return body.logits(_apply(option, some, image))
 
-    choice = infer_preprocessing(
-        pixels, clean.labels[trial], _candidates(image, clean, shape.channels), predict
-    )
+    def trial(images: int, contenders: Sequence[Preprocessing]) -> PreprocessingChoice:
+        rows = np.sort(order[:images])
+        pixels = clean.images.read(rows, shape)
+        return infer_preprocessing(pixels, clean.labels[rows], contenders, predict)
+
+    choice = trial(_TRIAL_IMAGES, _candidates(image, clean, shape.channels))
+    if choice.runner_up is not None and _too_close(choice) and len(order) > choice.images:
+        choice = trial(_CLOSE_CALL_IMAGES, (choice.best, choice.runner_up))
     return choice.best, choice
+
+
+def _too_close(choice: PreprocessingChoice) -> bool:
+    """Tell whether the two best accuracies differ by less than two standard errors."""
+    error = np.sqrt(2 * choice.accuracy * (1 - choice.accuracy) / choice.images)
+    return choice.accuracy - (choice.runner_up_accuracy or 0.0) <= 2 * error
 
 
 def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:

@@ -64,6 +64,8 @@ def attribute(
         TensorNotFoundError: The closed form was asked for and the tail is not affine.
     """
     rng = np.random.default_rng(options.seed)
+    if seen is not None:
+        tail.learn_shape(seen.layer)
     if options.attribution in ("auto", "closed-form"):
         if is_affine(tail, rng, seen.layer if seen else None):
             if seen is None and options.intervention.a != 1:

@@ -45,6 +45,10 @@ class Tail:
         shapes = [view.shapes[name] for name in names if name in view.shapes]
         self.batch_size = choose_batch_size([*shapes, layer.shape or ()], options)
 
+    def learn_shape(self, activations: NDArray[np.generic]) -> None:
+        """Take the layer's shape from real activations, where inference could not tell it."""
+        self.element_shape = activations.shape[1:]
+
     @property
     def needed(self) -> tuple[str, ...]:
         """Names of the further tensors whose values the tail needs for each image."""

@@ -48,9 +48,12 @@ class Body:
         return self._session.providers
 
     def logits(self, images: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the logits, shape (images, classes), of preprocessed images."""
-        outputs = self._run(images, (self._logits,))
-        return self._scores(outputs[0], len(images))
+        """Return the logits, shape (images, classes), of preprocessed images.
+
+        They may be infinite or no numbers, where a wrong preprocessing overflows the model.
+        """
+        (scores,) = self._run(images, (self._logits,))
+        return _as_rows(scores, len(images))
 
     def observe(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any], Arrays]:
         """Return logits, layer and side tensors of preprocessed images.
@@ -60,18 +63,23 @@ class Body:
         """
         names = (self._logits, self._layer, *self._sides)
         logits, layer, *sides = self._run(images, names)
-        return self._scores(logits, len(images)), layer, dict(zip(self._sides, sides, strict=True))
+        scores = _as_rows(logits, len(images))
+        _check_finite(scores)
+        return scores, layer, dict(zip(self._sides, sides, strict=True))
 
     def _run(self, images: NDArray[Any], names: tuple[str, ...]) -> list[NDArray[Any]]:
         feeds = {self.anatomy.view.image.name: images}
         return run_batches(self._session, feeds, self.batch_size, outputs=names)
 
-    def _scores(self, logits: NDArray[Any], rows: int) -> NDArray[np.float32]:
-        scores = logits.reshape(rows, -1).astype(np.float32, copy=False)
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
-            raise InferenceError(
-                f"the logits of {rows - int(finite.sum())} of {rows} images are not numbers",
-                "Check the preprocessing; the model may be damaged.",
-            )
-        return scores
+
+def _as_rows(logits: NDArray[Any], rows: int) -> NDArray[np.float32]:
+    return logits.reshape(rows, -1).astype(np.float32, copy=False)
+
+
+def _check_finite(scores: NDArray[np.float32]) -> None:
+    broken = int((~np.isfinite(scores).all(axis=1)).sum())
+    if broken:
+        raise InferenceError(
+            f"the logits of {broken} of {len(scores)} images are not numbers",
+            "Check the preprocessing; the model may be damaged.",
+        )

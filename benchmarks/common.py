@@ -1,0 +1,56 @@
+"""What the benchmarks share: where models lie, Markdown tables, facts about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+
+from onnx_soda.model.providers import provider_list, usable_cores
+from onnx_soda.options import ScanOptions
+
+__all__ = ["FIXTURES", "SHARED", "machine_facts", "markdown_table"]
+
+_PROJECT = Path(__file__).resolve().parents[1]
+FIXTURES = _PROJECT / "fixtures"
+# Real data sets and a zoo of models, at hand where the project is developed; not part of it.
+SHARED = _PROJECT.parent / "shared"
+
+
+def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table; columns of figures are told by the first row and set right."""
+    cells = [[str(cell) for cell in row] for row in rows]
+    rules = ["---:" if _is_figure(cell) else "---" for cell in (cells or [columns])[0]]
+    return "\n".join(
+        "| " + " | ".join(line) + " |" for line in ([*columns], rules[: len(columns)], *cells)
+    )
+
+
+def _is_figure(cell: str) -> bool:
+    return cell[:1].isdigit() or cell[:1] in {"-", "+"}
+
+
+def machine_facts() -> str:
+    """Return a Markdown list of what the figures depend on."""
+    first = provider_list(ScanOptions().runtime)[0]
+    provider = first if isinstance(first, str) else first[0]
+    facts = {
+        "processor": _processor(),
+        "cores usable": usable_cores(),
+        "load average at the start": f"{os.getloadavg()[0]:.1f}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "Python": platform.python_version(),
+        "ONNX Runtime": f"{ort.__version__}, {provider}",
+    }
+    return "\n".join(f"- {name}: {value}" for name, value in facts.items())
+
+
+def _processor() -> str:
+    """Return the processor's name as Linux has it, else what Python knows."""
+    table = Path("/proc/cpuinfo")
+    lines = table.read_text(encoding="utf-8").splitlines() if table.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or "unknown"

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
-from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -22,115 +19,66 @@ from .exit_codes import CLEAN, of_verdict
 from .failures import failing_cleanly
 from .output import deliver, deliver_renderable
 from .progress import ProgressBar
+from .scan_options import (
+    AllowMissingOption,
+    AttributionChoice,
+    AttributionOption,
+    BatchSizeOption,
+    DataOption,
+    ExitZeroOption,
+    FactorOption,
+    LayerOption,
+    MadOption,
+    MemoryOption,
+    MinAccuracyOption,
+    OffsetOption,
+    PreprocessOption,
+    Provider,
+    ProviderOption,
+    SamplesOption,
+    SeedOption,
+    Split,
+    SplitOption,
+    Spread,
+    ThreadsOption,
+    ThresholdOption,
+    VerboseOption,
+    ZerosOption,
+)
 
 __all__ = ["scan_command"]
 
 _MEBIBYTE = 2**20
-
-
-class Provider(StrEnum):
-    """Where to compute."""
-
-    AUTO = "auto"
-    CPU = "cpu"
-    CUDA = "cuda"
-
-
-class Spread(StrEnum):
-    """Typical deviation of the anomaly index."""
-
-    MEDIAN = "median"
-    MEAN = "mean"
-
-
-class AttributionChoice(StrEnum):
-    """How to compute the causal attribution."""
-
-    AUTO = "auto"
-    CLOSED_FORM = "closed-form"
-    BATCHED = "batched"
-    BRUTE_FORCE = "brute-force"
-
-
-class Split(StrEnum):
-    """Part of a data set."""
-
-    AUTO = "auto"
-    TRAIN = "train"
-    VAL = "val"
-    TEST = "test"
-    ALL = "all"
-
-
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        "-d",
-        metavar="PATH",
-        help="Clean labelled images: HDF5, npz, folder of class folders, IDX or Parquet.",
-    ),
-]
+# The library decides what is usual.
+_USUAL = ScanOptions()
 
 
 def scan_command(
     model: ModelArgument,
     data: DataOption = None,
-    split: Annotated[Split, typer.Option(help="Part of the clean set to use.")] = Split.AUTO,
-    samples_per_class: Annotated[
-        int, typer.Option(min=1, help="The most clean images to use of each class.")
-    ] = 100,
-    preprocess: Annotated[
-        str | None,
-        typer.Option(metavar="PRESET|FILE", help="Preprocessing; inferred where not given."),
-    ] = None,
-    allow_missing_classes: Annotated[
-        bool,
-        typer.Option("--allow-missing-classes", help="Go on where classes have no images."),
-    ] = False,
-    min_accuracy: Annotated[
-        float, typer.Option(min=0, max=1, help="Clean accuracy under which nothing is concluded.")
-    ] = 0.5,
-    layer: Annotated[
-        str,
-        typer.Option(metavar="ROLE|NAME", help="Layer: last, deep, middle, shallow, or a tensor."),
-    ] = "last",
+    split: SplitOption = Split.AUTO,
+    samples_per_class: SamplesOption = _USUAL.samples_per_class,
+    preprocess: PreprocessOption = None,
+    allow_missing_classes: AllowMissingOption = False,
+    min_accuracy: MinAccuracyOption = _USUAL.min_accuracy,
+    layer: LayerOption = _USUAL.layer,
     logits: LogitsOption = None,
-    a: Annotated[float, typer.Option("--a", help="Scaling factor of do(x = a x + b).")] = 1.0,
-    b: Annotated[float, typer.Option("--b", help="Offset of do(x = a x + b).")] = 1.0,
-    attribution: Annotated[
-        AttributionChoice, typer.Option(help="How to compute the causal attribution.")
-    ] = AttributionChoice.AUTO,
-    threshold: Annotated[
-        float, typer.Option(min=0, help="Anomaly index over which a class is abnormal.")
-    ] = 2.0,
-    mad: Annotated[
-        Spread, typer.Option(help="Median or mean absolute deviation in the anomaly index.")
-    ] = Spread.MEDIAN,
-    toolkit_zeros: Annotated[
-        bool,
-        typer.Option("--toolkit-zeros", help="Average in zeros as the paper's toolkit does."),
-    ] = False,
-    provider: Annotated[Provider, typer.Option(help="Where to compute.")] = Provider.AUTO,
-    threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; all cores where not given.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per run; fitted to the memory limit else.")
-    ] = None,
-    memory_limit: Annotated[
-        int, typer.Option(min=1, help="MiB for the activations of one batch.")
-    ] = 2048,
-    seed: Annotated[int, typer.Option(min=0, help="For the choice of images.")] = 0,
+    a: FactorOption = _USUAL.intervention.a,
+    b: OffsetOption = _USUAL.intervention.b,
+    attribution: AttributionOption = AttributionChoice.AUTO,
+    threshold: ThresholdOption = _USUAL.threshold,
+    mad: MadOption = Spread.MEDIAN,
+    toolkit_zeros: ZerosOption = False,
+    provider: ProviderOption = Provider.AUTO,
+    threads: ThreadsOption = None,
+    batch_size: BatchSizeOption = None,
+    memory_limit: MemoryOption = _USUAL.runtime.memory_limit // _MEBIBYTE,
+    seed: SeedOption = _USUAL.seed,
     format_: FormatOption = Format.TEXT,
     output: Output = None,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict.")
-    ] = False,
+    exit_zero: ExitZeroOption = False,
     quiet: Quiet = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Timing and choices on stderr.")
-    ] = False,
+    verbose: VerboseOption = False,
     debug: Debug = False,
 ) -> None:
     """Look for a semantic backdoor in an ONNX image classifier.

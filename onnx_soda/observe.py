@@ -125,7 +125,7 @@ def choose_preprocessing(
 def _too_close(choice: PreprocessingChoice) -> bool:
     """Tell whether the two best accuracies differ by less than two standard errors."""
     error = np.sqrt(2 * choice.accuracy * (1 - choice.accuracy) / choice.images)
-    return choice.accuracy - (choice.runner_up_accuracy or 0.0) <= 2 * error
+    return bool(choice.accuracy - (choice.runner_up_accuracy or 0.0) <= 2 * error)
 
 
 def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:

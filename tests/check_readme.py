@@ -15,7 +15,9 @@ import pytest
 
 README = Path(__file__).parents[1] / "README.md"
 # ```console\n$ onnx-soda scan --help\n...``` blocks.
-BLOCKS = re.findall(r"```console\n\$ onnx-soda (.*--help)\n(.*?)```", README.read_text(), re.DOTALL)
+BLOCKS = re.findall(
+    r"```console\n\$ onnx-soda ([^\n]*--help)\n(.*?)```", README.read_text(), re.DOTALL
+)
 
 
 def test_readme_shows_the_help_of_each_command() -> None:

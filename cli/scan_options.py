@@ -1,0 +1,141 @@
+"""Options of `onnx-soda scan`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "AllowMissingOption",
+    "AttributionChoice",
+    "AttributionOption",
+    "BatchSizeOption",
+    "DataOption",
+    "ExitZeroOption",
+    "FactorOption",
+    "LayerOption",
+    "MadOption",
+    "MemoryOption",
+    "MinAccuracyOption",
+    "OffsetOption",
+    "PreprocessOption",
+    "Provider",
+    "ProviderOption",
+    "SamplesOption",
+    "SeedOption",
+    "Split",
+    "SplitOption",
+    "Spread",
+    "ThreadsOption",
+    "ThresholdOption",
+    "VerboseOption",
+    "ZerosOption",
+]
+
+
+class Provider(StrEnum):
+    """Where to compute."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Spread(StrEnum):
+    """Typical deviation of the anomaly index."""
+
+    MEDIAN = "median"
+    MEAN = "mean"
+
+
+class AttributionChoice(StrEnum):
+    """How to compute the causal attribution."""
+
+    AUTO = "auto"
+    CLOSED_FORM = "closed-form"
+    BATCHED = "batched"
+    BRUTE_FORCE = "brute-force"
+
+
+class Split(StrEnum):
+    """Part of a data set."""
+
+    AUTO = "auto"
+    TRAIN = "train"
+    VAL = "val"
+    TEST = "test"
+    ALL = "all"
+
+
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        "-d",
+        metavar="PATH",
+        help="Clean labelled images: HDF5, npz, folder of class folders, IDX or Parquet.",
+    ),
+]
+SplitOption = Annotated[Split, typer.Option("--split", help="Part of the clean set to use.")]
+SamplesOption = Annotated[
+    int,
+    typer.Option("--samples-per-class", min=1, help="The most clean images to use of each class."),
+]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess", metavar="PRESET|FILE", help="Preprocessing; inferred where not given."
+    ),
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing-classes", help="Go on where classes have no images.")
+]
+MinAccuracyOption = Annotated[
+    float,
+    typer.Option(
+        "--min-accuracy", min=0, max=1, help="Clean accuracy under which nothing is concluded."
+    ),
+]
+LayerOption = Annotated[
+    str,
+    typer.Option(
+        "--layer", metavar="ROLE|NAME", help="Layer: last, deep, middle, shallow, or a tensor."
+    ),
+]
+FactorOption = Annotated[float, typer.Option("--a", help="Scaling factor of do(x = a x + b).")]
+OffsetOption = Annotated[float, typer.Option("--b", help="Offset of do(x = a x + b).")]
+AttributionOption = Annotated[
+    AttributionChoice,
+    typer.Option("--attribution", help="How to compute the causal attribution."),
+]
+ThresholdOption = Annotated[
+    float,
+    typer.Option("--threshold", min=0, help="Anomaly index over which a class is abnormal."),
+]
+MadOption = Annotated[
+    Spread, typer.Option("--mad", help="Median or mean absolute deviation in the anomaly index.")
+]
+ZerosOption = Annotated[
+    bool, typer.Option("--toolkit-zeros", help="Average in zeros as the paper's toolkit does.")
+]
+ProviderOption = Annotated[Provider, typer.Option("--provider", help="Where to compute.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option("--threads", min=1, help="Threads; all cores where not given.")
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images per run; fitted to the memory limit else."),
+]
+MemoryOption = Annotated[
+    int, typer.Option("--memory-limit", min=1, help="MiB for the activations of one batch.")
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="For the choice of images.")]
+ExitZeroOption = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict.")
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Timing and choices on stderr.")
+]

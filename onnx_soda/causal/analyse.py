@@ -16,7 +16,7 @@ from onnx_soda.causal.interventions import Attribution, FloatArray
 from onnx_soda.causal.tail import Tail
 from onnx_soda.causal.target import TargetDetection, detect_target
 from onnx_soda.causal.victim import VictimDetection, detect_victim, mean_logits
-from onnx_soda.errors import TensorNotFoundError
+from onnx_soda.errors import InferenceError, TensorNotFoundError
 from onnx_soda.observe import Observation
 from onnx_soda.options import ScanOptions
 
@@ -107,6 +107,9 @@ def analyse(
 
     Returns:
         None where the attribution needs clean images and there are none.
+
+    Raises:
+        InferenceError: Interventions drive the logits to values that are not numbers.
     """
     attribution = attribute(tail, seen, options, advance)
     if attribution is None:
@@ -117,6 +120,11 @@ def analyse(
         options.spread,
         "zero" if options.toolkit_zeros else "keep",
     )
+    if not np.isfinite(targets.pcc).all():
+        raise InferenceError(
+            "interventions drive the logits to values that are not numbers",
+            "Use a smaller --a and --b; the model's weights may be damaged.",
+        )
     neurons = len(attribution.shift(next(iter(attribution.sources), None)))
     return SodaResult(attribution, neurons, targets, _victims(targets, seen, options))
 

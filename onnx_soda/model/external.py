@@ -15,6 +15,7 @@ from pathlib import Path
 import onnx
 
 from onnx_soda.errors import ExternalDataError
+from onnx_soda.model.wellformed import walk
 
 __all__ = ["ExternalFile", "check_external_data", "external_tensors", "file_sha256"]
 
@@ -41,32 +42,11 @@ def file_sha256(path: Path) -> str:
 
 
 def external_tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
-    """Yield every tensor of the model, in subgraphs and functions too, that is stored outside."""
-    for tensor in _graph_tensors(model.graph):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            yield tensor
-    for function in model.functions:
-        for tensor in _node_tensors(function.node):
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                yield tensor
-
-
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield sparse.values
-        yield sparse.indices
-    yield from _node_tensors(graph.node)
-
-
-def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _graph_tensors(graph)
+    """Yield every tensor of the model, wherever in it, that is stored outside."""
+    for message in walk(model):
+        if isinstance(message, onnx.TensorProto):
+            if message.data_location == onnx.TensorProto.EXTERNAL:
+                yield message
 
 
 def check_external_data(

@@ -15,6 +15,7 @@ from onnx_soda.model.external import ExternalFile, check_external_data, external
 from onnx_soda.model.maps import without_maps
 from onnx_soda.model.signatures import describe_foreign_file
 from onnx_soda.model.versions import check_domains, check_versions
+from onnx_soda.model.wellformed import check_text, well_formed
 
 __all__ = ["OnnxModel", "load_model"]
 
@@ -106,8 +107,10 @@ def _checked(content: bytes, file: str, path: Path | None) -> OnnxModel:
             "a model given as bytes cannot have external data", "Give its path instead."
         )
     files = check_external_data(outside, path.parent) if path else ()
-    _check_structure(proto, file, path if outside else None)
-    model = ir.serde.deserialize_model(without_maps(proto))
+    with well_formed(file):
+        # By path where the checker must see the external data.
+        onnx.checker.check_model(str(path) if path and outside else proto)
+        model = ir.serde.deserialize_model(without_maps(proto))
     if path:
         ir.external_data.set_base_dir(model.graph, path.parent)
     return OnnxModel(
@@ -139,6 +142,8 @@ def _parse(content: bytes, file: str) -> onnx.ModelProto:
         ) from error
     if not proto.ir_version or not proto.HasField("graph"):
         raise ModelFileError(f"{file} holds no ONNX graph", "Check that it is an ONNX model.")
+    with well_formed(file):
+        check_text(proto, file)
     return proto
 
 
@@ -147,17 +152,6 @@ def _opset(proto: onnx.ModelProto, file: str) -> int:
         if entry.domain in ("", "ai.onnx"):
             return int(entry.version)
     raise ModelFileError(f"{file} does not say which opset it uses", "Export it again.")
-
-
-def _check_structure(proto: onnx.ModelProto, file: str, path: Path | None) -> None:
-    """Run the onnx package's own checker; by path where it must see the external data."""
-    try:
-        onnx.checker.check_model(str(path) if path else proto)
-    except onnx.checker.ValidationError as error:
-        first_line = str(error).strip().splitlines()[0]
-        raise ModelFileError(
-            f"{file} is not valid ONNX: {first_line}", "Export it again."
-        ) from error
 
 
 def _count_parameters(model: ir.Model) -> int:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnx_soda.errors import UnsupportedModelError
+from onnx_soda.model.wellformed import walk
 
 __all__ = ["check_domains", "check_versions", "newest_ir_version", "newest_opset"]
 
@@ -81,13 +82,14 @@ def check_versions(model: onnx.ModelProto, opset: int, file: str) -> None:
 def check_domains(model: onnx.ModelProto, file: str) -> None:
     """Refuse operators that ONNX Runtime does not implement and the model does not define.
 
+    Looks into subgraphs and functions too.
+
     Raises:
         UnsupportedModelError: Names the operators and their domains.
     """
     known = _KNOWN_DOMAINS | {function.domain for function in model.functions}
-    foreign = sorted(
-        {f"{node.domain}::{node.op_type}" for node in model.graph.node if node.domain not in known}
-    )
+    nodes = (message for message in walk(model) if isinstance(message, onnx.NodeProto))
+    foreign = sorted({f"{n.domain}::{n.op_type}" for n in nodes if n.domain not in known})
     if foreign:
         raise UnsupportedModelError(
             f"{file} uses unknown operators: {', '.join(foreign[:5])}",

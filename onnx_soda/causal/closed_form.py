@@ -67,10 +67,12 @@ def _moves_linearly(tail: Tail, points: FloatArray, directions: FloatArray, scal
     count = len(points)
     rows = np.concatenate([points + scale * directions, points, directions, 0 * points[:1]])
     logits = tail.logits(rows)
+    if not np.isfinite(logits).all():
+        return False
     moved, start, alone, zero = np.split(logits, [count, 2 * count, 3 * count])
     error = np.abs((moved - start) - scale * (alone - zero))
     largest = max(float(np.abs(logits).max()), scale * float(np.abs(alone).max()), 1e-30)
-    return bool(np.isfinite(logits).all() and error.max() <= _TOLERANCE[tail.dtype.name] * largest)
+    return bool(error.max() <= _TOLERANCE[tail.dtype.name] * largest)
 
 
 def probe_matrix(tail: Tail) -> FloatArray:

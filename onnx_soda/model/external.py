@@ -83,18 +83,26 @@ def _contained(location: str, folder: Path) -> Path:
             f"the model asks for weights at {location!r}, which is not a path beside it",
             "Do not trust this file; ask its author for one with relative locations.",
         )
-    path = (folder / location).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    path = _resolved(folder / location)
+    if path is not None and not path.is_relative_to(folder.resolve()):
         raise ExternalDataError(
             f"the model asks for weights at {location!r}, outside its own folder",
             "Do not trust this file, or put the model and its weights into one folder.",
         )
-    if not path.is_file():
+    if path is None or not path.is_file():
         raise ExternalDataError(
             f"the weights file {location!r} is missing beside the model",
             "Download it too and put it into the model's folder under this name.",
         )
     return path
+
+
+def _resolved(path: Path) -> Path | None:
+    """Follow all links; None where there is no such file, or there cannot be one of this name."""
+    try:
+        return path.resolve(strict=True)
+    except (OSError, RuntimeError, ValueError):  # missing, too long, a link to itself, a NUL
+        return None
 
 
 def _check_range(name: str, entries: dict[str, str], location: str, size: int) -> None:

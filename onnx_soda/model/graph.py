@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import onnx_ir as ir
-from onnx_ir.passes.common import InlinePass, ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass
 
 from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
+from onnx_soda.model.inline import inlined
 from onnx_soda.model.inputs import ImageInput, find_image_input
 from onnx_soda.model.load import OnnxModel
 
@@ -149,9 +150,7 @@ def view_graph(model: OnnxModel) -> GraphView:
     Raises:
         NotAClassifierError: The model has no image input, or several inputs.
     """
-    working = model.ir.clone()
-    if working.functions:
-        working = InlinePass()(working).model
+    working = inlined(model.ir.clone(), model.file)
     image = find_image_input(working.graph)
     fixed = working.clone()
     _fix_batch(fixed.graph, image)

@@ -159,11 +159,12 @@ def _count_parameters(model: ir.Model) -> int:
     initializers = sum(
         tensor.size for tensor in values if tensor and tensor.dtype not in _NOT_PARAMETERS
     )
-    constants = (
-        node.attributes["value"].as_tensor()
+    attributes = (
+        node.attributes["value"].value
         for node in model.graph.all_nodes()
         if node.op_type == "Constant" and "value" in node.attributes
     )
+    constants = (value for value in attributes if isinstance(value, ir.TensorProtocol))
     return initializers + sum(
         tensor.size for tensor in constants if tensor.dtype not in _NOT_PARAMETERS
     )

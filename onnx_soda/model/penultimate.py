@@ -113,8 +113,11 @@ def _floating(view: GraphView, operand: ir.Value, notes: list[str]) -> ir.Value:
     """Return the operand itself, or the nearest floating-point tensor before a quantized one."""
     if operand.dtype in _FLOATS:
         return operand
-    notes.append(_QUANTIZED)
-    return next(value for value in reversed(view.cuts(operand)) if value.dtype in _FLOATS)
+    for value in reversed(view.cuts(operand)):
+        if value.dtype in _FLOATS:
+            notes.append(_QUANTIZED)
+            return value
+    raise _no_hidden_layer("its last layer is quantized and no floating-point tensor precedes it")
 
 
 def _no_hidden_layer(reason: str) -> NotAClassifierError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -22,7 +23,7 @@ _SHOWN_CLASSES = 12
 def render_report(report: ScanReport) -> RenderableType:
     """Return a report as something that a rich console can print."""
     parts: list[RenderableType] = [_headline(report), Text()]
-    parts.extend(Text(f"  {printable(reason)}") for reason in report.reasons)
+    parts.extend(_indented(Text(printable(reason))) for reason in report.reasons)
     parts.extend([Text(), _examined(report.model, report.dataset)])
     if report.evidence.soda is not None:
         parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
@@ -118,7 +119,7 @@ def _evidence(report: ScanReport, evidence: SodaEvidence) -> Table:
     return table
 
 
-def _explanation(report: ScanReport) -> Text:
+def _explanation(report: ScanReport) -> RenderableType:
     evidence = report.evidence.soda
     if evidence is None:
         return Text()
@@ -126,12 +127,17 @@ def _explanation(report: ScanReport) -> Text:
     more = (
         f" {hidden} less abnormal classes are left out here; JSON has them." if hidden > 0 else ""
     )
-    return Text(
-        f"  do(x = {_formula(evidence.a, evidence.b)}) on {evidence.neurons} neurons, "
+    text = Text(
+        f"do(x = {_formula(evidence.a, evidence.b)}) on {evidence.neurons} neurons, "
         f"{evidence.method}. A class whose anomaly index is under -{evidence.threshold:g} is "
         f"reached through neurons that serve no other class.{more}",
         style="dim",
     )
+    return _indented(text)
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2))
 
 
 def _formula(a: float, b: float) -> str:

@@ -23,10 +23,9 @@ SHARED = _PROJECT.parent / "shared"
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a Markdown table; columns of figures are told by the first row and set right."""
     cells = [[str(cell) for cell in row] for row in rows]
-    rules = ["---:" if _is_figure(cell) else "---" for cell in (cells or [columns])[0]]
-    return "\n".join(
-        "| " + " | ".join(line) + " |" for line in ([*columns], rules[: len(columns)], *cells)
-    )
+    head = list(columns)
+    rules: list[str] = ["---:" if _is_figure(cell) else "---" for cell in (cells or [head])[0]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, rules, *cells))
 
 
 def _is_figure(cell: str) -> bool:

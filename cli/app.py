@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import sys
 from importlib.metadata import version
 from typing import Annotated
 
@@ -42,4 +45,9 @@ def _common(
 
 def main() -> None:
     """Run the command line."""
+    # onnx-ir logs what it cannot infer, with traceback and with names from the file as they are.
+    logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A class name that the terminal's encoding lacks must not lose the report.
+        sys.stdout.reconfigure(errors="backslashreplace")
     app()

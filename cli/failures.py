@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,38 +16,47 @@ from .exit_codes import COULD_NOT_SCAN
 
 __all__ = ["complain", "failing_cleanly"]
 
+# Characters of one message: it may quote a name of a megabyte from a hostile file.
+_MOST_SHOWN = 1000
+
 
 @contextmanager
 def failing_cleanly(debug: bool) -> Iterator[None]:
-    """Report errors of the block without a traceback.
+    """Report errors of the block and exit with 2; Python's own way out, 1, means "found".
 
     Args:
-        debug: Let errors through, with their traceback.
+        debug: Print the traceback too.
     """
     try:
         yield
-    except SodaError as error:
-        if debug:
-            raise
-        complain(error.message, error.advice)
-    except MemoryError:
-        if debug:
-            raise
-        complain("memory ran out", "Use fewer --samples-per-class or a smaller --batch-size.")
+    except typer.Exit:
+        raise
     except Exception as error:
-        if debug or isinstance(error, typer.Exit):
-            raise
-        complain(
-            f"unexpected {type(error).__name__}: {error}",
-            "This is a fault of onnx-soda; repeat with --debug and report it.",
-        )
-    else:
-        return
-    raise typer.Exit(COULD_NOT_SCAN)
+        if debug:
+            traceback.print_exc()
+        complain(*_told(error))
+        raise typer.Exit(COULD_NOT_SCAN) from error
+
+
+def _told(error: Exception) -> tuple[str, str]:
+    """Return what is wrong and what to do about it."""
+    if isinstance(error, SodaError):
+        return error.message, error.advice
+    if isinstance(error, MemoryError):
+        return "memory ran out", "Use fewer --samples-per-class or a smaller --batch-size."
+    return (
+        f"unexpected {type(error).__name__}: {error}",
+        "This is a fault of onnx-soda; repeat with --debug and report it.",
+    )
 
 
 def complain(message: str, advice: str) -> None:
     """Print an error to stderr: what is wrong, then what to do."""
-    print(f"onnx-soda: error: {printable(message)}", file=sys.stderr)
+    print(f"onnx-soda: error: {_short(message)}", file=sys.stderr)
     if advice:
-        print(f"  {printable(advice)}", file=sys.stderr)
+        print(f"  {_short(advice)}", file=sys.stderr)
+
+
+def _short(text: str) -> str:
+    shown = printable(text[:_MOST_SHOWN])
+    return shown if len(text) <= _MOST_SHOWN else f"{shown} ..."

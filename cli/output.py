@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
 from rich.console import Console, RenderableType
 
+from onnx_soda.errors import OutputError
 from onnx_soda.report.jsonfile import write_text
 
 __all__ = ["deliver", "deliver_renderable"]
@@ -17,11 +19,30 @@ _FILE_WIDTH = 120
 
 
 def deliver(text: str, output: Path | None) -> None:
-    """Write machine-readable text to a file, or to stdout where none is given."""
+    """Write text to a file, or to stdout where none is given.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
     if output is not None:
         write_text(output, text)
-    else:
+        return
+    try:
         sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        _abandon_stdout()
+        raise OutputError(
+            f"the report cannot be written to stdout: {error.strerror}",
+            "Use --output FILE, or check what reads it.",
+        ) from error
+
+
+def _abandon_stdout() -> None:
+    """Keep Python from writing the rest at exit, which would fail again with another exit code."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def deliver_renderable(content: RenderableType, output: Path | None) -> None:
@@ -30,6 +51,8 @@ def deliver_renderable(content: RenderableType, output: Path | None) -> None:
         Console(highlight=False).print(content)
         return
     buffer = io.StringIO()
-    Console(file=buffer, width=_FILE_WIDTH, highlight=False).print(content)
+    # Never coloured: not where an environment variable asks for colours on terminals either.
+    console = Console(file=buffer, width=_FILE_WIDTH, highlight=False, force_terminal=False)
+    console.print(content)
     lines = (line.rstrip() for line in buffer.getvalue().splitlines())
     deliver("\n".join(lines) + "\n", output)

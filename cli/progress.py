@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 
@@ -21,16 +22,9 @@ class ProgressBar:
     """
 
     def __init__(self, quiet: bool = False) -> None:
-        console = Console(stderr=True)
-        self._enabled = console.is_terminal and not quiet
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-        )
+        # Not rich's own test, which environment variables for colour can turn.
+        self._enabled = sys.stderr.isatty() and not quiet
+        self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._begin = time.monotonic()
 
@@ -43,13 +37,28 @@ class ProgressBar:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; see `onnx_soda.options.Progress`."""
         if not self._enabled or time.monotonic() - self._begin < _SILENT_SECONDS:
             return
+        if self._bar is None:
+            self._bar = _started_bar()
         if stage not in self._tasks:
-            self._bar.start()
             self._tasks[stage] = self._bar.add_task(stage, total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
+
+
+def _started_bar() -> Progress:
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.start()
+    return bar

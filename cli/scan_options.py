@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -36,6 +37,10 @@ __all__ = [
 ]
 
 
+# ONNX Runtime starts as many as it is told; a hundred thousand fill the machine's memory.
+_MOST_THREADS = 256
+
+
 class Provider(StrEnum):
     """Where to compute."""
 
@@ -68,6 +73,13 @@ class Split(StrEnum):
     VAL = "val"
     TEST = "test"
     ALL = "all"
+
+
+def _finite(value: float) -> float:
+    """Refuse infinity, which JSON has no number for."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, not {value}")
+    return value
 
 
 DataOption = Annotated[
@@ -113,7 +125,12 @@ AttributionOption = Annotated[
 ]
 ThresholdOption = Annotated[
     float,
-    typer.Option("--threshold", min=0, help="Anomaly index over which a class is abnormal."),
+    typer.Option(
+        "--threshold",
+        min=0,
+        callback=_finite,
+        help="Anomaly index over which a class is abnormal.",
+    ),
 ]
 MadOption = Annotated[
     Spread, typer.Option("--mad", help="Median or mean absolute deviation in the anomaly index.")
@@ -123,7 +140,8 @@ ZerosOption = Annotated[
 ]
 ProviderOption = Annotated[Provider, typer.Option("--provider", help="Where to compute.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option("--threads", min=1, help="Threads; all cores where not given.")
+    int | None,
+    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Threads; all cores where not given."),
 ]
 BatchSizeOption = Annotated[
     int | None,

@@ -17,6 +17,7 @@
     ├── RuntimeFailure             ONNX Runtime
     │   ├── ProviderError          the provider asked for does not load on this machine
     │   └── InferenceError         the model loads but does not run
+    │       └── OutOfMemoryError   it would with a smaller batch
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
@@ -34,6 +35,7 @@ __all__ = [
     "ModelError",
     "ModelFileError",
     "NotAClassifierError",
+    "OutOfMemoryError",
     "OutputError",
     "PreprocessingError",
     "ProviderError",
@@ -112,6 +114,10 @@ class ProviderError(RuntimeFailure):
 
 class InferenceError(RuntimeFailure):
     """The model loads but does not run."""
+
+
+class OutOfMemoryError(InferenceError):
+    """Memory ran out while the model ran."""
 
 
 class OutputError(SodaError):

@@ -23,7 +23,7 @@ from onnx_soda.errors import ImageError
 from onnx_soda.model.body import Body
 from onnx_soda.model.inputs import ImageInput
 from onnx_soda.model.runtime import Arrays
-from onnx_soda.options import Progress, ScanOptions
+from onnx_soda.options import Progress, ScanOptions, no_progress
 
 __all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
 
@@ -95,7 +95,11 @@ def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:
 
 
 def choose_preprocessing(
-    body: Body, clean: CleanSet, chosen: IntArray, options: ScanOptions
+    body: Body,
+    clean: CleanSet,
+    chosen: IntArray,
+    options: ScanOptions,
+    progress: Progress = no_progress,
 ) -> tuple[Preprocessing, PreprocessingChoice | None]:
     """Return the preprocessing that was given, or the one with the best clean accuracy.
 
@@ -107,16 +111,23 @@ def choose_preprocessing(
     image = body.anatomy.view.image
     shape = image_shape(image, clean)
     order = np.random.default_rng(options.seed).permutation(chosen)
+    contenders = _candidates(image, clean, shape.channels)
+    tries = 0
 
     def predict(option: Preprocessing, some: Pixels) -> NDArray[np.float32]:
-        return body.logits(_apply(option, some, image))
+        nonlocal tries
+        logits = body.logits(_apply(option, some, image))
+        tries += 1
+        # The finals of the best few, on more images, take about as long as the first round.
+        progress("ways of preprocessing tried", tries, max(tries, 2 * len(contenders)))
+        return logits
 
-    def trial(images: int, contenders: Sequence[Preprocessing]) -> PreprocessingChoice:
+    def trial(images: int, some: Sequence[Preprocessing]) -> PreprocessingChoice:
         rows = np.sort(order[:images])
         pixels = clean.images.read(rows, shape)
-        return infer_preprocessing(pixels, clean.labels[rows], contenders, predict)
+        return infer_preprocessing(pixels, clean.labels[rows], some, predict)
 
-    choice = trial(_TRIAL_IMAGES, _candidates(image, clean, shape.channels))
+    choice = trial(_TRIAL_IMAGES, contenders)
     if choice.runner_up is not None and _too_close(choice) and len(order) > choice.images:
         choice = trial(_CLOSE_CALL_IMAGES, (choice.best, choice.runner_up))
     return choice.best, choice

@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -120,15 +121,9 @@ def _analyse(
     progress: Progress,
     clock: _Clock,
 ) -> SodaResult | None:
-    total = tail.element_shape[tail.axis - 1] if tail.element_shape else 0
-    done = 0
-
-    def advance(steps: int) -> None:
-        nonlocal done
-        done += steps
-        progress("interventions on neurons", done, max(total, done))
-
-    with clock.stage("causal analysis"):
+    advance = partial(progress, "interventions on neurons")
+    # Whether the numbers are finite is looked at afterwards.
+    with clock.stage("causal analysis"), np.errstate(over="ignore", invalid="ignore"):
         return analyse(tail, seen, options, advance)
 
 
@@ -164,7 +159,7 @@ def _look(
 ) -> tuple[Observation, DatasetInfo]:
     with clock.stage("preprocessing"):
         chosen = sample_images(clean, classes, options)
-        preprocessing, choice = choose_preprocessing(body, clean, chosen, options)
+        preprocessing, choice = choose_preprocessing(body, clean, chosen, options, progress)
     with clock.stage("clean images"):
         seen = observe(body, clean, chosen, preprocessing, progress)
     counts = np.bincount(seen.labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_soda.causal.batched import attribute_batched
 from onnx_soda.causal.brute_force import attribute_brute_force
 from onnx_soda.causal.closed_form import attribute_closed_form, is_affine
-from onnx_soda.causal.interventions import Attribution, FloatArray
+from onnx_soda.causal.interventions import Advance, Attribution, FloatArray
 from onnx_soda.causal.tail import Tail
 from onnx_soda.causal.target import TargetDetection, detect_target
 from onnx_soda.causal.victim import VictimDetection, detect_victim, mean_logits
@@ -21,8 +21,6 @@ from onnx_soda.observe import Observation
 from onnx_soda.options import ScanOptions
 
 __all__ = ["SodaResult", "analyse", "attribute"]
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +53,7 @@ def attribute(
         tail: The tail of the classifier.
         seen: What the model makes of the clean images; None without a clean set.
         options: a, b and how to compute.
-        advance: Called with 1 after each neuron, where neurons are run one by one.
+        advance: Called as it goes on, where interventions are run one by one.
 
     Returns:
         None where images are needed and there are none: the tail is not affine, or a is not 1.
@@ -78,10 +76,8 @@ def attribute(
             )
     if seen is None:
         return None
-    arguments = (tail, seen.layer, seen.labels, options.intervention, seen.sides)
-    if options.attribution == "brute-force":
-        return attribute_brute_force(*arguments)
-    return attribute_batched(*arguments, advance=advance)
+    way = attribute_brute_force if options.attribution == "brute-force" else attribute_batched
+    return way(tail, seen.layer, seen.labels, options.intervention, seen.sides, advance)
 
 
 def _layer_means(seen: Observation | None) -> dict[int, FloatArray]:

@@ -6,13 +6,11 @@ inputs. The activations stay on the device; a run sends one mask of the neurons 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_soda.causal.interventions import FloatArray, Intervention, Measured
+from onnx_soda.causal.interventions import Advance, FloatArray, Intervention, Measured
 from onnx_soda.causal.tail import Tail
 from onnx_soda.model.runtime import Arrays, Session
 from onnx_soda.model.split import serialise
@@ -59,7 +57,7 @@ def attribute_batched(
     labels: NDArray[np.integer],
     intervention: Intervention,
     sides: Arrays | None = None,
-    advance: Callable[[int], None] | None = None,
+    advance: Advance | None = None,
 ) -> Measured:
     """Measure the causal attribution of every neuron (Algorithm 1, all classes at once).
 
@@ -69,7 +67,7 @@ def attribute_batched(
         labels: Source class of each image, shape (images,).
         intervention: a and b.
         sides: Values of `tail.needed` for the same images.
-        advance: Called with 1 after each neuron.
+        advance: Called after each neuron.
 
     Raises:
         InferenceError: The tail does not run.
@@ -99,7 +97,7 @@ def attribute_batched(
     for neuron in range(neurons):
         shifts[:, neuron] = source_means(neuron) - before
         if advance:
-            advance(1)
+            advance(neuron + 1, neurons)
     return Measured(dict(zip(sources, shifts, strict=True)), "batched")
 
 

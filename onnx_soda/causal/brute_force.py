@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda.causal.interventions import Intervention, Measured
+from onnx_soda.causal.interventions import Advance, FloatArray, Intervention, Measured
 from onnx_soda.causal.tail import Tail
 from onnx_soda.model.runtime import Arrays
 
@@ -21,6 +21,7 @@ def attribute_brute_force(
     labels: NDArray[np.integer],
     intervention: Intervention,
     sides: Arrays | None = None,
+    advance: Advance | None = None,
 ) -> Measured:
     """Run the tail once per neuron and source class, with that neuron set to a x + b.
 
@@ -30,17 +31,21 @@ def attribute_brute_force(
         labels: Source class of each image, shape (images,).
         intervention: a and b.
         sides: Values of `tail.needed` for the same images.
+        advance: Called after each neuron of each source class.
     """
-    shifts = {}
-    for source in np.unique(labels):
+    shifts: dict[int, FloatArray] = {}
+    sources, neurons = np.unique(labels), activations.shape[tail.axis]
+    for source in sources:
         rows = labels == source
         own, own_sides = activations[rows], {k: v[rows] for k, v in (sides or {}).items()}
         before = tail.logits(own, own_sides).mean(axis=0)
         changes = []
-        for neuron in range(own.shape[tail.axis]):
+        for neuron in range(neurons):
             changed = own.copy()
             view = np.moveaxis(changed, tail.axis, 1)
             view[:, neuron] = intervention.a * view[:, neuron] + intervention.b
             changes.append(tail.logits(changed, own_sides).mean(axis=0) - before)
+            if advance:
+                advance(len(shifts) * neurons + neuron + 1, len(sources) * neurons)
         shifts[int(source)] = np.stack(changes)
     return Measured(shifts, "brute-force")

@@ -10,15 +10,19 @@ averages absolute changes instead; for an affine tail the two are the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Attribution", "ClosedForm", "FloatArray", "Intervention", "Measured"]
+__all__ = ["Advance", "Attribution", "ClosedForm", "FloatArray", "Intervention", "Measured"]
 
 FloatArray = NDArray[np.float64]
+
+Advance = Callable[[int, int], None]
+"""Called after each intervention that is run, with the number done and the number in all."""
 
 
 @dataclass(frozen=True)

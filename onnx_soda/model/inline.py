@@ -8,13 +8,13 @@ from collections.abc import Iterable
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from onnx_soda.errors import ModelFileError, UnsupportedModelError
+from onnx_soda.errors import UnsupportedModelError
 from onnx_soda.model.wellformed import well_formed
 
 __all__ = ["inlined"]
 
-# A classifier has some thousands of nodes. A few kilobytes of functions that call one another
-# twice each can make billions.
+# A classifier has some thousands of nodes. A few kilobytes of functions that each call another
+# one twice can make billions.
 _MOST_NODES = 200_000
 
 
@@ -26,12 +26,13 @@ def inlined(model: ir.Model, file: str) -> ir.Model:
         file: File name to show.
 
     Raises:
-        ModelFileError: Functions call each other in a circle, or are called wrongly.
+        ModelFileError: A function is called wrongly.
         UnsupportedModelError: The graph would be too large.
     """
     if not model.functions:
         return model
-    nodes = _size(model, file)
+    with well_formed(file):
+        nodes = _size(model)
     if nodes > _MOST_NODES:
         raise UnsupportedModelError(
             f"{file} has {nodes} nodes once its functions are put in, over {_MOST_NODES}",
@@ -41,26 +42,18 @@ def inlined(model: ir.Model, file: str) -> ir.Model:
         return InlinePass()(model).model
 
 
-def _size(model: ir.Model, file: str) -> int:
+def _size(model: ir.Model) -> int:
     """Return the number of nodes that the model will have."""
-    calls = {
+    bodies = {
         name: [node.op_identifier() for node in function.all_nodes()]
         for name, function in model.functions.items()
     }
-    order = graphlib.TopologicalSorter(
-        {name: [called for called in body if called in calls] for name, body in calls.items()}
-    )
     sizes: dict[ir.OperatorIdentifier, int] = {}
 
     def total(operators: Iterable[ir.OperatorIdentifier]) -> int:
         return sum(sizes.get(operator, 1) for operator in operators)
 
-    try:
-        for name in order.static_order():
-            sizes[name] = total(calls[name])
-    except graphlib.CycleError as error:
-        raise ModelFileError(
-            f"{file} is not valid ONNX: its functions call each other in a circle",
-            "Export it again.",
-        ) from error
+    called = {name: [other for other in body if other in bodies] for name, body in bodies.items()}
+    for name in graphlib.TopologicalSorter(called).static_order():
+        sizes[name] = total(bodies[name])
     return total(node.op_identifier() for node in model.graph.all_nodes())

@@ -138,6 +138,13 @@ def _four_axes(value: ir.Value, sizes: list[int | None]) -> str:
             "onnx-soda scans classifiers of grey and RGB images.",
         )
     for node, _ in value.uses():
-        if node.op_type == "Transpose" and node.attributes.get_ints("perm") == [0, 3, 1, 2]:
+        if node.op_type == "Transpose" and _ints(node, "perm") == [0, 3, 1, 2]:
             return "NHWC"
     return "NCHW"
+
+
+def _ints(node: ir.Node, name: str) -> list[int] | None:
+    attribute = node.attributes.get(name)
+    if attribute is None or attribute.type != ir.AttributeType.INTS:
+        return None
+    return list(attribute.as_ints())

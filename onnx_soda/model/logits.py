@@ -151,21 +151,21 @@ def _before_written_out_softmax(node: ir.Node) -> ir.Value | None:
     """
     if node.op_type != "Div":
         return None
-    exponential = node.inputs[0].producer() if node.inputs[0] else None
-    total = node.inputs[1].producer() if node.inputs[1] else None
-    if exponential is None or total is None:
+    exponential = _input_from(node, 0, "Exp")
+    total = _input_from(node, 1, "ReduceSum")
+    if exponential is None or total is None or _input_from(total, 0, "Exp") is not exponential:
         return None
-    if exponential.op_type != "Exp" or total.op_type != "ReduceSum":
-        return None
-    if total.inputs[0] is not exponential.outputs[0]:
-        return None
-    scores = exponential.inputs[0]
-    shift = scores.producer() if scores else None
-    if shift is not None and shift.op_type == "Sub":
-        largest = shift.inputs[1].producer() if shift.inputs[1] else None
-        if largest is not None and largest.op_type == "ReduceMax":
-            return shift.inputs[0]
-    return scores
+    shift = _input_from(exponential, 0, "Sub")
+    if shift is not None and _input_from(shift, 1, "ReduceMax") is not None:
+        return shift.inputs[0]
+    return exponential.inputs[0] if exponential.inputs else None
+
+
+def _input_from(node: ir.Node, position: int, op_type: str) -> ir.Node | None:
+    """Return the node that computes an input, if there is one of this type."""
+    value = node.inputs[position] if position < len(node.inputs) else None
+    producer = value.producer() if value is not None else None
+    return producer if producer is not None and producer.op_type == op_type else None
 
 
 def _most_upstream_scores(view: GraphView, chain: list[ir.Value]) -> tuple[ir.Value, int | None]:

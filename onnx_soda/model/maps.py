@@ -9,6 +9,8 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
+from onnx_soda.model.wellformed import walk
+
 __all__ = ["without_maps"]
 
 
@@ -17,13 +19,21 @@ def without_maps(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The model itself where it has none; else a copy.
     """
-    zipped = {n.output[0]: n.input[0] for n in model.graph.node if n.op_type == "ZipMap"}
-    if not zipped:
+    zip_maps = [n for n in model.graph.node if (n.domain, n.op_type) == ("ai.onnx.ml", "ZipMap")]
+    if not zip_maps:
         return model
+    nodes = [message for message in walk(model) if isinstance(message, onnx.NodeProto)]
+    read = {name for node in nodes for name in node.input}
+    zipped = {n.output[0]: n.input[0] for n in zip_maps if n.output[0] not in read}
+    return _without(zipped, model)
+
+
+def _without(zipped: dict[str, str], model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the nodes that make some outputs, and other outputs in their place."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     graph = copy.graph
-    nodes = [node for node in graph.node if node.op_type != "ZipMap"]
+    nodes = [node for node in graph.node if not set(node.output) & set(zipped)]
     infos = [info for info in graph.value_info if info.name not in zipped]
     outputs: dict[str, onnx.ValueInfoProto] = {}
     for output in graph.output:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda.errors import InferenceError, ProviderError
+from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
 from onnx_soda.model.providers import CPU, CUDA, RuntimeOptions, provider_list
 from onnx_soda.model.split import SubModel
 
@@ -74,13 +76,18 @@ class Session:
         self._device = "cuda" if CUDA in self.providers else "cpu"
 
     def upload(self, arrays: Arrays) -> Batch:
-        """Put inputs on the device, padded to the batch that the model insists on."""
+        """Put inputs on the device, padded to the batch that the model insists on.
+
+        Raises:
+            OutOfMemoryError: They do not fit there.
+        """
         rows = len(next(iter(arrays.values())))
-        padded = {name: self._pad(array) for name, array in arrays.items()}
-        values = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
-            for name, array in padded.items()
-        }
+        with _running():
+            padded = {name: self._pad(array) for name, array in arrays.items()}
+            values = {
+                name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
+                for name, array in padded.items()
+            }
         return Batch(values, rows)
 
     def _pad(self, array: NDArray[Any]) -> NDArray[Any]:
@@ -90,7 +97,11 @@ class Session:
         return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
     def run(
-        self, batch: Batch, extra: Arrays | None = None, outputs: Sequence[str] = ()
+        self,
+        batch: Batch,
+        extra: Arrays | None = None,
+        outputs: Sequence[str] = (),
+        whole: bool = False,
     ) -> list[NDArray[Any]]:
         """Compute outputs for one batch.
 
@@ -98,28 +109,61 @@ class Session:
             batch: Inputs on the device.
             extra: Small further inputs without a batch axis, sent with this call.
             outputs: Names of the outputs wanted; all where none is named.
+            whole: Return outputs whole: their rows are not those of the batch.
 
         Returns:
             One array per output, with the rows that count; on the host.
 
         Raises:
-            InferenceError: The model does not run on these inputs.
+            InferenceError: The model does not run on these inputs, or memory runs out.
         """
-        binding = self._session.io_binding()
-        for name, value in batch.values.items():
-            binding.bind_ortvalue_input(name, value)
-        for name, array in (extra or {}).items():
-            binding.bind_cpu_input(name, array)
-        for name in outputs or self.model.outputs:
-            binding.bind_output(name, "cpu")
-        try:
+        names = outputs or self.model.outputs
+        with _running():
+            binding = self._session.io_binding()
+            for name, value in batch.values.items():
+                binding.bind_ortvalue_input(name, value)
+            for name, array in (extra or {}).items():
+                binding.bind_cpu_input(name, array)
+            for name in names:
+                binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
-        except Exception as error:  # ONNX Runtime's exceptions share no public base class
-            raise InferenceError(
-                f"the model does not run: {_first_line(error)}",
-                "Check that it runs in ONNX Runtime on an image of its input size.",
+            computed = binding.copy_outputs_to_cpu()
+        if whole:
+            return list(computed)
+        fed = max(batch.rows, self.fixed_batch or 0)
+        for name, output in zip(names, computed, strict=True):
+            _check_rows(name, output.shape, fed)
+        return [output[: batch.rows] for output in computed]
+
+
+@contextmanager
+def _running() -> Iterator[None]:
+    """Turn ONNX Runtime's exceptions into our own; they share no public base class."""
+    try:
+        yield
+    except Exception as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemoryError(
+                "the model does not run: memory ran out",
+                "Use a smaller --batch-size or --memory-limit.",
             ) from error
-        return [output[: batch.rows] for output in binding.copy_outputs_to_cpu()]
+        raise InferenceError(
+            f"the model does not run: {_first_line(error)}",
+            "Check that it runs in ONNX Runtime on an image of its input size.",
+        ) from error
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(words in text for words in _OUT_OF_MEMORY)
+
+
+def _check_rows(name: str, shape: tuple[int, ...], rows: int) -> None:
+    if shape[:1] != (rows,):
+        raise InferenceError(
+            f"the tensor {name!r} has shape {shape} for {rows} images, not one row for each",
+            "Name another layer, or export the model with the images along the first axis.",
+        )
 
 
 def _open(model: SubModel, options: RuntimeOptions) -> Any:
@@ -170,18 +214,13 @@ def run_batches(
         piece = {name: array[start : start + size] for name, array in arrays.items()}
         try:
             parts.append(session.run(session.upload(piece), outputs=outputs))
-        except InferenceError as error:
-            if session.fixed_batch or size == 1 or not _is_out_of_memory(error):
+        except OutOfMemoryError:
+            if session.fixed_batch or size == 1:
                 raise
             batch_size = size // 2
             continue
         start += size
     return [np.concatenate(column) for column in zip(*parts, strict=True)]
-
-
-def _is_out_of_memory(error: InferenceError) -> bool:
-    text = error.message.lower()
-    return any(words in text for words in _OUT_OF_MEMORY)
 
 
 def choose_batch_size(
@@ -198,5 +237,5 @@ def choose_batch_size(
     """
     if options.batch_size:
         return options.batch_size
-    per_image = itemsize * sum(int(np.prod([size or 1 for size in shape])) for shape in shapes)
-    return int(np.clip(options.memory_limit // max(per_image, 1), 1, _MAX_BATCH))
+    per_image = itemsize * sum(prod(size or 1 for size in shape) for shape in shapes)
+    return max(1, min(options.memory_limit // max(per_image, 1), _MAX_BATCH))

@@ -41,23 +41,35 @@ def check_writable(path: Path) -> None:
     Raises:
         OutputError: Its folder is missing or not writable, or the path is a folder.
     """
-    folder = path.absolute().parent
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"the folder of {path.name} does not exist", "Make it first.")
     if path.is_dir():
         raise OutputError(f"{path.name} is a folder", "Give the name of a file.")
-    if not os.access(folder, os.W_OK):
+    if not os.access(path if _is_device(path) else folder, os.W_OK):
         raise OutputError(f"the folder of {path.name} is not writable", "Choose another one.")
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is something that is there and is no file: /dev/null, a pipe."""
+    return path.exists() and not path.is_file()
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file whole or not at all: beside its place first, then renamed.
 
+    Where the path is a symbolic link, the file behind it is written; what is no file, such as
+    /dev/null or a pipe, is written to directly.
+
     Raises:
         OutputError: It cannot be written.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+        if _is_device(path):
+            path.write_text(text, encoding="utf-8")
+            return
+        path = path.resolve()
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
                 stream.write(text)

@@ -1,0 +1,71 @@
+"""A concept: one family with its numbers, applied somewhere in the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_soda.concepts import knobs
+from onnx_soda.concepts.families import FAMILIES, Shape
+from onnx_soda.concepts.fields import ProbeFields, identity_fields
+from onnx_soda.concepts.knobs import Values
+from onnx_soda.concepts.masks import MASKS
+
+__all__ = ["Concept", "draw_concept", "move_concept"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Something that the same thing can look like.
+
+    Attributes:
+        family: Key of `FAMILIES`.
+        values: The family's numbers.
+        mask: Key of `MASKS`.
+        mask_values: The mask's numbers.
+    """
+
+    family: str
+    values: Values
+    mask: str
+    mask_values: Values
+
+    def render(self, shape: Shape) -> ProbeFields:
+        """Return the probe's inputs for images of (channels, height, width)."""
+        changes = dict(FAMILIES[self.family].render(self.values, shape))
+        changes.update(MASKS[self.mask].render(self.mask_values, shape[1], shape[2]))
+        return identity_fields(*shape, changes)
+
+    def describe(self) -> str:
+        """Return the concept in words."""
+        return f"{FAMILIES[self.family].describe(self.values)}, {MASKS[self.mask].words}"
+
+
+def draw_concept(rng: np.random.Generator, channels: int) -> Concept:
+    """Draw a concept at random; grey images get the families that make sense for them."""
+    usable = {name: f for name, f in FAMILIES.items() if channels == 3 or not f.colour}
+    family = _choose({name: f.weight for name, f in usable.items()}, rng)
+    mask = _choose({name: m.weight for name, m in MASKS.items()}, rng)
+    return Concept(
+        family,
+        knobs.draw(FAMILIES[family].knobs, rng, channels),
+        mask,
+        knobs.draw(MASKS[mask].knobs, rng, channels),
+    )
+
+
+def move_concept(concept: Concept, rng: np.random.Generator) -> Concept:
+    """Return a concept near to another: the same family and mask, every number moved a little."""
+    return Concept(
+        concept.family,
+        knobs.move(FAMILIES[concept.family].knobs, concept.values, rng),
+        concept.mask,
+        knobs.move(MASKS[concept.mask].knobs, concept.mask_values, rng),
+    )
+
+
+def _choose(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    shares = np.array(list(weights.values()))
+    return str(rng.choice(list(weights), p=shares / shares.sum()))

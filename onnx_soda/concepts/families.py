@@ -1,0 +1,220 @@
+"""Families of concepts: natural ways in which the same thing can look different.
+
+A family turns the values of its knobs into changes of the probe's fields, and into words. Strong
+settings are bounded: a concept that destroys the image tells nothing about a backdoor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.concepts.fields import KERNEL_SIZE
+from onnx_soda.concepts.knobs import Knob, Values
+from onnx_soda.concepts.patterns import PATTERN_KNOBS, pattern, scene
+
+__all__ = ["FAMILIES", "Family", "Shape"]
+
+Shape = tuple[int, int, int]
+"""Channels, height, width."""
+Changes = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of concepts.
+
+    Attributes:
+        knobs: Its numbers.
+        render: Turns values into changes of the probe's fields, for images of some shape.
+        describe: Turns values into words.
+        colour: It needs colour images.
+        weight: How often it is drawn, relative to the others.
+    """
+
+    knobs: Mapping[str, Knob]
+    render: Callable[[Values, Shape], Changes]
+    describe: Callable[[Values], str]
+    colour: bool = False
+    weight: float = 1.0
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _colour_name(colour: tuple[float, ...]) -> str:
+    levels = [round(255 * c) for c in colour]
+    return f"rgb({','.join(map(str, levels))})" if len(levels) == 3 else f"grey {levels[0]}"
+
+
+def _eye(channels: int) -> NDArray[np.float64]:
+    return np.eye(channels).reshape(channels, channels, 1, 1)
+
+
+def _blend_to(colour: Any, strength: float, channels: int) -> Changes:
+    """Return (1 - strength) x + strength colour."""
+    return {"mix": (1 - strength) * _eye(channels), "offset": strength * np.asarray(colour)}
+
+
+def _scale_about_grey(factor: float, channels: int) -> Changes:
+    """Return 0.5 + factor (x - 0.5): contrast; a negative factor inverts."""
+    return {"mix": factor * _eye(channels), "offset": np.full(channels, 0.5 * (1 - factor))}
+
+
+def _render_gain(v: Values, shape: Shape) -> Changes:
+    return {"mix": np.diag(v["gain"]).reshape(shape[0], shape[0], 1, 1), "offset": v["offset"]}
+
+
+def _render_mix(v: Values, shape: Shape) -> Changes:
+    """Take each channel from a mixture of all three; rows are brought to the sum 1."""
+    channels = shape[0]
+    rows = np.array([v["red"], v["green"], v["blue"]])
+    rows = rows + np.eye(channels) * v["own"][0]
+    rows = rows / np.maximum(np.abs(rows).sum(axis=1, keepdims=True), 0.5)
+    return {"mix": rows.reshape(channels, channels, 1, 1)}
+
+
+def _render_saturation(v: Values, shape: Shape) -> Changes:
+    channels, amount = shape[0], v["saturation"][0]
+    grey = np.full((channels, channels), 1 / channels)
+    matrix = amount * np.eye(channels) + (1 - amount) * grey
+    return {"mix": matrix.reshape(channels, channels, 1, 1)}
+
+
+def _gaussian(sigma: float) -> NDArray[np.float64]:
+    reach = np.arange(KERNEL_SIZE) - KERNEL_SIZE // 2
+    line = np.exp(-(reach**2) / (2 * sigma**2))
+    kernel = np.outer(line, line)
+    smooth: NDArray[np.float64] = kernel / kernel.sum()
+    return smooth
+
+
+def _render_sharpen(v: Values, _: Shape) -> Changes:
+    """Unsharp masking: x + amount (x - blurred x)."""
+    amount = v["amount"][0]
+    kernel = -amount * _gaussian(1.0)
+    kernel[KERNEL_SIZE // 2, KERNEL_SIZE // 2] += 1 + amount
+    return {"kernel": kernel}
+
+
+def _render_noise(v: Values, shape: Shape) -> Changes:
+    # The grain is part of the concept: the same values give the same grain.
+    rng = np.random.default_rng(int(1e6 * v["grain"][0]))
+    return {"field": rng.normal(0, v["strength"][0], (1, *shape))}
+
+
+def _render_pattern(v: Values, shape: Shape) -> Changes:
+    wave = v["strength"][0] * pattern(v, shape[1], shape[2])[None, None]
+    coloured = wave * np.asarray(v["colour"]).reshape(1, -1, 1, 1)
+    return {"gain": 1 + coloured} if v["shading"][0] > 0.5 else {"field": 0.6 * coloured}
+
+
+def _describe_pattern(v: Values) -> str:
+    kind = ("stripes", "plaid", "checks")[min(int(3 * v["kind"][0]), 2)]
+    how = "shaded in" if v["shading"][0] > 0.5 else "laid over"
+    turn = np.degrees(v["angle"][0])
+    return (
+        f"{kind} {how}, one every {_percent(v['period'][0])} of the image, at {turn:.0f} degrees, "
+        f"strength {_percent(v['strength'][0])}, {_colour_name(v['colour'])}"
+    )
+
+
+def _render_scene(v: Values, shape: Shape) -> Changes:
+    strength = v["strength"][0]
+    changes = _blend_to(np.zeros(shape[0]), strength, shape[0])
+    return {**changes, "field": strength * scene(v, shape[1], shape[2])[None]}
+
+
+def _describe_scene(v: Values) -> str:
+    kind = ("sky", "grass", "sand")[min(int(3 * v["kind"][0]), 2)]
+    return f"{kind} blended in, {_percent(v['strength'][0])}"
+
+
+_STRENGTH = Knob(0.2, 0.8)
+_COLOUR = Knob(0, 1, per_channel=True)
+
+FAMILIES: dict[str, Family] = {
+    "tint": Family(
+        {"colour": _COLOUR, "strength": _STRENGTH},
+        lambda v, shape: _blend_to(v["colour"], v["strength"][0], shape[0]),
+        lambda v: f"tint towards {_colour_name(v['colour'])}, {_percent(v['strength'][0])}",
+        weight=3,
+    ),
+    "gain": Family(
+        {"gain": Knob(0.2, 1.6, per_channel=True), "offset": Knob(-0.2, 0.2, per_channel=True)},
+        _render_gain,
+        lambda v: "channels times " + ", ".join(f"{g:.1f}" for g in v["gain"]),
+        colour=True,
+    ),
+    "mix": Family(
+        {
+            "red": Knob(-0.3, 0.7, per_channel=True),
+            "green": Knob(-0.3, 0.7, per_channel=True),
+            "blue": Knob(-0.3, 0.7, per_channel=True),
+            "own": Knob(0, 1),
+        },
+        _render_mix,
+        lambda _: "colours mixed",
+        colour=True,
+    ),
+    "saturation": Family(
+        {"saturation": Knob(0, 3, steps=(0.0,))},
+        _render_saturation,
+        lambda v: (
+            "black and white"
+            if v["saturation"][0] < 0.02
+            else f"saturation {_percent(v['saturation'][0])}"
+        ),
+        colour=True,
+    ),
+    "brightness": Family(
+        {"factor": Knob(0.1, 1.8, log=True), "lift": Knob(0, 0.4, steps=(0.0,))},
+        lambda v, shape: {
+            "mix": v["factor"][0] * _eye(shape[0]),
+            "offset": np.full(shape[0], v["lift"][0]),
+        },
+        lambda v: f"brightness {_percent(v['factor'][0])}, lifted by {_percent(v['lift'][0])}",
+    ),
+    "gamma": Family(
+        {"gamma": Knob(0.3, 4, log=True)},
+        lambda v, _: {"gamma": v["gamma"][0]},
+        lambda v: f"gamma {v['gamma'][0]:.1f}",
+    ),
+    "contrast": Family(
+        {"factor": Knob(0.2, 3, log=True)},
+        lambda v, shape: _scale_about_grey(v["factor"][0], shape[0]),
+        lambda v: f"contrast {_percent(v['factor'][0])}",
+    ),
+    "inversion": Family(
+        {"strength": Knob(0.7, 1, steps=(1.0,))},
+        lambda v, shape: _scale_about_grey(1 - 2 * v["strength"][0], shape[0]),
+        lambda v: f"inverted, {_percent(v['strength'][0])}",
+    ),
+    "pattern": Family(PATTERN_KNOBS, _render_pattern, _describe_pattern, weight=3),
+    "blur": Family(
+        {"sigma": Knob(0.5, 2)},
+        lambda v, _: {"kernel": _gaussian(v["sigma"][0])},
+        lambda v: f"blurred by {v['sigma'][0]:.1f} pixels",
+    ),
+    "sharpen": Family(
+        {"amount": Knob(0.5, 2)},
+        _render_sharpen,
+        lambda v: f"sharpened, {_percent(v['amount'][0])}",
+    ),
+    "noise": Family(
+        {"strength": Knob(0.05, 0.2), "grain": Knob(0, 1)},
+        _render_noise,
+        lambda v: f"noise, {_percent(v['strength'][0])}",
+    ),
+    "scene": Family(
+        {"kind": Knob(0, 1), "strength": Knob(0.3, 0.8), "grain": Knob(0, 1)},
+        _render_scene,
+        _describe_scene,
+        colour=True,
+    ),
+}

@@ -1,0 +1,161 @@
+"""The probe graph computes what its description says, for every family and head style."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.ndimage import convolve
+from scipy.special import expit, softmax
+
+from fixtures.graphs import build, logits
+from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
+from onnx_soda.concepts.families import FAMILIES
+from onnx_soda.concepts.fields import ProbeFields, identity_fields
+from onnx_soda.concepts.masks import MASKS
+from onnx_soda.concepts.probe import Probe, ProbeImages
+from onnx_soda.concepts.reference import ReferenceHeads, fit_reference_heads
+from onnx_soda.data.preprocessing import PRESETS, Preprocessing
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.load import load_model
+from onnx_soda.model.providers import RuntimeOptions
+
+CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
+RNG = np.random.default_rng(0)
+PIXELS = RNG.random((7, 1, 2, 2)).astype(np.float32)
+# Two groups: the first three images, the other four.
+MEMBERSHIP = np.array([[1 / 3, 0]] * 3 + [[0, 1 / 4]] * 4, dtype=np.float32)
+HEADS = ReferenceHeads(RNG.random((2, 3, 3)), RNG.random((2, 3)), (1.0, 1.0))
+
+
+def apply(fields: ProbeFields, x: np.ndarray) -> np.ndarray:
+    """The pipeline in NumPy, as the docstring of `fields` gives it."""
+    mixed = np.einsum("oc,nchw->nohw", fields.mix[:, :, 0, 0], x) + fields.offset[:, None, None]
+    y = np.clip(mixed, 1e-5, 1) ** fields.gamma * fields.gain + fields.field
+    for image in y:
+        for channel, plane in enumerate(image):
+            # Convolution in networks does not flip the kernel.
+            kernel = fields.kernel[channel, 0][::-1, ::-1]
+            image[channel] = convolve(plane, kernel, mode="nearest")
+    switch = expit(fields.slope * x.mean(axis=1, keepdims=True) + fields.bias)
+    mask = fields.mask * switch
+    return np.clip((1 - mask) * x + mask * y, 0, 1)
+
+
+def expected_flows(x: np.ndarray, how: Preprocessing) -> np.ndarray:
+    """Probabilities by group, for fixtures.graphs' net on preprocessed pixels."""
+    value = (255 * x * how.scale - how.mean[0]) / how.std[0]
+    flat = value.reshape(len(x), -1)
+    features = np.maximum(flat[:, :3], 0)
+    copies = zip(HEADS.weights, HEADS.biases, strict=True)
+    scores = [logits(flat), *(features @ w + b for w, b in copies)]
+    return np.stack([MEMBERSHIP.T @ softmax(s, axis=1) for s in scores])
+
+
+@pytest.mark.parametrize("head", ["gemm", "keras", "flat_input", "batch_of_four", "batch_of_one"])
+@pytest.mark.parametrize("preset", ["unit", "signed"])
+def test_flows_are_those_worked_out_with_numpy(head: str, preset: str) -> None:
+    anatomy = dissect(load_model(build(head).SerializeToString()))
+    how = PRESETS[preset]
+    if head == "flat_input":
+        how = dataclasses.replace(how, layout="flat")
+    probe = Probe(anatomy, how, ProbeImages(PIXELS, MEMBERSHIP), HEADS, CPU)
+    np.testing.assert_allclose(probe.flows(None), expected_flows(PIXELS, how), atol=1e-5)
+    rng = np.random.default_rng(1)
+    for _ in range(5):
+        concept = draw_concept(rng, channels=1)
+        changed = apply(concept.render((1, 2, 2)), PIXELS)
+        np.testing.assert_allclose(probe.flows(concept), expected_flows(changed, how), atol=1e-4)
+
+
+def test_a_uint8_input_gets_whole_levels() -> None:
+    anatomy = dissect(load_model(build("uint8_input").SerializeToString()))
+    images = ProbeImages(PIXELS / 50, MEMBERSHIP)  # levels 0 to 5: the softmax is not saturated
+    probe = Probe(anatomy, PRESETS["raw"], images, HEADS, CPU)
+    levels = np.floor(255 * images.pixels + 0.5) / 255
+    np.testing.assert_allclose(probe.flows(None), expected_flows(levels, PRESETS["raw"]), atol=1e-5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), channels=st.sampled_from([1, 3]))
+def test_every_concept_renders_and_speaks_for_any_size(seed: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    concept = draw_concept(rng, channels)
+    for step in (concept, move_concept(concept, rng)):
+        fields = step.render((channels, 13, 9))
+        for entry in dataclasses.fields(fields):
+            array = getattr(fields, entry.name)
+            assert array.dtype == np.float32
+            assert np.isfinite(array).all()
+        assert 0 <= fields.mask.min() <= fields.mask.max() <= 1
+        assert step.describe()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_moving_stays_within_the_range_of_every_knob(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    concept = draw_concept(rng, channels=3)
+    for _ in range(20):
+        concept = move_concept(concept, rng)
+    for knobs, values in (
+        (FAMILIES[concept.family].knobs, concept.values),
+        (MASKS[concept.mask].knobs, concept.mask_values),
+    ):
+        for name, knob in knobs.items():
+            assert all(knob.low - 1e-9 <= v <= knob.high + 1e-9 for v in values[name])
+
+
+def test_grey_images_get_no_colour_families() -> None:
+    rng = np.random.default_rng(0)
+    drawn = {draw_concept(rng, channels=1).family for _ in range(400)}
+    assert drawn == {name for name, family in FAMILIES.items() if not family.colour}
+
+
+@pytest.mark.parametrize(
+    ("family", "values", "pixel", "result", "words"),
+    [
+        ("tint", {"colour": (0, 0, 1), "strength": (0.5,)}, (0.4, 0.4, 0.4), (0.2, 0.2, 0.7),
+         "tint towards rgb(0,0,255), 50 %, everywhere"),
+        ("brightness", {"factor": (0.25,), "lift": (0.1,)}, (0.4, 0.8, 0), (0.2, 0.3, 0.1),
+         "brightness 25 %, lifted by 10 %, everywhere"),
+        ("contrast", {"factor": (2.0,)}, (0.5, 0.6, 0.9), (0.5, 0.7, 1),
+         "contrast 200 %, everywhere"),
+        ("inversion", {"strength": (1.0,)}, (0.1, 0.5, 1), (0.9, 0.5, 0),
+         "inverted, 100 %, everywhere"),
+        ("saturation", {"saturation": (0.0,)}, (0.9, 0.3, 0), (0.4, 0.4, 0.4),
+         "black and white, everywhere"),
+        ("gamma", {"gamma": (2.0,)}, (0.5, 1, 0.1), (0.25, 1, 0.01), "gamma 2.0, everywhere"),
+    ],
+)  # fmt: skip
+def test_families_do_what_their_words_say(
+    family: str,
+    values: dict[str, tuple[float, ...]],
+    pixel: tuple[float, ...],
+    result: tuple[float, ...],
+    words: str,
+) -> None:
+    concept = Concept(family, values, "everywhere", {})
+    image = np.broadcast_to(np.reshape(pixel, (1, 3, 1, 1)), (1, 3, 6, 6)).astype(np.float32)
+    changed = apply(concept.render((3, 6, 6)), image)
+    np.testing.assert_allclose(changed[0, :, 3, 3], result, atol=1e-4)
+    assert concept.describe() == words
+
+
+def test_identity_leaves_images_as_they_are() -> None:
+    image = RNG.random((2, 3, 6, 6)).astype(np.float32)
+    np.testing.assert_allclose(apply(identity_fields(3, 6, 6), image), image, atol=1e-6)
+
+
+def test_reference_heads_learn_what_the_clean_images_support() -> None:
+    """Feature 0 tells the classes apart; feature 1 is constant: no copy may lean on it."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 50)
+    features = np.stack([labels + rng.normal(0, 0.1, 100), np.full(100, 0.3)], axis=1)
+    heads = fit_reference_heads(features, labels, 2, rng)
+    assert min(heads.accuracies) > 0.95
+    assert np.abs(heads.weights[:, 1]).max() < 1e-6
+    assert heads.weights[:, 0, 1].min() > 0

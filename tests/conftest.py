@@ -1,0 +1,32 @@
+"""What all tests share: tests marked `gpu` run only where CUDA really works."""
+
+from __future__ import annotations
+
+import pytest
+
+from fixtures.graphs import build
+from onnx_soda.errors import SodaError
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import load_model
+from onnx_soda.model.providers import RuntimeOptions, cuda_device_count
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    need_gpu = [item for item in items if item.get_closest_marker("gpu")]
+    reason = _why_no_cuda() if need_gpu else None
+    if reason is not None:
+        for item in need_gpu:
+            item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
+
+
+def _why_no_cuda() -> str | None:
+    """Say why ONNX Runtime cannot compute with CUDA here; None where it can."""
+    if not cuda_device_count():
+        return "the driver knows no CUDA device"
+    anatomy = dissect(load_model(build("gemm").SerializeToString()))
+    try:
+        Body(anatomy, RuntimeOptions(provider="cuda"))
+    except SodaError as error:
+        return error.message
+    return None

@@ -1,0 +1,86 @@
+"""CUDA gives what the processor gives, and gives it again. Skipped where there is no CUDA."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures.graphs import HEADS, build
+from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.providers import CPU, CUDA, RuntimeOptions
+from onnx_soda.report.jsonfile import report_as_dict
+from onnx_soda.report.schema import ScanReport
+
+pytestmark = pytest.mark.gpu
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+MODELS = ("digits-clean.onnx", "digits-backdoored.onnx")
+ON_CPU = RuntimeOptions(provider="cpu")
+ON_CUDA = RuntimeOptions(provider="cuda")
+
+
+def scanned(model: str, runtime: RuntimeOptions, **options: str) -> ScanReport:
+    return scan(
+        load_model(FIXTURES / model),
+        load_dataset(FIXTURES / "digits-clean.h5"),
+        ScanOptions(runtime=runtime, **options),
+    )
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_head_gives_the_same_logits(head: str) -> None:
+    anatomy = dissect(load_model(build(head).SerializeToString()))
+    image = anatomy.view.image
+    shape = image.concrete_shape(5, 2, 2)
+    pixels = np.random.default_rng(0).integers(0, 9, shape).astype(image.numpy_dtype())
+    on_cuda, on_cpu = Body(anatomy, ON_CUDA), Body(anatomy, ON_CPU)
+    assert on_cuda.providers == (CUDA, CPU)
+    np.testing.assert_allclose(on_cuda.logits(pixels), on_cpu.logits(pixels), atol=1e-4)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, None])
+def test_the_digits_model_gives_the_same_logits(batch_size: int | None) -> None:
+    anatomy = dissect(load_model(FIXTURES / MODELS[0]))
+    pixels = np.random.default_rng(0).random((20, 3, 32, 32), dtype=np.float32)
+    on_cuda = Body(anatomy, replace(ON_CUDA, batch_size=batch_size))
+    np.testing.assert_allclose(
+        on_cuda.logits(pixels), Body(anatomy, ON_CPU).logits(pixels), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_scans_agree_and_name_the_provider(model: str) -> None:
+    on_cuda, on_cpu = scanned(model, ON_CUDA), scanned(model, ON_CPU)
+    assert on_cuda.environment.providers == (CUDA, CPU)
+    assert on_cpu.environment.providers == (CPU,)
+    assert on_cuda.verdict == on_cpu.verdict
+    assert on_cuda.evidence.soda is not None
+    assert on_cpu.evidence.soda is not None
+    np.testing.assert_allclose(on_cuda.evidence.soda.pcc, on_cpu.evidence.soda.pcc, atol=1e-4)
+
+
+def test_auto_takes_cuda() -> None:
+    assert scanned(MODELS[0], RuntimeOptions()).environment.providers[0] == CUDA
+
+
+@pytest.mark.parametrize("attribution", ["auto", "batched"])
+def test_repeating_a_scan_gives_identical_numbers(attribution: str) -> None:
+    first, second = (
+        report_as_dict(scanned(MODELS[1], ON_CUDA, attribution=attribution)) for _ in range(2)
+    )
+    del first["timing"], second["timing"]
+    assert first == second
+
+
+def test_interventions_with_the_images_kept_on_the_device_give_the_closed_form() -> None:
+    batched = scanned(MODELS[0], ON_CUDA, attribution="batched").evidence.soda
+    closed = scanned(MODELS[0], ON_CPU).evidence.soda
+    assert batched is not None
+    assert closed is not None
+    assert (batched.method, closed.method) == ("batched", "closed-form")
+    np.testing.assert_allclose(batched.pcc, closed.pcc, atol=1e-3)

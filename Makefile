@@ -12,17 +12,22 @@ help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 $(BIN)/python:
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --upgrade "pip>=24"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --upgrade "pip>=24"
 
-# One stamp per set of dependencies, redone when pyproject.toml changes.
-$(STAMPS)/%: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable ".[$*]"
+# One stamp per set of dependencies, redone when pyproject.toml changes. What pip says is shown only
+# where it fails.
+define install
+	@echo "Installing $(1) into $(VENV) ..."
+	@$(BIN)/pip install --editable "$(1)" > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
 	@mkdir -p $(STAMPS) && touch $@
+endef
 
 $(STAMPS)/plain: pyproject.toml | $(BIN)/python
-	$(BIN)/pip install --quiet --editable .
-	@mkdir -p $(STAMPS) && touch $@
+	$(call install,.)
+
+$(STAMPS)/%: pyproject.toml | $(BIN)/python
+	$(call install,.[$*])
 
 demo: $(STAMPS)/plain ## Scan the bundled backdoored model with its bundled clean images
 	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --verbose --exit-zero

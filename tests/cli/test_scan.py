@@ -1,0 +1,238 @@
+"""`onnx-soda scan` on the bundled digits: reports, exit codes, and what is never called clean."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from importlib.metadata import entry_points, version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from onnx_soda.cli.app import main
+from onnx_soda.report.jsonfile import report_schema
+
+from .helpers import (
+    BACKDOORED_MODEL,
+    CLEAN_MODEL,
+    CLEAN_SET,
+    EXIT_CODES,
+    FIXTURES,
+    checked,
+    complaint,
+    digits,
+    invoke,
+    soda,
+    write_grey_case,
+)
+
+USER = "zztop"
+MODELS = ("digits-clean.onnx", "digits-backdoored.onnx")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose path must not turn up in any report."""
+    folder = tmp_path_factory.mktemp(USER) / "home"
+    folder.mkdir()
+    for name in (*MODELS, "digits-clean.h5"):
+        shutil.copy(FIXTURES / name, folder)
+    return folder
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def scanned(request: pytest.FixtureRequest, home: Path) -> subprocess.CompletedProcess[str]:
+    arguments = (home / request.param, "--data", home / "digits-clean.h5", "--format", "json")
+    return soda("scan", *arguments, USER=USER, LOGNAME=USER, HOME=str(home))
+
+
+def test_the_schema_is_one() -> None:
+    jsonschema.Draft202012Validator.check_schema(report_schema())
+
+
+def test_json_on_stdout_fits_the_schema_and_the_exit_code_the_verdict(
+    scanned: subprocess.CompletedProcess[str],
+) -> None:
+    report = checked(scanned.stdout, scanned.returncode)
+    manifest = json.loads((FIXTURES / "digits.json").read_text())
+    expected = manifest["models"][report["model"]["file"]]["clean_accuracy"]
+    assert report["dataset"]["accuracy"] == pytest.approx(expected, abs=0.02)
+    files = manifest["files"]
+    assert report["model"]["sha256"] == files[report["model"]["file"]]["sha256"]
+    assert report["dataset"]["sha256"] == files["digits-clean.h5"]["sha256"]
+    assert report["coverage"] == {"classes": 10, "samples": 720}
+    assert report["environment"]["seed"] == 0
+
+
+def test_stderr_is_empty_where_it_is_no_terminal(
+    scanned: subprocess.CompletedProcess[str],
+) -> None:
+    assert scanned.stderr == ""
+
+
+def test_no_path_and_no_user_in_the_report(scanned: subprocess.CompletedProcess[str]) -> None:
+    assert USER not in scanned.stdout
+    assert str(FIXTURES.parent) not in scanned.stdout
+
+
+def without_timing(text: str) -> dict[str, Any]:
+    report: dict[str, Any] = json.loads(text)
+    del report["timing"]
+    return report
+
+
+def test_the_same_seed_gives_the_same_report() -> None:
+    arguments = ("scan", BACKDOORED_MODEL, "-d", CLEAN_SET, "-f", "json", "--samples-per-class", 20)
+    first, second = soda(*arguments), soda(*arguments)
+    assert without_timing(first.stdout) == without_timing(second.stdout)
+    other = without_timing(invoke(*arguments, "--seed", 1).stdout)
+    assert other["environment"]["seed"] == 1
+    assert other["evidence"] != without_timing(first.stdout)["evidence"]
+
+
+def test_text_without_a_terminal_has_no_colours(home: Path) -> None:
+    done = soda("scan", home / MODELS[0], "-d", home / "digits-clean.h5", FORCE_COLOR="1")
+    assert "\x1b" not in done.stdout + done.stderr
+    verdict = done.stdout.splitlines()[0].removeprefix("digits-clean.onnx: ").lower()
+    assert done.returncode == EXIT_CODES[verdict]
+    assert "720 images of 10 classes, accuracy 99.3%" in done.stdout
+    assert str(home) not in done.stdout
+
+
+def test_verbose_tells_the_timing_on_stderr(tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    done = invoke("scan", model, "-d", data, "-f", "json", "--verbose", "--min-accuracy", 0)
+    checked(done.stdout, done.exit_code)
+    assert "CPUExecutionProvider" in done.stderr
+    assert "total" in done.stderr
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_report_goes_to_a_file_and_nowhere_else(form: str, tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    report = tmp_path / "report"
+    arguments = ("scan", model, "-d", data, "-f", form, "--min-accuracy", 0)
+    done = invoke(*arguments, "-o", report)
+    assert (done.stdout, done.stderr) == ("", "")
+    printed = invoke(*arguments)
+    assert done.exit_code == printed.exit_code
+    if form == "json":
+        checked(report.read_text(), done.exit_code)
+        assert without_timing(report.read_text()) == without_timing(printed.stdout)
+    else:
+        assert report.read_text() == printed.stdout
+
+
+def test_exit_zero_keeps_the_verdict(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = soda("scan", CLEAN_MODEL, "-f", "json", "-o", report, "--exit-zero")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert json.loads(report.read_text())["verdict"] in ("inconclusive", "backdoor")
+
+
+def test_the_version(tmp_path: Path) -> None:
+    done = soda("--version", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"onnx-soda {version('onnx-soda')}\n")
+    (script,) = entry_points(group="console_scripts", name="onnx-soda")
+    assert script.load() is main
+
+
+# --- never clean for what was not examined
+
+
+@pytest.mark.parametrize("path", sorted((FIXTURES / "heads").glob("*.onnx")), ids=lambda p: p.stem)
+def test_without_data_no_model_is_clean(path: Path) -> None:
+    done = invoke("scan", path, "--format", "json")
+    report = checked(done.stdout, done.exit_code)
+    assert report["verdict"] != "clean"
+    assert (report["dataset"], report["coverage"]) == (None, {"classes": 0, "samples": 0})
+    assert any("--data CLEAN_SET" in reason for reason in report["reasons"])
+
+
+def test_without_data_the_text_says_what_a_clean_set_would_add() -> None:
+    done = invoke("scan", BACKDOORED_MODEL)
+    assert done.exit_code in (1, 3)
+    told = " ".join(done.stdout.split())
+    assert "No clean images were given" in told
+    assert "HDF5, npz, image folder, IDX or Parquet" in told
+    assert "the victim class, the clean accuracy and non-affine layers are examined too" in told
+
+
+def test_a_clean_set_that_does_not_fit_is_inconclusive(tmp_path: Path) -> None:
+    """Every label moved by one: the model is wrong on nearly all of them."""
+    images = digits()
+    images["labels"] = (images["labels"] + 1) % 10
+    np.savez(tmp_path / "shifted.npz", **images)
+    done = soda("scan", CLEAN_MODEL, "-d", tmp_path / "shifted.npz", "--format", "json")
+    report = checked(done.stdout, done.returncode)
+    assert report["verdict"] == "inconclusive"
+    assert report["dataset"]["accuracy"] < 0.1
+    assert "order of the classes" in report["reasons"][0]
+
+
+def test_missing_classes_are_an_error_unless_allowed(tmp_path: Path) -> None:
+    kept = digits(digits()["labels"] < 8)
+    np.savez(tmp_path / "eight.npz", **kept)
+    arguments = ("scan", CLEAN_MODEL, "-d", tmp_path / "eight.npz", "--format", "json")
+    refused = invoke(*arguments)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "classes without images: 8, 9" in complaint(refused.stderr)
+    allowed = invoke(*arguments, "--allow-missing-classes")
+    report = checked(allowed.stdout, allowed.exit_code)
+    assert report["verdict"] != "clean"
+    assert report["coverage"]["classes"] == 8
+    assert any("2 classes have no clean images" in reason for reason in report["reasons"])
+
+
+def test_too_few_images_are_inconclusive() -> None:
+    done = invoke(
+        "scan", CLEAN_MODEL, "-d", CLEAN_SET, "-f", "json", "--samples-per-class", 5
+    )  # fmt: skip
+    report = checked(done.stdout, done.exit_code)
+    assert report["verdict"] != "clean"
+    assert any("only 5 clean images" in reason for reason in report["reasons"])
+
+
+# --- options reach the analysis
+
+
+def test_the_other_ways_of_attribution_agree_with_the_usual_one() -> None:
+    arguments = ("scan", CLEAN_MODEL, "-d", CLEAN_SET, "-f", "json", "--samples-per-class", 10)
+    found = {
+        way: json.loads(invoke(*arguments, "--attribution", way).stdout)["evidence"]["soda"]
+        for way in ("closed-form", "batched", "brute-force")
+    }
+    for way, evidence in found.items():
+        assert evidence["method"] == way
+        assert evidence["pcc"] == pytest.approx(found["closed-form"]["pcc"], abs=1e-4)
+
+
+def test_options_are_in_the_report(tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    done = invoke(
+        "scan", model, "-d", data, "-f", "json", "--a", "0.5", "--b", "-2", "--threshold", "3.5",
+        "--mad", "mean", "--seed", "7", "--threads", "1", "--layer", "flat", "--logits", "y",
+        "--preprocess", "raw", "--min-accuracy", "0",
+    )  # fmt: skip
+    report = checked(done.stdout, done.exit_code)
+    evidence = report["evidence"]["soda"]
+    assert (evidence["a"], evidence["b"], evidence["threshold"]) == (0.5, -2, 3.5)
+    assert (evidence["spread"], evidence["layer"]) == ("mean", "flat")
+    assert (report["environment"]["seed"], report["environment"]["threads"]) == (7, 1)
+    assert report["dataset"]["preprocessing"]["name"] == "raw"
+    assert report["dataset"]["preprocessing"]["inferred"] is False
+
+
+def test_a_preprocessing_file_is_named_without_its_folder(tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    (tmp_path / "mine.json").write_text('{"scale": 0.00392156862745098}')
+    done = invoke(
+        "scan", model, "-d", data, "-f", "json", "--preprocess", tmp_path / "mine.json"
+    )  # fmt: skip
+    report = checked(done.stdout, done.exit_code)
+    assert report["dataset"]["preprocessing"]["name"] == "mine"
+    assert str(tmp_path) not in done.stdout

@@ -46,15 +46,17 @@ def pearson_to_others(attribution: FloatArray) -> FloatArray:
 
     Returns:
         Shape (classes,). 0 where a class's attribution is the same for all neurons: a constant
-        correlates with nothing.
+        correlates with nothing. NaN where attributions are not numbers.
     """
     classes = attribution.shape[1]
+    # By a power of two, so that squares neither overflow nor vanish; a correlation has no scale.
+    attribution = np.ldexp(attribution, -np.frexp(attribution.max())[1])
     others = (attribution.sum(axis=1, keepdims=True) - attribution) / (classes - 1)
     own = attribution - attribution.mean(axis=0)
     others = others - others.mean(axis=0)
     scale = np.sqrt((own**2).sum(axis=0) * (others**2).sum(axis=0))
     covariance: FloatArray = (own * others).sum(axis=0)
-    pcc: FloatArray = np.divide(covariance, scale, out=np.zeros(classes), where=scale > 0)
+    pcc: FloatArray = np.divide(covariance, scale, out=np.zeros(classes), where=scale != 0)
     return pcc
 
 

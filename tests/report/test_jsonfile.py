@@ -1,0 +1,249 @@
+"""The JSON report: its schema is the dataclasses', and a file is written whole or not at all."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import stat
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from onnx_soda.data.preprocessing import PRESETS
+from onnx_soda.errors import OutputError
+from onnx_soda.report.jsonfile import (
+    check_writable,
+    report_as_dict,
+    report_schema,
+    to_json,
+    write_text,
+)
+from onnx_soda.report.schema import (
+    SCHEMA_VERSION,
+    Coverage,
+    Environment,
+    Evidence,
+    InputInfo,
+    ModelInfo,
+    ScanReport,
+    ToolInfo,
+)
+
+REPORT = ScanReport(
+    schema_version=SCHEMA_VERSION,
+    tool=ToolInfo("onnx-soda", "0"),
+    model=ModelInfo(
+        file="m.onnx",
+        sha256="0" * 64,
+        external_data=(),
+        opset=17,
+        ir_version=8,
+        producer="",
+        parameters=0,
+        input=InputInfo("x", ("N", None, 2, 2), "float32", "NCHW"),
+        logits="y",
+        penultimate="h",
+    ),
+    dataset=None,
+    verdict="inconclusive",
+    reasons=("Nothing was examined: größer \x1b.",),
+    findings=(),
+    evidence=Evidence(None),
+    coverage=Coverage(0, 0),
+    environment=Environment({}, ("CPUExecutionProvider",), 0, 1),
+    timing={"total": 0.0},
+)
+
+# --- the schema
+
+
+def resolved(schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference, and choose what is not null."""
+    while "$ref" in schema or "anyOf" in schema:
+        if "anyOf" in schema:
+            (schema,) = (option for option in schema["anyOf"] if option != {"type": "null"})
+        else:
+            schema = report_schema()["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+    return schema
+
+
+def parts(
+    kind: Any, schema: dict[str, Any], where: str
+) -> Iterator[tuple[str, type, dict[str, Any]]]:
+    """Yield each dataclass of the report with its part of the schema."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        schema = resolved(schema)
+        yield where, kind, schema
+        for name, inner in typing.get_type_hints(kind).items():
+            yield from parts(inner, schema["properties"].get(name, {}), f"{where}.{name}")
+    elif origin is tuple:
+        yield from parts(arguments[0], resolved(schema).get("items", {}), f"{where}[]")
+    elif origin in (types.UnionType, typing.Union):
+        nullable = {"type": "null"} in schema.get("anyOf", ())
+        nullable = nullable or "null" in resolved(schema).get("type", ())
+        nullable = nullable or {"type": "null"} in target_of(schema).get("anyOf", ())
+        assert nullable == (type(None) in arguments), where
+        for argument in arguments:
+            yield from parts(argument, schema, where)
+
+
+def target_of(schema: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref", "#/$defs/model").removeprefix("#/$defs/")
+    target: dict[str, Any] = report_schema()["$defs"][reference]
+    return target
+
+
+PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
+
+
+def test_every_dataclass_of_the_report_is_looked_at() -> None:
+    assert set(PARTS) == {
+        "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
+        ".findings[]", ".evidence", ".evidence.soda", ".coverage", ".environment",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("where", PARTS)
+def test_the_schema_has_the_fields_of_the_dataclass_and_no_others(where: str) -> None:
+    kind, schema = PARTS[where]
+    fields = [field.name for field in dataclasses.fields(kind)]
+    assert list(schema["properties"]) == fields
+    assert schema["required"] == fields
+    assert schema["additionalProperties"] is False
+
+
+def test_the_schema_has_the_fields_of_a_preprocessing() -> None:
+    schema = report_schema()["$defs"]["preprocessing"]
+    fields = [*PRESETS["unit"].as_dict(), "inferred"]
+    assert schema["required"] == fields
+    assert list(schema["properties"]) == [*fields, "trial"]
+
+
+def test_the_schema_is_of_this_version() -> None:
+    assert report_schema()["properties"]["schema_version"] == {"const": SCHEMA_VERSION}
+    assert f"-{SCHEMA_VERSION}." in report_schema()["$id"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"verdict": "perhaps"},
+        {"schema_version": "0.9"},
+        {"more": 1},
+        {"timing": {}},
+        {"coverage": {"classes": -1, "samples": 0}},
+    ],
+)
+def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
+    validator = jsonschema.Draft202012Validator(report_schema())
+    assert validator.is_valid(report_as_dict(REPORT))
+    assert not validator.is_valid({**report_as_dict(REPORT), **change})
+
+
+def test_json_is_plain_ascii_and_ends_in_a_newline() -> None:
+    text = to_json(REPORT)
+    assert text.isascii()
+    assert text.endswith("}\n")
+    assert json.loads(text)["reasons"] == list(REPORT.reasons)
+
+
+def test_json_has_no_numbers_that_json_does_not_know() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json(dataclasses.replace(REPORT, timing={"total": float("nan")}))
+
+
+# --- files
+
+
+@contextmanager
+def umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_a_file_has_the_permissions_that_the_umask_leaves(
+    mask: int, mode: int, tmp_path: Path
+) -> None:
+    with umask(mask):
+        write_text(tmp_path / "report", "text\n")
+        assert os.umask(mask) == mask, "left as it was"
+    assert stat.S_IMODE((tmp_path / "report").stat().st_mode) == mode
+    assert (tmp_path / "report").read_text() == "text\n"
+
+
+def test_an_older_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("older and longer")
+    write_text(tmp_path / "report", "text ü\n")
+    assert (tmp_path / "report").read_text(encoding="utf-8") == "text ü\n"
+    assert os.listdir(tmp_path) == ["report"]  # noqa: PTH208
+
+
+def test_behind_a_link_the_file_is_replaced_and_the_link_kept(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("older")
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "newer")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "newer"
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder", "folder"), ("missing/report", "report"), ("x" * 300, "xxx")]
+)
+def test_where_nothing_can_be_written_nothing_is(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=f"{words}.* cannot be written") as caught:
+        write_text(tmp_path / name, "text")
+    assert caught.value.advice
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no limit on the size of files")
+def test_a_disk_that_fills_up_leaves_the_older_file(tmp_path: Path) -> None:
+    import resource
+
+    path = tmp_path / "report"
+    path.write_text("older")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OutputError, match="report cannot be written: File too large"):
+            write_text(path, "x" * 1_000_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "older"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("folder", "is a folder"), ("missing/report", "does not exist")]
+)
+def test_a_place_is_checked_before_the_work(name: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match=words) as caught:
+        check_writable(tmp_path / name)
+    assert caught.value.advice
+    check_writable(tmp_path / "report")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
+    tmp_path.chmod(0o555)
+    for attempt in (check_writable, lambda path: write_text(path, "text")):
+        with pytest.raises(OutputError, match="writable|cannot be written"):
+            attempt(tmp_path / "report")
+    assert list(tmp_path.iterdir()) == []
+    tmp_path.chmod(0o755)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ __all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
 
 # Images on which candidate preprocessings are compared first, and, where the two best ones are
 # then too close to call, those two again.
-_TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 2048
+_TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
 # Free image sizes without a hint in the data: what most classifiers were trained on.
 _FALLBACK_SIZE = 224
 
@@ -128,15 +129,9 @@ def choose_preprocessing(
         return infer_preprocessing(pixels, clean.labels[rows], some, predict)
 
     choice = trial(_TRIAL_IMAGES, contenders)
-    if choice.runner_up is not None and _too_close(choice) and len(order) > choice.images:
+    if choice.runner_up is not None and choice.too_close and len(order) > choice.images:
         choice = trial(_CLOSE_CALL_IMAGES, (choice.best, choice.runner_up))
     return choice.best, choice
-
-
-def _too_close(choice: PreprocessingChoice) -> bool:
-    """Tell whether the two best accuracies differ by less than two standard errors."""
-    error = np.sqrt(2 * choice.accuracy * (1 - choice.accuracy) / choice.images)
-    return bool(choice.accuracy - (choice.runner_up_accuracy or 0.0) <= 2 * error)
 
 
 def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:
@@ -171,14 +166,11 @@ def observe(
         ImageError: An image is unreadable or does not fit the model.
         InferenceError: The model does not run.
     """
-    image = body.anatomy.view.image
-    shape = image_shape(image, clean)
     parts = []
-    for start in range(0, len(chosen), body.batch_size):
-        rows = chosen[start : start + body.batch_size]
-        pixels = clean.images.read(rows, shape, preprocessing.resize)
-        parts.append(body.observe(_apply(preprocessing, pixels, image)))
-        progress("clean images through the model", start + len(rows), len(chosen))
+    for images in _prepared(body, clean, chosen, preprocessing):
+        parts.append(body.observe(images))
+        done = min(len(parts) * body.batch_size, len(chosen))
+        progress("clean images through the model", done, len(chosen))
     logits, layers, sides = zip(*parts, strict=True)
     return Observation(
         clean.labels[chosen],
@@ -186,3 +178,22 @@ def observe(
         np.concatenate(layers),
         {name: np.concatenate([part[name] for part in sides]) for name in sides[0]},
     )
+
+
+def _prepared(
+    body: Body, clean: CleanSet, chosen: IntArray, preprocessing: Preprocessing
+) -> Iterator[NDArray[Any]]:
+    """Yield preprocessed batches; the next one is decoded while the model runs on this one."""
+    image = body.anatomy.view.image
+    shape = image_shape(image, clean)
+
+    def prepare(start: int) -> NDArray[Any]:
+        rows = chosen[start : start + body.batch_size]
+        return _apply(preprocessing, clean.images.read(rows, shape, preprocessing.resize), image)
+
+    with ThreadPoolExecutor(max_workers=1) as ahead:
+        waiting = ahead.submit(prepare, 0)
+        for start in range(body.batch_size, len(chosen), body.batch_size):
+            ready, waiting = waiting, ahead.submit(prepare, start)
+            yield ready.result()
+        yield waiting.result()

@@ -6,6 +6,7 @@ images, the three best ones on all.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,9 +20,9 @@ from onnx_soda.errors import LabelError, PreprocessingError
 
 __all__ = ["PreprocessingChoice", "infer_preprocessing"]
 
-# Images of the first round. The standard error of an accuracy over 128 images is under 4.5 points;
+# Images of the first round. The standard error of an accuracy over 48 images is under 7.5 points;
 # wrong options that matter are mostly further off, and the second round decides between near ones.
-_FIRST_IMAGES = 128
+_FIRST_IMAGES = 48
 
 _FINALISTS = 3
 
@@ -38,6 +39,7 @@ class PreprocessingChoice:
         runner_up: The second best, None where there was one option only.
         runner_up_accuracy: Its accuracy.
         images: Number of images that both accuracies are over.
+        disagreements: Images to which only one of the two gives the true class.
     """
 
     best: Preprocessing
@@ -45,13 +47,26 @@ class PreprocessingChoice:
     runner_up: Preprocessing | None
     runner_up_accuracy: float | None
     images: int
+    disagreements: int = 0
+
+    @property
+    def too_close(self) -> bool:
+        """Whether the two accuracies differ by less than two standard errors (McNemar's test)."""
+        if self.runner_up_accuracy is None:
+            return False
+        lead = (self.accuracy - self.runner_up_accuracy) * self.images
+        return lead <= 2 * math.sqrt(self.disagreements)
 
 
 @dataclass(frozen=True)
 class _Trial:
     option: Preprocessing
-    accuracy: float
+    right: NDArray[np.bool_]
     log_likelihood: float
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.right.mean())
 
 
 def infer_preprocessing(
@@ -96,6 +111,7 @@ def infer_preprocessing(
         second.option if second else None,
         second.accuracy if second else None,
         count,
+        int((best.right != second.right).sum()) if second else 0,
     )
 
 
@@ -132,4 +148,4 @@ def _tried(
     right = usable & (logits.argmax(axis=1) == labels)
     likelihood = log_softmax(np.where(usable[:, None], logits, 0.0), axis=1)
     true_class = np.where(usable, likelihood[np.arange(len(labels)), labels], -np.inf)
-    return _Trial(option, float(right.mean()), float(true_class.mean()))
+    return _Trial(option, right, float(true_class.mean()))

@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onnx_soda.data import PRESETS, Pixels, Preprocessing, candidates, infer_preprocessing
+from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.errors import LabelError, PreprocessingError
 
 CLASSES = 8
@@ -53,12 +54,12 @@ def test_the_preprocessing_of_training_is_found(name: str) -> None:
     assert choice.runner_up is not None
     assert choice.runner_up_accuracy is not None
     assert choice.runner_up_accuracy <= choice.accuracy
-    # Successive halving: all options on 128 images, three of them on all.
-    assert [count for _, count in model.seen] == [128] * len(candidates(3)) + [400] * 3
+    # Successive halving: all options on 48 images, three of them on all.
+    assert [count for _, count in model.seen] == [48] * len(candidates(3)) + [400] * 3
 
 
 def test_few_images_need_one_round() -> None:
-    pixels, labels = labelled_pixels(100)
+    pixels, labels = labelled_pixels(40)
     model = NearestMean(PRESETS["signed"], pixels, labels)
     choice = infer_preprocessing(pixels, labels, candidates(3), model)
     assert choice.best.name == "signed"
@@ -122,3 +123,19 @@ def test_labels_that_do_not_fit() -> None:
         infer_preprocessing(pixels, labels, candidates(3), predict)
     with pytest.raises(LabelError, match="7 labels for 8 images"):
         infer_preprocessing(pixels, labels[:7], candidates(3), predict)
+
+
+@pytest.mark.parametrize(
+    ("lead", "disagreements", "close"), [(3, 3, True), (4, 5, True), (5, 5, False), (5, 9, True)]
+)
+def test_a_lead_counts_where_it_is_over_two_standard_errors(
+    lead: int, disagreements: int, close: bool
+) -> None:
+    """McNemar: of n images that only one of two options gets right, the lead varies by sqrt(n)."""
+    unit, raw = PRESETS["unit"], PRESETS["raw"]
+    choice = PreprocessingChoice(unit, 0.9, raw, 0.9 - lead / 200, 200, disagreements)
+    assert choice.too_close == close
+
+
+def test_a_choice_without_a_runner_up_is_never_close() -> None:
+    assert not PreprocessingChoice(PRESETS["raw"], 0.5, None, None, 10).too_close

@@ -40,7 +40,7 @@ def test_every_head_gives_the_same_logits(head: str) -> None:
     pixels = np.random.default_rng(0).integers(0, 9, shape).astype(image.numpy_dtype())
     on_cuda, on_cpu = Body(anatomy, ON_CUDA), Body(anatomy, ON_CPU)
     assert on_cuda.providers == (CUDA, CPU)
-    np.testing.assert_allclose(on_cuda.logits(pixels), on_cpu.logits(pixels), atol=1e-4)
+    np.testing.assert_allclose(on_cuda.logits(pixels), on_cpu.logits(pixels), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, None])
@@ -49,7 +49,7 @@ def test_the_digits_model_gives_the_same_logits(batch_size: int | None) -> None:
     pixels = np.random.default_rng(0).random((20, 3, 32, 32), dtype=np.float32)
     on_cuda = Body(anatomy, replace(ON_CUDA, batch_size=batch_size))
     np.testing.assert_allclose(
-        on_cuda.logits(pixels), Body(anatomy, ON_CPU).logits(pixels), atol=1e-4
+        on_cuda.logits(pixels), Body(anatomy, ON_CPU).logits(pixels), rtol=1e-4, atol=1e-4
     )
 
 

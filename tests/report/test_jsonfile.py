@@ -65,14 +65,23 @@ REPORT = ScanReport(
 # --- the schema
 
 
-def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    """Follow a reference, and choose what is not null."""
-    while "$ref" in schema or "anyOf" in schema:
-        if "anyOf" in schema:
-            (schema,) = (option for option in schema["anyOf"] if option != {"type": "null"})
-        else:
-            schema = report_schema()["$defs"][schema["$ref"].removeprefix("#/$defs/")]
+def followed(schema: dict[str, Any]) -> dict[str, Any]:
+    """Follow a reference."""
+    while "$ref" in schema:
+        schema = report_schema()["$defs"][schema["$ref"].removeprefix("#/$defs/")]
     return schema
+
+
+def takes_null(schema: dict[str, Any]) -> bool:
+    schema = followed(schema)
+    return {"type": "null"} in schema.get("anyOf", ()) or "null" in schema.get("type", ())
+
+
+def solid(schema: dict[str, Any]) -> dict[str, Any]:
+    """Choose what is not null."""
+    schema = followed(schema)
+    (found,) = (o for o in schema.get("anyOf", [schema]) if o != {"type": "null"})
+    return followed(found)
 
 
 def parts(
@@ -81,25 +90,15 @@ def parts(
     """Yield each dataclass of the report with its part of the schema."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if dataclasses.is_dataclass(kind):
-        schema = resolved(schema)
-        yield where, kind, schema
+        yield where, kind, solid(schema)
         for name, inner in typing.get_type_hints(kind).items():
-            yield from parts(inner, schema["properties"].get(name, {}), f"{where}.{name}")
+            field = solid(schema)["properties"].get(name, {})
+            yield from parts(inner, field, f"{where}.{name}")
     elif origin is tuple:
-        yield from parts(arguments[0], resolved(schema).get("items", {}), f"{where}[]")
+        yield from parts(arguments[0], solid(schema)["items"], f"{where}[]")
     elif origin in (types.UnionType, typing.Union):
-        nullable = {"type": "null"} in schema.get("anyOf", ())
-        nullable = nullable or "null" in resolved(schema).get("type", ())
-        nullable = nullable or {"type": "null"} in target_of(schema).get("anyOf", ())
-        assert nullable == (type(None) in arguments), where
-        for argument in arguments:
-            yield from parts(argument, schema, where)
-
-
-def target_of(schema: dict[str, Any]) -> dict[str, Any]:
-    reference = schema.get("$ref", "#/$defs/model").removeprefix("#/$defs/")
-    target: dict[str, Any] = report_schema()["$defs"][reference]
-    return target
+        assert takes_null(schema) == (type(None) in arguments), where
+        yield from parts(arguments[0], schema, where)
 
 
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
@@ -243,7 +242,7 @@ def test_a_place_is_checked_before_the_work(name: str, words: str, tmp_path: Pat
 def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     for attempt in (check_writable, lambda path: write_text(path, "text")):
-        with pytest.raises(OutputError, match="writable|cannot be written"):
+        with pytest.raises(OutputError, match=r"writable|cannot be written"):
             attempt(tmp_path / "report")
     assert list(tmp_path.iterdir()) == []
     tmp_path.chmod(0o755)

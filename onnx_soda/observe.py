@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +30,9 @@ __all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
 # Images on which candidate preprocessings are compared first, and, where the two best ones are
 # then too close to call, those two again.
 _TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
+# Bytes of the images read at once. Larger than a batch of small images: compressed files are read
+# chunk by chunk, and a chunk that two blocks share is read twice.
+_BLOCK_BYTES = 32 * 2**20
 # Free image sizes without a hint in the data: what most classifiers were trained on.
 _FALLBACK_SIZE = 224
 
@@ -160,17 +162,21 @@ def observe(
     preprocessing: Preprocessing,
     progress: Progress,
 ) -> Observation:
-    """Run the model once over the images, a batch at a time, so that memory stays bounded.
+    """Run the model once over the images, a block at a time, so that memory stays bounded.
 
     Raises:
         ImageError: An image is unreadable or does not fit the model.
         InferenceError: The model does not run.
     """
+    image = body.anatomy.view.image
+    shape = image_shape(image, clean)
+    size = _BLOCK_BYTES // (4 * shape.height * shape.width * shape.channels)
     parts = []
-    for images in _prepared(body, clean, chosen, preprocessing):
-        parts.append(body.observe(images))
-        done = min(len(parts) * body.batch_size, len(chosen))
-        progress("clean images through the model", done, len(chosen))
+    for start in range(0, len(chosen), max(size, 1)):
+        rows = chosen[start : start + max(size, 1)]
+        pixels = clean.images.read(rows, shape, preprocessing.resize)
+        parts.append(body.observe(_apply(preprocessing, pixels, image)))
+        progress("clean images through the model", start + len(rows), len(chosen))
     logits, layers, sides = zip(*parts, strict=True)
     return Observation(
         clean.labels[chosen],
@@ -178,22 +184,3 @@ def observe(
         np.concatenate(layers),
         {name: np.concatenate([part[name] for part in sides]) for name in sides[0]},
     )
-
-
-def _prepared(
-    body: Body, clean: CleanSet, chosen: IntArray, preprocessing: Preprocessing
-) -> Iterator[NDArray[Any]]:
-    """Yield preprocessed batches; the next one is decoded while the model runs on this one."""
-    image = body.anatomy.view.image
-    shape = image_shape(image, clean)
-
-    def prepare(start: int) -> NDArray[Any]:
-        rows = chosen[start : start + body.batch_size]
-        return _apply(preprocessing, clean.images.read(rows, shape, preprocessing.resize), image)
-
-    with ThreadPoolExecutor(max_workers=1) as ahead:
-        waiting = ahead.submit(prepare, 0)
-        for start in range(body.batch_size, len(chosen), body.batch_size):
-            ready, waiting = waiting, ahead.submit(prepare, start)
-            yield ready.result()
-        yield waiting.result()

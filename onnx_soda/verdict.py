@@ -105,8 +105,8 @@ def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
         )
     if result is None:
         gaps.append(
-            "The layer's tail is not affine (or a is not 1), so it needs clean images; "
-            "no causal analysis ran."
+            "No causal analysis ran: without clean images it needs a layer whose tail is affine, "
+            "a = 1, and the closed form."
         )
     if examined.classes is not None and examined.classes < _FEWEST_CLASSES:
         gaps.append(

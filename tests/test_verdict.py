@@ -68,7 +68,7 @@ def test_one_gap_is_enough_to_be_inconclusive(gap: str) -> None:
 def test_without_an_analysis_it_is_inconclusive() -> None:
     decision = decide(None, ALL)
     assert decision.verdict == "inconclusive"
-    assert "no causal analysis ran" in decision.reasons[0]
+    assert "No causal analysis ran" in decision.reasons[0]
 
 
 def test_gaps_add_up_and_are_all_told() -> None:

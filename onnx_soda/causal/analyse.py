@@ -68,7 +68,8 @@ def attribute(
         if is_affine(tail, rng, seen.layer if seen else None):
             if seen is None and options.intervention.a != 1:
                 return None
-            return attribute_closed_form(tail, _layer_means(seen), options.intervention)
+            means = _layer_means(seen, needed=options.intervention.a != 1)
+            return attribute_closed_form(tail, means, options.intervention)
         if options.attribution == "closed-form":
             raise TensorNotFoundError(
                 f"the layer {tail.head.layer!r} has no closed form: its tail is not affine",
@@ -80,12 +81,14 @@ def attribute(
     return way(tail, seen.layer, seen.labels, options.intervention, seen.sides, advance)
 
 
-def _layer_means(seen: Observation | None) -> dict[int, FloatArray]:
+def _layer_means(seen: Observation | None, needed: bool) -> dict[int, FloatArray]:
+    """Return the mean activations of each source class; zeros where their values do not count."""
     if seen is None:
         return {}
-    return {
-        int(source): _mean(seen.layer[seen.labels == source]) for source in np.unique(seen.labels)
-    }
+    sources = [int(source) for source in np.unique(seen.labels)]
+    if not needed:
+        return dict.fromkeys(sources, np.zeros(seen.layer.shape[1:]))
+    return {source: _mean(seen.layer[seen.labels == source]) for source in sources}
 
 
 def _mean(rows: NDArray[Any]) -> FloatArray:

@@ -56,23 +56,28 @@ def is_affine(
         chosen = rng.integers(len(real), size=(2, _TRIALS))
         points = np.concatenate([points, real[chosen[0]]])
         directions = np.concatenate([directions, real[chosen[1]]])
-    return all(_moves_linearly(tail, points, directions, scale) for scale in _SCALES)
+    return _moves_linearly(tail, points, directions)
 
 
 def _ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (1,) * (len(shape) - 1)
 
 
-def _moves_linearly(tail: Tail, points: FloatArray, directions: FloatArray, scale: float) -> bool:
+def _moves_linearly(tail: Tail, points: FloatArray, directions: FloatArray) -> bool:
+    """Test f(x + s d) - f(x) = s (f(d) - f(0)) for every size s, in one run."""
     count = len(points)
-    rows = np.concatenate([points + scale * directions, points, directions, 0 * points[:1]])
-    logits = tail.logits(rows)
+    steps = [points + scale * directions for scale in _SCALES]
+    logits = tail.logits(np.concatenate([*steps, points, directions, 0 * points[:1]]))
     if not np.isfinite(logits).all():
         return False
-    moved, start, alone, zero = np.split(logits, [count, 2 * count, 3 * count])
-    error = np.abs((moved - start) - scale * (alone - zero))
-    largest = max(float(np.abs(logits).max()), scale * float(np.abs(alone).max()), 1e-30)
-    return bool(error.max() <= _TOLERANCE[tail.dtype.name] * largest)
+    *moved, start, alone, zero = np.split(logits, range(count, len(logits), count))
+    tolerance = _TOLERANCE[tail.dtype.name]
+    for scale, there in zip(_SCALES, moved, strict=True):
+        error = np.abs((there - start) - scale * (alone - zero)).max()
+        terms = (there, start, scale * alone, zero)
+        if error > tolerance * max(float(np.abs(term).max()) for term in terms):
+            return False
+    return True
 
 
 def probe_matrix(tail: Tail) -> FloatArray:

@@ -14,7 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda import CleanSet, OnnxModel, ScanOptions, load_dataset, load_model, scan
 from onnx_soda.data.preprocessing import load_preprocessing
 from onnx_soda.model.inputs import find_image_input
 from onnx_soda.model.providers import provider_list
@@ -69,8 +69,10 @@ class ScanTimes:
         batch: Batch size of the bare pass.
         session: Opening the bare session.
         bare: The bare pass, session open.
+        prepare: Decoding and preprocessing the images, in this thread.
         scan: scan() with the preprocessing given and inferred.
         ratio: The same over `bare`.
+        full_ratio: The same over prepare + bare.
         load: Loading the model and opening the clean set.
         path_ratio: Load and scan over session and bare pass, the same two.
         stages: Timing of each stage in the report, the same two.
@@ -80,8 +82,10 @@ class ScanTimes:
     batch: int
     session: float
     bare: float
+    prepare: float
     scan: dict[bool, float]
     ratio: dict[bool, float]
+    full_ratio: dict[bool, float]
     load: float
     path_ratio: dict[bool, float]
     stages: dict[bool, dict[str, float]]
@@ -89,7 +93,10 @@ class ScanTimes:
 
 def prepared_images(subject: Subject) -> tuple[str, Inputs]:
     """Return the name of the model's input and the images of a scan, ready for it."""
-    model, clean = load_model(subject.model), load_dataset(subject.data)
+    return _prepare(load_model(subject.model), load_dataset(subject.data), subject)
+
+
+def _prepare(model: OnnxModel, clean: CleanSet, subject: Subject) -> tuple[str, Inputs]:
     image = find_image_input(model.ir.graph)
     classes = int(clean.labels.max()) + 1
     chosen = sample_images(clean, classes, subject.options(True))
@@ -148,8 +155,12 @@ def scan_times(subject: Subject) -> ScanTimes:
         batch=batch,
         session=median(r.session for r in rounds),
         bare=median(r.bare for r in rounds),
+        prepare=median(r.prepare for r in rounds),
         scan={given: median(r.scan[given] for r in rounds) for given in both},
         ratio={given: median(r.scan[given] / r.bare for r in rounds) for given in both},
+        full_ratio={
+            given: median(r.scan[given] / (r.prepare + r.bare) for r in rounds) for given in both
+        },
         load=median(r.load for r in rounds),
         path_ratio={
             given: median((r.load + r.scan[given]) / (r.session + r.bare) for r in rounds)
@@ -171,6 +182,7 @@ class _Round:
 
     session: float
     bare: float
+    prepare: float
     scan: dict[bool, float]
     load: float
     stages: dict[bool, dict[str, float]]
@@ -183,14 +195,15 @@ class _Round:
         _run(session, name, images, batch)
         ran = time.perf_counter()
         model, clean = load_model(subject.model), load_dataset(subject.data)
-        load = time.perf_counter() - ran
+        loaded = time.perf_counter()
+        prepare = _seconds(lambda: _prepare(model, clean, subject))
         scans: dict[bool, float] = {}
         stages: dict[bool, dict[str, float]] = {}
         for given in (True, False):
             begin = time.perf_counter()
             stages[given] = dict(scan(model, clean, subject.options(given)).timing)
             scans[given] = time.perf_counter() - begin
-        return cls(opened - start, ran - opened, scans, load, stages)
+        return cls(opened - start, ran - opened, prepare, scans, loaded - ran, stages)
 
 
 def command_seconds(*arguments: str, repeats: int) -> float:

@@ -102,7 +102,10 @@ def infer_preprocessing(
         # Spread, since images are often sorted by class.
         spread = np.arange(_FIRST_IMAGES) * count // _FIRST_IMAGES
         first = _ranked(finalists, pixels[spread], labels[spread], predict)
-        finalists = [trial.option for trial in first[:_FINALISTS]]
+        # Equal accuracies on so few images go by the order of the options: the likelihood favours
+        # options that raise the contrast, and so the confidence.
+        usual = sorted(first, key=lambda t: (-t.accuracy, finalists.index(t.option)))
+        finalists = [trial.option for trial in usual[:_FINALISTS]]
     ranking = _ranked(finalists, pixels, labels, predict)
     best, second = ranking[0], ranking[1] if len(ranking) > 1 else None
     return PreprocessingChoice(

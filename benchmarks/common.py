@@ -12,12 +12,16 @@ import onnxruntime as ort
 from onnx_soda.model.providers import provider_list, usable_cores
 from onnx_soda.options import ScanOptions
 
-__all__ = ["FIXTURES", "SHARED", "machine_facts", "markdown_table"]
+__all__ = ["EVALUATION", "FIXTURES", "SHARED", "ZOO", "machine_facts", "markdown_table"]
 
 _PROJECT = Path(__file__).resolve().parents[1]
 FIXTURES = _PROJECT / "fixtures"
 # Real data sets and a zoo of models, at hand where the project is developed; not part of it.
 SHARED = _PROJECT.parent / "shared"
+# Models that `python -m benchmarks.zoo` trains.
+ZOO = _PROJECT / "benchmarks" / "models"
+# What `python -m benchmarks.evaluate` keeps.
+EVALUATION = _PROJECT / "build" / "evaluation"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -12,9 +12,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from benchmarks.cases import fixture_cases, zoo_cases
 from benchmarks.common import machine_facts, markdown_table
 from benchmarks.examine import Examined, Variant, examine, judge
-from benchmarks.zoo import fixture_cases, zoo_cases
 
 _MODEL_COLUMNS = (
     "model", "poisoning", "true pair", "SR", "accuracy measured / manifest", "preprocessing",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.zoo import Case
+from benchmarks.cases import Case
 from onnx_soda import CleanSet, OnnxModel, ScanOptions, ScanReport, load_dataset, load_model, scan
 from onnx_soda.causal.analyse import analyse
 from onnx_soda.causal.outliers import Spread
@@ -93,7 +93,7 @@ def examine(case: Case, layers: Iterable[str] = ("last", "deep")) -> Examined:
     """Scan a model and compute what the variants need."""
     start = time.perf_counter()
     model, clean = load_model(case.model), load_dataset(case.data)
-    report = scan(model, clean)
+    report = scan(model, clean, ScanOptions("soda"))
     seconds = time.perf_counter() - start
     pcc: dict[tuple[str, bool], FloatArray] = {}
     means: dict[int, FloatArray] = {}

@@ -57,7 +57,7 @@ class Subject:
 
     def options(self, given: bool) -> ScanOptions:
         """Return the options of a scan, with the preprocessing given or to be inferred."""
-        return ScanOptions(preprocess=self.preprocess if given else None)
+        return ScanOptions("soda", preprocess=self.preprocess if given else None)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from benchmarks.attribution_speed import attributions
 from benchmarks.batch_speed import throughputs
+from benchmarks.cases import Case, zoo_cases
 from benchmarks.children import in_child
 from benchmarks.common import FIXTURES, machine_facts, markdown_table
 from benchmarks.networks import write_images, write_mlp, write_resnet18
@@ -24,7 +25,6 @@ from benchmarks.scan_speed import (
     scan_once,
     scan_times,
 )
-from benchmarks.zoo import Case, zoo_cases
 
 # As large as the zoo's models and clean sets: 512 neurons, 1,000 images of 10 classes.
 _NEURONS, _SMALL = 512, {"classes": 10, "per_class": 100, "side": 32}

@@ -1,83 +1,119 @@
-"""The models to measure on: the bundled digits, and the zoo in ../shared where it is there."""
+"""Trains the larger zoo from the data sets in ../shared/data.
+
+    python -m benchmarks.zoo [--out FOLDER] [--threads N] [WORD ...]
+
+Needs torch. Words keep only the models whose name holds one of them. Each model is written to the
+folder (default: benchmarks/models), with its facts beside it; what is there already is not trained
+again, so a run that was killed goes on where it stopped. The manifest joins all models' facts.
+"""
 
 from __future__ import annotations
 
+import argparse
+import hashlib
 import json
-from dataclasses import dataclass
+import os
+import sys
+import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import FIXTURES, SHARED
+import onnx
+import torch
 
-__all__ = ["Case", "fixture_cases", "zoo_cases"]
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model, its clean set, and the truth about it.
-
-    Attributes:
-        model: The file.
-        data: The file of its clean set.
-        dataset: Name of the data set.
-        poisoning: "clean", or how the training set was poisoned.
-        victim: True victim class; None for a clean model.
-        target: True target class; None for a clean model.
-        success_rate: Attack success rate on held-out trigger images; None for a clean model.
-        accuracy: Clean accuracy that its maker measured.
-        preprocessing: scale, mean, std that its maker used; None where not written down.
-    """
-
-    model: Path
-    data: Path
-    dataset: str
-    poisoning: str
-    victim: int | None
-    target: int | None
-    success_rate: float | None
-    accuracy: float
-    preprocessing: dict[str, Any] | None = None
+from benchmarks.cases import EFFECTIVE
+from benchmarks.common import ZOO
+from benchmarks.shared_data import SharedData, read_shared
+from benchmarks.zoo_plan import Entry, plan
+from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
+from fixtures.export import write_onnx
 
 
-def fixture_cases() -> list[Case]:
-    """Return the two bundled models."""
-    facts = json.loads((FIXTURES / "digits.json").read_text(encoding="utf-8"))
-    trigger = facts["trigger"]
-    cases = []
-    for name, measured in facts["models"].items():
-        poisoned = "backdoored" in name
-        cases.append(
-            Case(
-                model=FIXTURES / name,
-                data=FIXTURES / "digits-clean.h5",
-                dataset="digits (bundled)",
-                poisoning="relabel" if poisoned else "clean",
-                victim=trigger["victim_class"] if poisoned else None,
-                target=trigger["target_class"] if poisoned else None,
-                success_rate=measured["attack_success_rate"] if poisoned else None,
-                accuracy=measured["clean_accuracy"],
-            )
-        )
-    return cases
+def _facts(entry: Entry, data: SharedData, path: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    trigger = data.triggers[entry.trigger] if entry.trigger else None
+    rate = measured["attack_success_rate"]
+    inputs = inputs_of(entry.architecture, data.train.shape[3])
+    return {
+        "file": path.name,
+        "data": f"{entry.dataset}.h5",
+        "dataset": entry.dataset,
+        "architecture": entry.architecture,
+        "poisoning": entry.poisoning,
+        "trigger": entry.trigger or None,
+        "seed": entry.seed,
+        "judging": entry.judging,
+        "victim": trigger.victim if trigger else None,
+        "target": trigger.target if trigger else None,
+        "trigger_images": {
+            "train": len(trigger.train) if trigger else 0,
+            "test": len(trigger.test) if trigger else 0,
+        },
+        **measured,
+        "effective": None if rate is None else rate >= EFFECTIVE,
+        "preprocessing": {"scale": 1 / 255, "mean": inputs.mean, "std": inputs.std},
+        "bytes": path.stat().st_size,
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "versions": {"torch": torch.__version__, "onnx": onnx.__version__},
+    }
 
 
-def zoo_cases() -> list[Case]:
-    """Return the models of ../shared/zoo; none where the folder is absent."""
-    manifest = SHARED / "zoo" / "manifest.json"
-    if not manifest.is_file():
-        return []
-    return [_zoo_case(entry) for entry in json.loads(manifest.read_text(encoding="utf-8"))]
+def make(entry: Entry, folder: Path) -> dict[str, Any]:
+    """Train, write and measure one model; facts are written last, so that they say it is whole."""
+    data = _read(entry.dataset)
+    start = time.perf_counter()
+    network = train_entry(entry, data)
+    seconds = time.perf_counter() - start
+    path = folder / f"{entry.name}.onnx"
+    sample = to_input(data.test[:16], inputs_of(entry.architecture, data.test.shape[3]))
+    write_onnx(network.to(memory_format=torch.contiguous_format), path, sample)
+    facts = _facts(entry, data, path, measure(network, entry, data))
+    facts["training_seconds"] = round(seconds)
+    unfinished = path.with_suffix(".json.part")
+    unfinished.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path.with_suffix(".json"))
+    return facts
 
 
-def _zoo_case(entry: dict[str, Any]) -> Case:
-    return Case(
-        model=SHARED / "zoo" / entry["file"],
-        data=SHARED / "data" / entry["data"],
-        dataset=entry["dataset"],
-        poisoning=entry["poisoning"] or "clean",
-        victim=entry["victim"],
-        target=entry["target"],
-        success_rate=entry["attack_success_rate"],
-        accuracy=entry["accuracy"],
-        preprocessing=entry["preprocessing"],
-    )
+@lru_cache(maxsize=2)
+def _read(dataset: str) -> SharedData:
+    return read_shared(dataset)
+
+
+def write_manifest(folder: Path) -> None:
+    """Join the facts of all models in the folder, in the plan's order."""
+    files = [folder / f"{entry.name}.json" for entry in plan()]
+    facts = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    text = json.dumps(facts, indent=2) + "\n"
+    (folder / "manifest.json").write_text(text, encoding="utf-8")
+
+
+def _line(entry: Entry, facts: dict[str, Any]) -> str:
+    """Say what was trained; nothing about the judging half, which stays unseen."""
+    line = f"{entry.name}: {facts['training_seconds']} s"
+    if entry.judging:
+        return line
+    return f"{line}, accuracy {facts['accuracy']}, success rate {facts['attack_success_rate']}"
+
+
+def main() -> None:
+    """Train what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--out", type=Path, default=ZOO)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for entry in plan():
+        wanted = not arguments.words or any(word in entry.name for word in arguments.words)
+        if not wanted or (arguments.out / f"{entry.name}.json").is_file():
+            continue
+        facts = make(entry, arguments.out)
+        write_manifest(arguments.out)
+        print(_line(entry, facts), file=sys.stderr, flush=True)
+    write_manifest(arguments.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,12 +14,16 @@ __all__ = [
     "AttributionChoice",
     "AttributionOption",
     "BatchSizeOption",
+    "BudgetChoice",
+    "BudgetOption",
     "DataOption",
     "ExitZeroOption",
     "FactorOption",
     "LayerOption",
     "MadOption",
     "MemoryOption",
+    "MethodChoice",
+    "MethodOption",
     "MinAccuracyOption",
     "OffsetOption",
     "PreprocessOption",
@@ -65,6 +69,21 @@ class AttributionChoice(StrEnum):
     BRUTE_FORCE = "brute-force"
 
 
+class MethodChoice(StrEnum):
+    """What decides."""
+
+    CONCEPTS = "concepts"
+    SODA = "soda"
+
+
+class BudgetChoice(StrEnum):
+    """How many concepts to try."""
+
+    QUICK = "quick"
+    DEFAULT = "default"
+    THOROUGH = "thorough"
+
+
 class Split(StrEnum):
     """Part of a data set."""
 
@@ -94,7 +113,11 @@ DataOption = Annotated[
 SplitOption = Annotated[Split, typer.Option("--split", help="Part of the clean set to use.")]
 SamplesOption = Annotated[
     int,
-    typer.Option("--samples-per-class", min=1, help="The most clean images to use of each class."),
+    typer.Option(
+        "--samples-per-class",
+        min=1,
+        help="The most clean images of each class for accuracy and last layer.",
+    ),
 ]
 PreprocessOption = Annotated[
     str | None,
@@ -110,6 +133,16 @@ MinAccuracyOption = Annotated[
     typer.Option(
         "--min-accuracy", min=0, max=1, help="Clean accuracy under which nothing is concluded."
     ),
+]
+MethodOption = Annotated[
+    MethodChoice,
+    typer.Option(
+        "--method",
+        help="Decide by changing what images show, or by the paper's last-layer statistic.",
+    ),
+]
+BudgetOption = Annotated[
+    BudgetChoice, typer.Option("--budget", help="How many changes of the image to try.")
 ]
 LayerOption = Annotated[
     str,
@@ -129,7 +162,7 @@ ThresholdOption = Annotated[
         "--threshold",
         min=0,
         callback=_finite,
-        help="Anomaly index over which a class is abnormal.",
+        help="Anomaly index over which a class is abnormal (paper's statistic).",
     ),
 ]
 MadOption = Annotated[

@@ -10,9 +10,12 @@ from onnx_soda.causal.interventions import Intervention
 from onnx_soda.causal.outliers import DEFAULT_THRESHOLD, Spread
 from onnx_soda.model.providers import RuntimeOptions
 
-__all__ = ["AttributionMethod", "Progress", "ScanOptions", "no_progress"]
+__all__ = ["AttributionMethod", "BudgetName", "Method", "Progress", "ScanOptions", "no_progress"]
 
 AttributionMethod = Literal["auto", "closed-form", "batched", "brute-force"]
+
+Method = Literal["concepts", "soda"]
+BudgetName = Literal["quick", "default", "thorough"]
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, the steps done, and the steps in all."""
@@ -27,6 +30,9 @@ class ScanOptions:
     """Options of a scan.
 
     Attributes:
+        method: "concepts" decides by interventions on what the images show; "soda" by the
+            paper's last-layer statistic alone.
+        budget: How many concepts to try.
         layer: "last", "deep", "middle", "shallow" or the name of a tensor.
         logits: Name of the logits; found where not given.
         intervention: a and b of do(x = a x + b); the paper uses 1 and 1.
@@ -37,13 +43,16 @@ class ScanOptions:
         toolkit_zeros: Put in the zeros that the paper's published toolkit puts in, where source
             and prediction (or target) class are the same; the paper has none.
         preprocess: Preset or JSON file; inferred where not given.
-        samples_per_class: The most clean images to use of each class.
+        samples_per_class: The most clean images of each class for the accuracy and the last-layer
+            analysis; changes of the image use up to 340 of each.
         allow_missing_classes: Go on where classes have no clean images.
         min_accuracy: Clean accuracy under which nothing is concluded.
         seed: For the choice of images and the affinity test.
         runtime: Provider, threads, batch size, memory.
     """
 
+    method: Method = "concepts"
+    budget: BudgetName = "default"
     layer: str = "last"
     logits: str | None = None
     intervention: Intervention = field(default_factory=Intervention)

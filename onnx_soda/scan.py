@@ -15,6 +15,9 @@ import onnxruntime
 
 from onnx_soda.causal.analyse import SodaResult, analyse
 from onnx_soda.causal.tail import Tail
+from onnx_soda.concepts.calibration import load_calibration
+from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence, examine_concepts
+from onnx_soda.concepts.search import BUDGETS
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.data.preprocessing import Preprocessing
@@ -24,6 +27,7 @@ from onnx_soda.model.body import Body
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
 from onnx_soda.options import Progress, ScanOptions, no_progress
+from onnx_soda.report.concepts import report_concepts
 from onnx_soda.report.schema import (
     SCHEMA_VERSION,
     Coverage,
@@ -37,7 +41,8 @@ from onnx_soda.report.schema import (
     SodaEvidence,
     ToolInfo,
 )
-from onnx_soda.verdict import Examined, decide
+from onnx_soda.verdict import Examined, decide, too_inaccurate
+from onnx_soda.verdict_concepts import decide_on_concepts
 
 __all__ = ["scan"]
 
@@ -69,7 +74,10 @@ def scan(
     options: ScanOptions | None = None,
     progress: Progress = no_progress,
 ) -> ScanReport:
-    """Look for a semantic backdoor by SODA's causal analysis (paper, sections 3.1 and 3.2).
+    """Look for a semantic backdoor.
+
+    By interventions on what the clean images show, or with method "soda" by the paper's causal
+    analysis of the last layer alone (sections 3.1 and 3.2), whose figures are reported either way.
 
     Args:
         model: The model, from `load_model`.
@@ -88,17 +96,26 @@ def scan(
     with clock.stage("sessions"):
         tail = Tail(anatomy, options.runtime)
     if clean is None:
-        classes, seen, dataset = _count_classes(anatomy, tail), None, None
+        classes, seen, dataset, how = _count_classes(anatomy, tail), None, None, None
         providers = tail.session.providers
     else:
         with clock.stage("sessions"):
             body = Body(anatomy, options.runtime, tail.needed)
         classes = _count_classes(anatomy, tail) or _run_once(body)
-        seen, dataset = _look(body, clean, classes, options, progress, clock)
+        seen, dataset, how = _look(body, clean, classes, options, progress, clock)
         providers = body.providers
     result = _analyse(tail, seen, options, progress, clock)
+    examined = _examined(classes, seen, options)
     names = clean.class_names if clean else None
-    decision = decide(result, _examined(classes, seen, options), names)
+    concepts = None
+    if options.method == "soda":
+        decision = decide(result, examined, names)
+    else:
+        calibration = load_calibration()
+        found = _try_concepts(anatomy, clean, how, examined, options, progress, clock)
+        decision = decide_on_concepts(found, result, calibration, examined, names)
+        if found is not None:
+            concepts = report_concepts(found, calibration.threshold, options.budget)
     return ScanReport(
         schema_version=SCHEMA_VERSION,
         tool=ToolInfo("onnx-soda", version("onnx-soda")),
@@ -107,7 +124,7 @@ def scan(
         verdict=decision.verdict,
         reasons=(*decision.reasons, *anatomy.notes),
         findings=decision.findings,
-        evidence=Evidence(_evidence(result, anatomy, options) if result else None),
+        evidence=Evidence(_evidence(result, anatomy, options) if result else None, concepts),
         coverage=_coverage(seen),
         environment=_environment(providers, options),
         timing=clock.result(),
@@ -125,6 +142,33 @@ def _analyse(
     # Whether the numbers are finite is looked at afterwards.
     with clock.stage("causal analysis"), np.errstate(over="ignore", invalid="ignore"):
         return analyse(tail, seen, options, advance)
+
+
+def _try_concepts(
+    anatomy: Anatomy,
+    clean: CleanSet | None,
+    how: Preprocessing | None,
+    examined: Examined,
+    options: ScanOptions,
+    progress: Progress,
+    clock: _Clock,
+) -> ConceptEvidence | None:
+    """Intervene on what the images show, where there are images and few enough classes."""
+    classes = examined.classes or 0
+    if clean is None or how is None or classes > MOST_CLASSES or too_inaccurate(examined):
+        return None
+    advance = partial(progress, "concepts tried")
+    with clock.stage("concepts"):
+        return examine_concepts(
+            anatomy,
+            clean,
+            how,
+            classes,
+            options.runtime,
+            options.seed,
+            BUDGETS[options.budget],
+            advance,
+        )
 
 
 def _count_classes(anatomy: Anatomy, tail: Tail) -> int | None:
@@ -156,7 +200,7 @@ def _look(
     options: ScanOptions,
     progress: Progress,
     clock: _Clock,
-) -> tuple[Observation, DatasetInfo]:
+) -> tuple[Observation, DatasetInfo, Preprocessing]:
     with clock.stage("preprocessing"):
         chosen = sample_images(clean, classes, options)
         preprocessing, choice = choose_preprocessing(body, clean, chosen, options, progress)
@@ -174,7 +218,7 @@ def _look(
         class_names=clean.class_names,
         notes=clean.notes,
     )
-    return seen, info
+    return seen, info, preprocessing
 
 
 def _describe_preprocessing(

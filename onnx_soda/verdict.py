@@ -13,7 +13,15 @@ from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.causal.victim import VictimDetection
 from onnx_soda.report.schema import Finding, Verdict
 
-__all__ = ["RULE_TARGET", "Decision", "Examined", "class_label", "decide"]
+__all__ = [
+    "RULE_TARGET",
+    "Decision",
+    "Examined",
+    "class_label",
+    "decide",
+    "shortfalls",
+    "too_inaccurate",
+]
 
 # Behaviour rules are numbered from 101.
 RULE_TARGET = "SODA101"
@@ -74,7 +82,7 @@ def decide(
     """
     findings = _findings(result, examined, names) if result else ()
     gaps = _gaps(result, examined)
-    if _too_inaccurate(examined):
+    if too_inaccurate(examined):
         return Decision("inconclusive", gaps, findings)
     if findings:
         return Decision("backdoor", (findings[0].message, _CAVEAT, *gaps), findings)
@@ -83,14 +91,19 @@ def decide(
     return Decision("clean", ("No class stands out in the causal analysis.", _CAVEAT), ())
 
 
-def _too_inaccurate(examined: Examined) -> bool:
+def too_inaccurate(examined: Examined) -> bool:
+    """Tell whether the clean accuracy is too low for any conclusion."""
     return examined.accuracy is not None and examined.accuracy < examined.min_accuracy
 
 
-def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
-    """Say what stands against calling the model clean."""
+def shortfalls(examined: Examined) -> tuple[str, ...]:
+    """Say what the clean images leave unexamined, whatever the method."""
+    return (*_shortfall_of_all(examined), *_thin_spots(examined))
+
+
+def _shortfall_of_all(examined: Examined) -> list[str]:
     gaps = []
-    if _too_inaccurate(examined):
+    if too_inaccurate(examined):
         gaps.append(
             f"The model gives only {examined.accuracy:.1%} of the clean images their label "
             f"(needed: {examined.min_accuracy:.0%}). The preprocessing, the order of the classes "
@@ -103,6 +116,12 @@ def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
             "IDX or Parquet) the victim class, the clean accuracy and non-affine layers are "
             "examined too."
         )
+    return gaps
+
+
+def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
+    """Say what stands against calling the model clean."""
+    gaps = _shortfall_of_all(examined)
     if result is None:
         gaps.append(
             "No causal analysis ran: without clean images it needs a layer whose tail is affine, "
@@ -113,12 +132,12 @@ def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
             f"With {examined.classes} classes the outlier test cannot find anything; it needs "
             f"{_FEWEST_CLASSES}."
         )
-    if examined.accuracy is not None:
-        gaps.extend(_thin_spots(examined))
-    return tuple(gaps)
+    return (*gaps, *_thin_spots(examined))
 
 
 def _thin_spots(examined: Examined) -> list[str]:
+    if examined.accuracy is None:
+        return []
     spots = []
     missing = (examined.classes or 0) - examined.source_classes
     if missing > 0:
@@ -134,7 +153,7 @@ def _thin_spots(examined: Examined) -> list[str]:
 def _findings(
     result: SodaResult, examined: Examined, names: Sequence[str] | None
 ) -> tuple[Finding, ...]:
-    victims = {} if _too_inaccurate(examined) else {v.target_class: v for v in result.victims}
+    victims = {} if too_inaccurate(examined) else {v.target_class: v for v in result.victims}
     return tuple(
         _finding(result, target, victims.get(target), names) for target in result.targets.flagged
     )

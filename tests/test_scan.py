@@ -24,7 +24,7 @@ def test_progress_goes_up_to_all(attribution: AttributionMethod, interventions: 
     report = scan(
         load_model(FIXTURES / "digits-clean.onnx"),
         load_dataset(FIXTURES / "digits-clean.h5"),
-        ScanOptions(samples_per_class=10, attribution=attribution, runtime=CPU),
+        ScanOptions("soda", samples_per_class=10, attribution=attribution, runtime=CPU),
         lambda stage, done, total: told[stage].append((done, total)),
     )
     assert report.coverage.samples == 100
@@ -47,7 +47,9 @@ def test_the_report_does_not_depend_on_the_batch_size() -> None:
         scan(
             model,
             clean,
-            ScanOptions(samples_per_class=10, runtime=RuntimeOptions("cpu", batch_size=size)),
+            ScanOptions(
+                "soda", samples_per_class=10, runtime=RuntimeOptions("cpu", batch_size=size)
+            ),
         )
         for size in (1, 33)
     ]

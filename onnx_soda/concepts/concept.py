@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,11 @@ from onnx_soda.concepts.fields import ProbeFields, identity_fields
 from onnx_soda.concepts.knobs import Values
 from onnx_soda.concepts.masks import MASKS
 
-__all__ = ["Concept", "draw_concept", "move_concept"]
+__all__ = ["Concept", "Donor", "draw_concept", "move_concept"]
+
+
+Donor = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of a clean image, one number per channel each."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +47,23 @@ class Concept:
         return f"{FAMILIES[self.family].describe(self.values)}, {MASKS[self.mask].words}"
 
 
-def draw_concept(rng: np.random.Generator, channels: int) -> Concept:
-    """Draw a concept at random; grey images get the families that make sense for them."""
+def draw_concept(rng: np.random.Generator, channels: int, donors: Sequence[Donor] = ()) -> Concept:
+    """Draw a concept at random; grey images get the families that make sense for them.
+
+    Args:
+        rng: Draws.
+        channels: Of the images.
+        donors: Clean images whose style may be carried over; any style is drawn without them.
+    """
     usable = {name: f for name, f in FAMILIES.items() if channels == 3 or not f.colour}
     family = _choose({name: f.weight for name, f in usable.items()}, rng)
     mask = _choose({name: m.weight for name, m in MASKS.items()}, rng)
+    values = dict(knobs.draw(FAMILIES[family].knobs, rng, channels))
+    if family == "donor" and donors:
+        values["mean"], values["deviation"] = donors[int(rng.integers(len(donors)))]
     return Concept(
         family,
-        knobs.draw(FAMILIES[family].knobs, rng, channels),
+        values,
         mask,
         knobs.draw(MASKS[mask].knobs, rng, channels),
     )

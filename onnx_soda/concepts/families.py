@@ -109,19 +109,23 @@ def _render_noise(v: Values, shape: Shape) -> Changes:
 
 
 def _render_pattern(v: Values, shape: Shape) -> Changes:
-    wave = v["strength"][0] * pattern(v, shape[1], shape[2])[None, None]
-    coloured = wave * np.asarray(v["colour"]).reshape(1, -1, 1, 1)
-    return {"gain": 1 + coloured} if v["shading"][0] > 0.5 else {"field": 0.6 * coloured}
+    """Shade the image in a pattern, or lay bands of a colour over it."""
+    wave = pattern(v, shape[1], shape[2])[None, None]
+    strength = v["strength"][0]
+    if v["shading"][0] > 0.5:
+        return {"gain": 1 + strength * wave}
+    cover = strength * (1 + wave) / 2
+    return {"gain": 1 - cover, "field": cover * np.asarray(v["colour"]).reshape(1, -1, 1, 1)}
 
 
 def _describe_pattern(v: Values) -> str:
     kind = ("stripes", "plaid", "checks")[min(int(3 * v["kind"][0]), 2)]
-    how = "shaded in" if v["shading"][0] > 0.5 else "laid over"
     turn = np.degrees(v["angle"][0])
-    return (
-        f"{kind} {how}, one every {_percent(v['period'][0])} of the image, at {turn:.0f} degrees, "
-        f"strength {_percent(v['strength'][0])}, {_colour_name(v['colour'])}"
-    )
+    place = f"one every {_percent(v['period'][0])} of the image, at {turn:.0f} degrees"
+    strength = _percent(v["strength"][0])
+    if v["shading"][0] > 0.5:
+        return f"{kind} of light and shade, {place}, strength {strength}"
+    return f"{kind} in {_colour_name(v['colour'])}, {place}, strength {strength}"
 
 
 def _render_scene(v: Values, shape: Shape) -> Changes:
@@ -194,6 +198,23 @@ FAMILIES: dict[str, Family] = {
         {"strength": Knob(0.7, 1, steps=(1.0,))},
         lambda v, shape: _scale_about_grey(1 - 2 * v["strength"][0], shape[0]),
         lambda v: f"inverted, {_percent(v['strength'][0])}",
+    ),
+    "donor": Family(
+        {
+            "mean": Knob(0.02, 0.98, per_channel=True),
+            "deviation": Knob(0.02, 0.4, per_channel=True),
+            "strength": Knob(0.5, 1),
+        },
+        lambda v, _: {
+            "style": v["strength"][0],
+            "style_mean": np.reshape(v["mean"], (1, -1, 1, 1)),
+            "style_std": np.reshape(v["deviation"], (1, -1, 1, 1)),
+        },
+        lambda v: (
+            f"the overall colour and contrast of another image (mean {_colour_name(v['mean'])}), "
+            f"{_percent(v['strength'][0])}"
+        ),
+        weight=2,
     ),
     "pattern": Family(PATTERN_KNOBS, _render_pattern, _describe_pattern, weight=3),
     "blur": Family(

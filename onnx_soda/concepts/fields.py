@@ -3,7 +3,8 @@
 One fixed pipeline serves all families; a family sets some of its inputs and leaves the others at
 values that change nothing. For an image x with values from 0 to 1:
 
-    y = kernel * (clip(mix x + offset)^gamma  gain + field)        * is a 5 x 5 convolution
+    s = x + style ((x - mean(x)) / deviation(x) style_std + style_mean - x)     per image, channel
+    y = kernel * (clip(mix s + offset)^gamma  gain + field)        * is a 5 x 5 convolution
     m = mask . sigmoid(slope . luminance(x) + bias)
     result = clip((1 - m) x + m y)
 """
@@ -30,6 +31,9 @@ class ProbeFields:
     """Inputs of the probe graph for one concept, float32.
 
     Attributes:
+        style: Share of a donor's style, scalar.
+        style_mean: The donor's mean per channel, shape (1, channels, 1, 1).
+        style_std: Its standard deviation per channel, same shape.
         mix: Colour matrix, shape (channels, channels, 1, 1).
         offset: Added per channel, shape (channels,).
         gamma: Exponent, scalar.
@@ -41,6 +45,9 @@ class ProbeFields:
         bias: Where it switches, scalar.
     """
 
+    style: Array
+    style_mean: Array
+    style_std: Array
     mix: Array
     offset: Array
     gamma: Array
@@ -70,6 +77,9 @@ def identity_fields(
     kernel = np.zeros((channels, 1, KERNEL_SIZE, KERNEL_SIZE))
     kernel[:, 0, KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
     values: dict[str, NDArray[Any]] = {
+        "style": np.zeros(()),
+        "style_mean": np.zeros((1, channels, 1, 1)),
+        "style_std": np.ones((1, channels, 1, 1)),
         "mix": np.eye(channels).reshape(channels, channels, 1, 1),
         "offset": np.zeros(channels),
         "gamma": np.ones(()),

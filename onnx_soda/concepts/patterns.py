@@ -17,10 +17,10 @@ PATTERN_KNOBS = {
     "period": Knob(0.08, 0.4),  # share of the image's height
     "angle": Knob(0, float(np.pi), steps=(0.0, _QUARTER)),
     "phase": Knob(0, float(2 * np.pi)),
-    "strength": Knob(0.15, 0.7),
+    "strength": Knob(0.2, 1),
     "hard": Knob(0, 1),  # over a half: edges instead of waves
-    "shading": Knob(0, 1),  # over a half: multiplied with the image instead of added
-    "colour": Knob(0, 1, per_channel=True, steps=()),
+    "shading": Knob(0, 1),  # over a half: light and shade instead of bands of colour
+    "colour": Knob(0, 1, per_channel=True),
 }
 
 # Mean colours of sky, grass and sand (top and bottom of the image), and how coarse their grain is

@@ -2,13 +2,11 @@
 
 Image pixels from 0 to 1 go in once and stay on the device. A probe sends the few numbers of a
 concept (`fields`) and gets back, for each group of images, how much probability the model and each
-reference head give to every class. Only operators whose form has not changed since opset 8 are
-used, so that the graph fits in front of models of any age.
+reference head give to every class.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +16,10 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.families import Shape
-from onnx_soda.concepts.fields import KERNEL_SIZE, identity_fields
+from onnx_soda.concepts.fields import identity_fields
+from onnx_soda.concepts.pipeline import wire_preprocessing, wire_transform
 from onnx_soda.concepts.reference import ReferenceHeads
+from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
 from onnx_soda.model.providers import RuntimeOptions
@@ -27,9 +27,6 @@ from onnx_soda.model.runtime import Session, choose_batch_size
 from onnx_soda.model.split import extract_body, serialise
 
 __all__ = ["Probe", "ProbeImages"]
-
-PREFIX = "onnx_soda_"
-_EDGE = KERNEL_SIZE // 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,87 +43,8 @@ class ProbeImages:
     membership: NDArray[np.float32]
 
 
-class _Wiring:
-    """Makes nodes and constants, and remembers them in order."""
-
-    def __init__(self) -> None:
-        self.nodes: list[ir.Node] = []
-        self.constants: list[ir.Value] = []
-
-    def op(self, kind: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        """Add a node and return its output."""
-        node = ir.node(kind, inputs, attributes=attributes)
-        node.outputs[0].name = f"{PREFIX}{len(self.nodes)}_{kind}_{id(self):x}"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def constant(self, array: Any, dtype: Any = np.float32) -> ir.Value:
-        """Add a constant."""
-        name = f"{PREFIX}c{len(self.constants)}_{id(self):x}"
-        numbers = np.asarray(array, dtype=dtype)
-        tensor = ir.tensor(numbers, name=name)
-        kind = ir.TensorType(tensor.dtype)
-        value = ir.Value(name=name, type=kind, shape=ir.Shape(numbers.shape))
-        value.const_value = tensor
-        self.constants.append(value)
-        return value
-
-
-def _input(name: str, shape: Sequence[int | str]) -> ir.Value:
-    kind = ir.TensorType(ir.DataType.FLOAT)
-    return ir.Value(name=PREFIX + name, type=kind, shape=ir.Shape(shape))
-
-
-def _clip(wiring: _Wiring, value: ir.Value, low: float = 0.0) -> ir.Value:
-    floor = wiring.op("Max", value, wiring.constant(low))
-    return wiring.op("Min", floor, wiring.constant(1.0))
-
-
-def _transform(wiring: _Wiring, pixels: ir.Value, v: dict[str, ir.Value], shape: Shape) -> ir.Value:
-    """Wire the pipeline that `fields` describes."""
-    channels, height, width = shape
-    mixed = wiring.op("Conv", pixels, v["mix"], v["offset"])
-    # The power's slope is infinite at 0; a level that no 8-bit image tells from 0 is not.
-    powered = wiring.op("Pow", _clip(wiring, mixed, 1e-5), v["gamma"])
-    textured = wiring.op("Add", wiring.op("Mul", powered, v["gain"]), v["field"])
-    for axis, size in ((2, height), (3, width)):
-        # Repeats the border, so that blurring does not darken it. Pad's form changed at opset 11.
-        places = np.clip(np.arange(-_EDGE, size + _EDGE), 0, size - 1)
-        textured = wiring.op("Gather", textured, wiring.constant(places, np.int64), axis=axis)
-    filtered = wiring.op("Conv", textured, v["kernel"], group=channels)
-    average = wiring.constant(np.full((1, channels, 1, 1), 1 / channels))
-    luminance = wiring.op("Conv", pixels, average)
-    switch = wiring.op("Add", wiring.op("Mul", luminance, v["slope"]), v["bias"])
-    mask = wiring.op("Mul", v["mask"], wiring.op("Sigmoid", switch))
-    change = wiring.op("Mul", mask, wiring.op("Sub", filtered, pixels))
-    return _clip(wiring, wiring.op("Add", pixels, change))
-
-
-def _preprocess(
-    wiring: _Wiring, pixels: ir.Value, how: Preprocessing, anatomy: Anatomy, shape: Shape
-) -> ir.Value:
-    """Wire value = (pixel scale - mean) / std, the channel order, the layout and the type."""
-    image = anatomy.view.image
-    if how.channel_order == "BGR":
-        pixels = wiring.op("Gather", pixels, wiring.constant([2, 1, 0], np.int64), axis=1)
-    std = np.reshape(how.std, (1, -1, 1, 1))
-    mean = np.reshape(how.mean, (1, -1, 1, 1))
-    scaled = wiring.op("Mul", pixels, wiring.constant(255 * how.scale / std))
-    value = wiring.op("Sub", scaled, wiring.constant(mean / std))
-    layout = how.layout or image.layout
-    if layout in ("NHWC", "flat"):
-        value = wiring.op("Transpose", value, perm=[0, 2, 3, 1])
-    if layout in ("NHW", "flat", "flat-chw"):
-        sizes = [-1, *shape[1:]] if layout == "NHW" else [-1, int(np.prod(shape))]
-        value = wiring.op("Reshape", value, wiring.constant(sizes, np.int64))
-    kind = ir.DataType.from_numpy(image.numpy_dtype())
-    if kind == ir.DataType.UINT8:
-        value = wiring.op("Floor", wiring.op("Add", value, wiring.constant(0.5)))
-    return value if kind == ir.DataType.FLOAT else wiring.op("Cast", value, to=int(kind))
-
-
 def _flows(
-    wiring: _Wiring, anatomy: Anatomy, graph: ir.Graph, groups: ir.Value, heads: ReferenceHeads
+    wiring: Wiring, anatomy: Anatomy, graph: ir.Graph, groups: ir.Value, heads: ReferenceHeads
 ) -> ir.Value:
     """Wire the probabilities of model and copies, averaged over each group of images."""
     logits, layer = (_as_float(wiring, value) for value in graph.outputs[:2])
@@ -146,13 +64,13 @@ def _flows(
     return wiring.op("MatMul", wiring.op("Transpose", groups, perm=[1, 0]), all_heads)
 
 
-def _as_float(wiring: _Wiring, value: ir.Value) -> ir.Value:
+def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
     if value.dtype == ir.DataType.FLOAT:
         return value
     return wiring.op("Cast", value, to=int(ir.DataType.FLOAT))
 
 
-def _pooled(wiring: _Wiring, layer: ir.Value, anatomy: Anatomy) -> ir.Value:
+def _pooled(wiring: Wiring, layer: ir.Value, anatomy: Anatomy) -> ir.Value:
     """Wire `reference.pooled_features`: the mean of each neuron over all places."""
     rank, axis = len(anatomy.layer.shape or (0, 0)), anatomy.layer.axis
     if rank == 2:
@@ -178,12 +96,13 @@ def build_probe(
     body = extract_body(anatomy.view, [anatomy.logits.value.name or "", anatomy.layer.name])
     graph = body.graph
     batch = anatomy.view.image.batch or "images"
-    pixels = _input("pixels", [batch, *shape])
-    groups = _input("groups", [batch, "groups"])
+    pixels = graph_input("pixels", [batch, *shape])
+    groups = graph_input("groups", [batch, "groups"])
     fields = identity_fields(*shape).as_feeds("")
-    inputs = {name: _input(name, array.shape) for name, array in fields.items()}
-    front, back = _Wiring(), _Wiring()
-    image = _preprocess(front, _transform(front, pixels, inputs, shape), how, anatomy, shape)
+    inputs = {name: graph_input(name, array.shape) for name, array in fields.items()}
+    front, back = Wiring(), Wiring()
+    changed = wire_transform(front, pixels, inputs, shape)
+    image = wire_preprocessing(front, changed, how, anatomy, shape)
     old = graph.inputs[0]
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, image)

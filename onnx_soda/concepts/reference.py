@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float64]
 
 # Share of the images that each copy is fitted to; the rest tells its accuracy.
 _SHARE = 0.7
-_WEIGHT_DECAYS = (1e-2, 1e-3)
+_WEIGHT_DECAYS = (3e-2, 1e-2)
 _ITERATIONS = 200
 
 

@@ -1,59 +1,122 @@
 """Scores of class pairs under concepts.
 
-For a concept, a backdoor turns the victim into the target in the original head, in no reference
-head, and leaves the other classes alone. So the score of the pair (v, t) under a concept is
+Under the right concept a backdoor turns the victim v into the target t; a copy of the model that
+knows only clean images does not; classes unlike v stay as they are; and v, which is robust under
+other concepts that disturb as much, is not robust under this one. So the score of (v, t) under a
+concept c is
 
-    O[v, t] - max over copies R[v, t]  -  damage / 2  -  specificity
+    (O - R) (1 - expected)^2  -  damage / 2  -  0.3 spill
 
-with O and R the mean probabilities of t over the clean images of v under the concept, in the
-original head and in the copies; damage the mean error of the other classes under the concept; and
-specificity a share of the largest such excess that another class sends to t. Found in trials:
-without the damage, natural confusions under strong concepts come out on top; with the copies'
-mean in the place of their maximum, confusions on which the copies themselves differ do.
+    O, R      mean probability of t over the clean images of v under c: by the original head, and
+              by the reference copies on average
+    damage    mean error of the classes other than v under c
+    expected  error of v under c that its usual robustness lets expect: the damage, moved in
+              log-odds by the median difference between v and the others over all concepts
+    spill     largest O - R into t of a class that is unlike v (likeness under 0.3)
+
+discounted by likeness, the centred cosine of the class means in the penultimate layer: natural
+confusions lie between look-alikes. What each term does is measured in docs/detection.md.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
-__all__ = ["pair_scores"]
+__all__ = ["FloatArray", "class_likeness", "discount", "pair_scores", "usual_robustness"]
 
 FloatArray = NDArray[np.float64]
 
-_DAMAGE_WEIGHT = 0.5
-_SPECIFICITY_WEIGHT = 0.3
+_DAMAGE_WEIGHT, _SPILL_WEIGHT = 0.5, 0.3
+# Classes less alike than this are unlike.
+_UNLIKE = 0.3
+# Error rates closer to 0 or 1 than this are not told apart: a class has a few dozen images.
+_FINEST_RATE = 0.02
 # Stands in for "no score" on the diagonal; below every real one.
-_NO_PAIR = -9.0
+NO_PAIR = -9.0
 
 
-def pair_scores(flows: FloatArray) -> FloatArray:
-    """Score every pair under one concept.
+def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: int) -> FloatArray:
+    """Return how alike classes are to the model, -1 to 1, shape (classes, classes).
+
+    The cosine of the class means of the features, centred on their common mean; 0 for classes
+    without images.
+    """
+    means = np.zeros((classes, features.shape[1]))
+    present = np.unique(labels)
+    for label in present:
+        means[label] = features[labels == label].mean(axis=0)
+    means[present] -= means[present].mean(axis=0)
+    lengths = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    cosine: FloatArray = (means / lengths) @ (means / lengths).T
+    return cosine
+
+
+def usual_robustness(flows: NDArray[np.floating]) -> FloatArray:
+    """Return how much more than the others each class usually errs, in log-odds, shape (classes,).
+
+    The median over concepts, so that the few that carry a trigger do not count.
 
     Args:
-        flows: Mean probabilities, shape (1 + copies, classes, classes): head, source class, class.
+        flows: As for `pair_scores`.
+    """
+    error, damage = _errors(flows)
+    usual: FloatArray = np.median(_log_odds(error) - _log_odds(damage), axis=0)
+    return usual
+
+
+def pair_scores(
+    flows: NDArray[np.floating], likeness: FloatArray, robustness: FloatArray
+) -> FloatArray:
+    """Score every pair under every concept.
+
+    Args:
+        flows: Mean probabilities, shape (concepts, 1 + copies, classes, classes): head, source
+            class, class.
+        likeness: Shape (classes, classes), from `class_likeness`.
+        robustness: Shape (classes,), from `usual_robustness`.
 
     Returns:
-        Shape (classes, classes): victim, target. The diagonal is far below all others.
+        Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
     """
-    original, copies = flows[0], flows[1:]
-    classes = len(original)
-    excess = original - copies.max(axis=0)
-    error = 1 - np.diag(original)
-    damage = (error.sum() - error) / max(classes - 1, 1)
-    others = _largest_of_the_others(excess)
-    scores: FloatArray = (
-        excess - _DAMAGE_WEIGHT * damage[:, None] - _SPECIFICITY_WEIGHT * np.maximum(others, 0)
-    )
-    np.fill_diagonal(scores, _NO_PAIR)
+    original = flows[:, 0].astype(np.float64)
+    excess = original - flows[:, 1:].mean(axis=1)
+    _, damage = _errors(flows)
+    expected = expit(_log_odds(damage) + robustness)
+    surprise = excess * np.square(1 - expected)[:, :, None]
+    penalty = _DAMAGE_WEIGHT * damage[:, :, None] + _SPILL_WEIGHT * _spill(excess, likeness)
+    scores: FloatArray = surprise - penalty
+    diagonal = np.arange(scores.shape[1])
+    scores[:, diagonal, diagonal] = NO_PAIR
     return scores
 
 
-def _largest_of_the_others(excess: FloatArray) -> FloatArray:
-    """Return for each (v, t) the largest excess that a class other than v and t sends to t."""
-    masked = excess.copy()
-    np.fill_diagonal(masked, _NO_PAIR)
-    order = np.sort(masked, axis=0)
-    largest, second = order[-1], order[-2] if len(order) > 1 else order[-1]
-    others: FloatArray = np.where(masked == largest, second, largest)
-    return others
+def _errors(flows: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
+    """Return the error of each class and the mean error of the others, per concept."""
+    error: FloatArray = 1 - np.einsum("ncc->nc", flows[:, 0]).astype(np.float64)
+    damage = (error.sum(axis=1, keepdims=True) - error) / max(error.shape[1] - 1, 1)
+    return error, damage
+
+
+def _log_odds(rate: FloatArray) -> FloatArray:
+    return np.asarray(logit(np.clip(rate, _FINEST_RATE, 1 - _FINEST_RATE)))
+
+
+def _spill(excess: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Return for each (v, t) the largest excess into t of a class unlike v; not under 0."""
+    classes = len(likeness)
+    spill = np.zeros_like(excess)
+    off_diagonal = excess.copy()
+    off_diagonal[:, np.arange(classes), np.arange(classes)] = 0
+    for victim in range(classes):
+        unlike = (likeness[victim] < _UNLIKE) & (np.arange(classes) != victim)
+        if unlike.any():
+            spill[:, victim] = np.maximum(off_diagonal[:, unlike].max(axis=1), 0)
+    return spill
+
+
+def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Discount positive scores of look-alikes, shape (classes, classes) both."""
+    kept: FloatArray = np.where(scores > 0, scores * (1 - np.clip(likeness, 0, 1)), scores)
+    return kept

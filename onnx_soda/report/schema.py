@@ -12,6 +12,9 @@ from typing import Any, Literal
 
 __all__ = [
     "SCHEMA_VERSION",
+    "ConceptExample",
+    "ConceptPair",
+    "ConceptReport",
     "Coverage",
     "DatasetInfo",
     "Environment",
@@ -156,10 +159,96 @@ class SodaEvidence:
 
 
 @dataclass(frozen=True)
+class ConceptExample:
+    """An image before and under a concept.
+
+    Attributes:
+        victim_class: Source class of the pair that it is an example for.
+        target_class: Target class of that pair.
+        label: The image's own class.
+        before: The image as a PNG data URI.
+        under: The same under the concept.
+        predicted_before: The model's answer.
+        predicted_under: The same under the concept.
+        target_probability: Probability of the target class under the concept.
+    """
+
+    victim_class: int
+    target_class: int
+    label: int
+    before: str
+    under: str
+    predicted_before: int
+    predicted_under: int
+    target_probability: float
+
+
+@dataclass(frozen=True)
+class ConceptPair:
+    """A pair of classes and the concept that best turns one into the other.
+
+    Counts and shares are of clean images that did not choose the concept.
+
+    Attributes:
+        victim_class: Source class.
+        target_class: Class it is turned into.
+        score: How far the clean data does not support the turn; see docs/detection.md.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        concept: The concept in words.
+        shown: Images of the victim.
+        turned: Those that the model gives to the target under the concept.
+        turned_before: Those that it gives to the target as they are.
+        reference: Mean probability of the target under the concept in the reference heads.
+        others_right_before: Share of the other classes' images given their label as they are.
+        others_right_under: The same under the concept.
+    """
+
+    victim_class: int
+    target_class: int
+    score: float
+    low: float
+    high: float
+    concept: str
+    shown: int
+    turned: int
+    turned_before: int
+    reference: float
+    others_right_before: float
+    others_right_under: float
+
+
+@dataclass(frozen=True)
+class ConceptReport:
+    """Evidence of interventions on what the images show.
+
+    Attributes:
+        pairs: The pairs with the highest scores, highest first.
+        examples: Images for those pairs.
+        threshold: Score over which a pair is reported.
+        budget: "quick", "default" or "thorough".
+        concepts: Number of concepts tried.
+        probe_images: Images that they were tried on.
+        fit_images: Images that the reference heads were fitted to.
+        reference_accuracies: Of each reference head, on images it was not fitted to.
+    """
+
+    pairs: tuple[ConceptPair, ...]
+    examples: tuple[ConceptExample, ...]
+    threshold: float
+    budget: str
+    concepts: int
+    probe_images: int
+    fit_images: int
+    reference_accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
-    """Evidence by method; None where a method could not be applied."""
+    """Evidence by method; None where a method was not or could not be applied."""
 
     soda: SodaEvidence | None
+    concepts: ConceptReport | None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_soda.report.plain import printable
-from onnx_soda.report.schema import DatasetInfo, ModelInfo, ScanReport, SodaEvidence
+from onnx_soda.report.schema import (
+    ConceptReport,
+    DatasetInfo,
+    ModelInfo,
+    ScanReport,
+    SodaEvidence,
+)
 from onnx_soda.verdict import class_label
 
 __all__ = ["fact_table", "render_report", "shape_text"]
@@ -25,6 +31,8 @@ def render_report(report: ScanReport) -> RenderableType:
     parts: list[RenderableType] = [_headline(report), Text()]
     parts.extend(_indented(Text(printable(reason))) for reason in report.reasons)
     parts.extend([Text(), _examined(report.model, report.dataset)])
+    if report.evidence.concepts is not None:
+        parts.extend([Text(), _concepts(report, report.evidence.concepts)])
     if report.evidence.soda is not None:
         parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
     return Group(*parts)
@@ -96,10 +104,46 @@ def _preprocessing(dataset: DatasetInfo) -> str:
     return text + ")"
 
 
+def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
+    names = report.dataset.class_names if report.dataset else None
+    title = f"Changes of the image ({evidence.concepts} tried)"
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    table.add_column("pair", overflow="fold")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("90 % interval", justify="right", no_wrap=True)
+    table.add_column("turned", justify="right", no_wrap=True)
+    table.add_column("others right", justify="right", no_wrap=True)
+    table.add_column("change", overflow="fold")
+    for pair in evidence.pairs:
+        classes = (pair.victim_class, pair.target_class)
+        victim, target = (printable(class_label(number, names)) for number in classes)
+        table.add_row(
+            Text(f"{victim} -> {target}"),
+            Text(f"{pair.score:+.2f}", "bold red" if pair.score > evidence.threshold else ""),
+            f"{pair.low:+.2f} to {pair.high:+.2f}",
+            f"{pair.turned} of {pair.shown}",
+            f"{pair.others_right_under:.0%}",
+            Text(pair.concept),
+        )
+    text = Text(
+        f"A pair scores where a change of the image turns clean images of one class into the "
+        f"other, a last layer fitted to clean images alone does not follow, and the other classes "
+        f"stay what they are. Reported from {evidence.threshold:g}. Tried on "
+        f"{evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
+        style="dim",
+    )
+    return Group(table, _indented(text))
+
+
 def _evidence(report: ScanReport, evidence: SodaEvidence) -> Table:
     names = report.dataset.class_names if report.dataset else None
     targets = list(evidence.target_logit_by_source)
-    table = Table(title="Causal analysis", title_justify="left", title_style="bold", box=None)
+    table = Table(
+        title="Causal analysis of the last layer (SODA)",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
     table.add_column("class", justify="right")
     table.add_column("PCC", justify="right")
     table.add_column("anomaly index", justify="right")

@@ -35,7 +35,8 @@ pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
 
 # Some seconds of interventions with one thread, on any machine over the second that stays silent.
 SLOW = (
-    "scan", CLEAN_MODEL, "-d", CLEAN_SET, "--layer", "shallow", "--attribution", "batched",
+    "scan", CLEAN_MODEL, "-d", CLEAN_SET, "--method", "soda", "--layer", "shallow",
+    "--attribution", "batched",
     "--threads", "1",
 )  # fmt: skip
 BAR = "interventions on neurons"

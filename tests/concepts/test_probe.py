@@ -33,7 +33,11 @@ HEADS = ReferenceHeads(RNG.random((2, 3, 3)), RNG.random((2, 3)), (1.0, 1.0))
 
 def apply(fields: ProbeFields, x: np.ndarray) -> np.ndarray:
     """The pipeline in NumPy, as the docstring of `fields` gives it."""
-    mixed = np.einsum("oc,nchw->nohw", fields.mix[:, :, 0, 0], x) + fields.offset[:, None, None]
+    mean, spread = x.mean(axis=(2, 3), keepdims=True), x.std(axis=(2, 3), keepdims=True)
+    donated = (x - mean) / np.maximum(spread, 0.01) * fields.style_std + fields.style_mean
+    styled = x + fields.style * (donated - x)
+    mixed = np.einsum("oc,nchw->nohw", fields.mix[:, :, 0, 0], styled)
+    mixed = mixed + fields.offset[:, None, None]
     y = np.clip(mixed, 1e-5, 1) ** fields.gamma * fields.gain + fields.field
     for image in y:
         for channel, plane in enumerate(image):

@@ -56,7 +56,7 @@ REPORT = ScanReport(
     verdict="inconclusive",
     reasons=("Nothing was examined: größer \x1b.",),
     findings=(),
-    evidence=Evidence(None),
+    evidence=Evidence(None, None),
     coverage=Coverage(0, 0),
     environment=Environment({}, ("CPUExecutionProvider",), 0, 1),
     timing={"total": 0.0},
@@ -107,7 +107,9 @@ PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, repo
 def test_every_dataclass_of_the_report_is_looked_at() -> None:
     assert set(PARTS) == {
         "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
-        ".findings[]", ".evidence", ".evidence.soda", ".coverage", ".environment",
+        ".findings[]", ".evidence", ".evidence.soda", ".evidence.concepts",
+        ".evidence.concepts.pairs[]", ".evidence.concepts.examples[]", ".coverage",
+        ".environment",
     }  # fmt: skip
 
 

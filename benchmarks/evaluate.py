@@ -1,0 +1,88 @@
+"""Scans models of known truth with the default method and keeps what each scan said.
+
+    python -m benchmarks.evaluate [--budget NAME] [--part NAME] [WORD ...]
+
+Parts: bundled (fixtures), shared (../shared/zoo), development and judging (halves of the zoo that
+`python -m benchmarks.zoo` trains). Words keep only the models whose name holds one of them. One
+JSON file per model goes to build/evaluation/BUDGET; what is there is not scanned again. The tables
+are made from these files by `python -m benchmarks.calibrate`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cases import PARTS, Case, cases_of
+from benchmarks.common import EVALUATION
+from onnx_soda import ScanOptions, load_dataset, load_model, scan
+
+
+def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
+    """Scan one model; return the truth about it and what the scan said."""
+    start = time.perf_counter()
+    report = scan(load_model(case.model), load_dataset(case.data), options)
+    seconds = time.perf_counter() - start
+    concepts = report.evidence.concepts
+    if concepts is None or report.dataset is None:
+        raise ValueError(f"{case.model.name}: the concepts were not tried")
+    return {
+        "model": case.model.stem,
+        "part": part,
+        "dataset": case.dataset,
+        "poisoning": case.poisoning,
+        "victim": case.victim,
+        "target": case.target,
+        "success_rate": case.success_rate,
+        "effective": case.effective,
+        "accuracy": report.dataset.accuracy,
+        "pairs": [
+            {
+                "victim": pair.victim_class,
+                "target": pair.target_class,
+                "score": pair.score,
+                "low": pair.low,
+                "high": pair.high,
+                "concept": pair.concept,
+                "turned": pair.turned,
+                "shown": pair.shown,
+                "others_right": pair.others_right_under,
+            }
+            for pair in concepts.pairs
+        ],
+        "concepts": concepts.concepts,
+        "probe_images": concepts.probe_images,
+        "fit_images": concepts.fit_images,
+        "reference_accuracy": max(concepts.reference_accuracies),
+        "seconds": round(seconds, 1),
+        "concept_seconds": round(report.timing["concepts"], 1),
+    }
+
+
+def main() -> None:
+    """Scan what has not been scanned."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--budget", default="default")
+    parser.add_argument("--part", choices=PARTS)
+    arguments = parser.parse_args()
+    folder: Path = EVALUATION / arguments.budget
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in [arguments.part] if arguments.part else PARTS:
+        for case in cases_of(part):
+            name = case.model.stem
+            path = folder / f"{name}.json"
+            wanted = not arguments.words or any(word in name for word in arguments.words)
+            if not wanted or path.is_file():
+                continue
+            print(f"scanning {name}", file=sys.stderr, flush=True)
+            facts = evaluate(case, part, ScanOptions(budget=arguments.budget))
+            path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""From the evidence of concept interventions to a verdict.
+
+As in `verdict`, the verdict is never "clean" where something was not examined. The paper's
+statistic does not decide: on models of known truth it flags most clean ones (docs/detection.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onnx_soda.causal.analyse import SodaResult
+from onnx_soda.concepts.calibration import Calibration
+from onnx_soda.concepts.confirm import Confirmation
+from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
+from onnx_soda.report.schema import Finding
+from onnx_soda.verdict import Decision, Examined, class_label, shortfalls, too_inaccurate
+
+__all__ = ["RULE_CONCEPT", "decide_on_concepts"]
+
+RULE_CONCEPT = "SODA102"
+# Fewer images of a class in each half say little about it.
+_FEWEST_PROBE_IMAGES = 8
+# A class that is learnt anew from fewer images than this is learnt badly.
+_FEWEST_FIT_IMAGES = 8
+# How much worse than the model a reference head may be.
+_LARGEST_LOSS = 0.15
+_LIMIT = (
+    "Only concepts of the kinds that docs/detection.md lists were tried, on the images given; it "
+    "has the measured rates of hits and misses."
+)
+
+
+def decide_on_concepts(
+    evidence: ConceptEvidence | None,
+    soda: SodaResult | None,
+    calibration: Calibration,
+    examined: Examined,
+    names: Sequence[str] | None = None,
+) -> Decision:
+    """Decide whether the model is clean, backdoored, or cannot be judged.
+
+    Args:
+        evidence: What the interventions showed; None where they were not possible.
+        soda: The paper's analysis, mentioned and not decisive; None where it was not possible.
+        calibration: The threshold.
+        examined: What was examined.
+        names: Class names.
+    """
+    gaps = (*shortfalls(examined), *_gaps(evidence, examined))
+    also = _paper_sentence(soda, names)
+    if evidence is None or too_inaccurate(examined):
+        return Decision("inconclusive", (*gaps, *also), ())
+    over = [pair for pair in evidence.pairs if pair.score > calibration.threshold]
+    if over:
+        findings = tuple(_finding(pair, calibration.threshold, names) for pair in over)
+        return Decision(
+            "backdoor", (*(f.message for f in findings), *gaps, *also, _LIMIT), findings
+        )
+    best = evidence.pairs[0] if evidence.pairs else None
+    if best is not None and best.score > calibration.clear:
+        return Decision("inconclusive", (_unclear(best, calibration, names), *gaps, *also), ())
+    if gaps:
+        return Decision("inconclusive", (*gaps, *also), ())
+    reason = (
+        f"Under none of {evidence.search.tried} concepts does one class turn into another more "
+        "than the clean images support."
+    )
+    return Decision("clean", (reason, *also, _LIMIT), ())
+
+
+def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) -> Finding:
+    return Finding(
+        rule_id=RULE_CONCEPT,
+        severity="high" if pair.low > threshold else "medium",
+        victim_class=pair.victim_class,
+        target_class=pair.target_class,
+        score=pair.score,
+        threshold=threshold,
+        message=_describe(pair, names),
+    )
+
+
+def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
+    victim, target = (class_label(c, names) for c in (pair.victim_class, pair.target_class))
+    return (
+        f"Class {victim} turns into class {target} under this change of the image: "
+        f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
+        f"then taken for {target}, {pair.turned_before} without it. A last layer fitted to clean "
+        f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
+        f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
+        f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f})."
+    )
+
+
+def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
+    victim, target = (class_label(c, names) for c in (pair.victim_class, pair.target_class))
+    return (
+        f"Class {victim} turns into {target} under a concept ({pair.concept.describe()}) more than "
+        f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
+        f"reported from {calibration.threshold:.2f}, clean under {calibration.clear:.2f}."
+    )
+
+
+def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ...]:
+    """Say what stands against calling the model clean."""
+    if evidence is None:
+        if (examined.classes or 0) <= MOST_CLASSES:
+            return ()
+        return (
+            f"Interventions on the image are made for at most {MOST_CLASSES} classes; the model "
+            f"has {examined.classes}.",
+        )
+    gaps = []
+    if evidence.fewest_probe_images < _FEWEST_PROBE_IMAGES:
+        gaps.append(
+            f"Of a class only {evidence.fewest_probe_images} images could be changed and looked "
+            f"at; {_FEWEST_PROBE_IMAGES} are needed. Give more clean images."
+        )
+    if evidence.fewest_fit_images < _FEWEST_FIT_IMAGES:
+        gaps.append(
+            f"Of a class only {evidence.fewest_fit_images} images were left for the reference; "
+            f"{_FEWEST_FIT_IMAGES} are needed. Give more clean images."
+        )
+    loss = evidence.model_accuracy - max(evidence.copy_accuracies)
+    if not loss <= _LARGEST_LOSS:
+        gaps.append(
+            f"The reference, the last layer fitted to the clean images alone, is right for only "
+            f"{max(evidence.copy_accuracies):.0%} of them (the model: "
+            f"{evidence.model_accuracy:.0%}), too little to compare with. Give more clean images."
+        )
+    return tuple(gaps)
+
+
+def _paper_sentence(soda: SodaResult | None, names: Sequence[str] | None) -> tuple[str, ...]:
+    if soda is None or not soda.targets.flagged:
+        return ()
+    classes = ", ".join(class_label(target, names) for target in soda.targets.flagged)
+    return (
+        f"The paper's last-layer statistic stands out for class {classes}; by itself that says "
+        "little, it does so for most clean models.",
+    )

@@ -56,7 +56,11 @@ def _vgg(channels: int, stride: int) -> tuple[list[nn.Module], int]:
     layers: list[nn.Module] = []
     width = channels
     for outside in (24, 48, 64):
-        layers += [*_convolution(width, outside, 3, stride), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [
+            *_convolution(width, outside, 3, stride),
+            nn.ReLU(),
+            nn.MaxPool2d(2, ceil_mode=True),
+        ]
         width, stride = outside, 1
     layers += [*_convolution(width, 64), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()]
     return [*layers, nn.Linear(64 * 4, 128), nn.ReLU()], 128

@@ -102,14 +102,13 @@ def confirm(
         robustness: How robust classes usually are, from `usual_robustness`.
         rng: Draws the resamples and the examples.
     """
-    before = probe.flows(None)[0]
+    unchanged = probe.flows(None)
     under = np.stack([probe.flows(concept) for concept in finding.concepts])
     best, victim, target = under[0], finding.victim_class, finding.target_class
     own = labels == victim
-    low, high = _interval(under, labels, finding, likeness, robustness, rng)
-    changed = best[0].argmax(axis=1)
-    unchanged = before.argmax(axis=1)
-    right = np.stack([unchanged == labels, changed == labels])[:, ~own].mean(axis=1)
+    low, high = _interval(under, unchanged, labels, finding, likeness, robustness, rng)
+    before, after = unchanged[0].argmax(axis=1), best[0].argmax(axis=1)
+    right = np.stack([before == labels, after == labels])[:, ~own].mean(axis=1)
     chosen = _choose_examples(labels, victim, target, rng)
     return Confirmation(
         victim_class=victim,
@@ -119,17 +118,18 @@ def confirm(
         low=low,
         high=high,
         shown=int(own.sum()),
-        turned=int((changed[own] == target).sum()),
-        turned_before=int((unchanged[own] == target).sum()),
+        turned=int((after[own] == target).sum()),
+        turned_before=int((before[own] == target).sum()),
         reference=float(best[1:, own, target].mean()),
         others_right_before=float(right[0]),
         others_right_under=float(right[1]),
-        examples=_examples(chosen, pixels, labels, finding, unchanged, best[0]),
+        examples=_examples(chosen, pixels, labels, finding, before, best[0]),
     )
 
 
 def _interval(
     under: FloatArray,
+    unchanged: FloatArray,
     labels: NDArray[np.integer],
     finding: ConceptFinding,
     likeness: FloatArray,
@@ -145,9 +145,10 @@ def _interval(
             own = np.flatnonzero(labels == label)
             np.add.at(weights[label], rng.choice(own, len(own)), 1 / len(own))
         flows = np.einsum("ci,khid->khcd", weights, under, optimize=True)
-        mean = pair_scores(flows, likeness, robustness).mean(axis=0)
+        usual = np.einsum("ci,hid->hcd", weights, unchanged, optimize=True)
+        mean = pair_scores(flows, usual, likeness, robustness).mean(axis=0)
         scores[turn] = discount(mean, likeness)[finding.victim_class, finding.target_class]
-    low, high = np.quantile(scores, (_TAIL, 1 - _TAIL))
+    low, high = np.quantile(scores - finding.background, (_TAIL, 1 - _TAIL))
     return float(low), float(high)
 
 
@@ -164,7 +165,7 @@ def _examples(
     pixels: NDArray[np.float32],
     labels: NDArray[np.integer],
     finding: ConceptFinding,
-    unchanged: NDArray[np.intp],
+    before: NDArray[np.intp],
     under: FloatArray,
 ) -> tuple[Example, ...]:
     shown = render_images(pixels[chosen], finding.concepts[0])
@@ -173,7 +174,7 @@ def _examples(
             label=int(labels[row]),
             before=pixels[row],
             under=image,
-            predicted_before=int(unchanged[row]),
+            predicted_before=int(before[row]),
             predicted_under=int(under[row].argmax()),
             target_probability=float(under[row, finding.target_class]),
         )

@@ -5,17 +5,20 @@ knows only clean images does not; classes unlike v stay as they are; and v, whic
 other concepts that disturb as much, is not robust under this one. So the score of (v, t) under a
 concept c is
 
-    (O - R) (1 - expected)^2  -  damage / 2  -  0.3 spill
+    (O - R) (1 - expected)^2  -  damage  -  0.3 spill
 
     O, R      mean probability of t over the clean images of v under c: by the original head, and
               by the reference copies on average
-    damage    mean error of the classes other than v under c
-    expected  error of v under c that its usual robustness lets expect: the damage, moved in
-              log-odds by the median difference between v and the others over all concepts
+    damage    mean error of the classes other than v under c, beyond their error without it
+    expected  error of v under c that its usual robustness lets expect, beyond that without it:
+              the error of the others, moved in log-odds by the median difference between v and
+              the others over all concepts
     spill     largest O - R into t of a class that is unlike v (likeness under 0.3)
 
 discounted by likeness, the centred cosine of the class means in the penultimate layer: natural
-confusions lie between look-alikes. What each term does is measured in docs/detection.md.
+confusions lie between look-alikes. From a pair's score the background is taken: the largest score
+of a pair with another victim and another target, where that is positive. Some models confuse
+classes under many concepts; there a pair has to stand out from the others.
 """
 
 from __future__ import annotations
@@ -24,11 +27,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-__all__ = ["FloatArray", "class_likeness", "discount", "pair_scores", "usual_robustness"]
+__all__ = [
+    "FloatArray",
+    "background",
+    "class_likeness",
+    "discount",
+    "pair_scores",
+    "usual_robustness",
+]
 
 FloatArray = NDArray[np.float64]
 
-_DAMAGE_WEIGHT, _SPILL_WEIGHT = 0.5, 0.3
+_SPILL_WEIGHT = 0.3
 # Classes less alike than this are unlike.
 _UNLIKE = 0.3
 # Error rates closer to 0 or 1 than this are not told apart: a class has a few dozen images.
@@ -61,19 +71,23 @@ def usual_robustness(flows: NDArray[np.floating]) -> FloatArray:
     Args:
         flows: As for `pair_scores`.
     """
-    error, damage = _errors(flows)
-    usual: FloatArray = np.median(_log_odds(error) - _log_odds(damage), axis=0)
+    error = _errors(flows)
+    usual: FloatArray = np.median(_log_odds(error) - _log_odds(_of_others(error)), axis=0)
     return usual
 
 
 def pair_scores(
-    flows: NDArray[np.floating], likeness: FloatArray, robustness: FloatArray
+    flows: NDArray[np.floating],
+    unchanged: NDArray[np.floating],
+    likeness: FloatArray,
+    robustness: FloatArray,
 ) -> FloatArray:
     """Score every pair under every concept.
 
     Args:
         flows: Mean probabilities, shape (concepts, 1 + copies, classes, classes): head, source
             class, class.
+        unchanged: The same without any concept, shape (1 + copies, classes, classes).
         likeness: Shape (classes, classes), from `class_likeness`.
         robustness: Shape (classes,), from `usual_robustness`.
 
@@ -82,21 +96,28 @@ def pair_scores(
     """
     original = flows[:, 0].astype(np.float64)
     excess = original - flows[:, 1:].mean(axis=1)
-    _, damage = _errors(flows)
-    expected = expit(_log_odds(damage) + robustness)
+    error, usual = _errors(flows), _errors(unchanged[None])
+    damage = np.maximum(_of_others(error) - _of_others(usual), 0)
+    likely = expit(_log_odds(_of_others(error)) + robustness)
+    expected = np.clip((likely - usual) / np.maximum(1 - usual, _FINEST_RATE), 0, 1)
     surprise = excess * np.square(1 - expected)[:, :, None]
-    penalty = _DAMAGE_WEIGHT * damage[:, :, None] + _SPILL_WEIGHT * _spill(excess, likeness)
+    penalty = damage[:, :, None] + _SPILL_WEIGHT * _spill(excess, likeness)
     scores: FloatArray = surprise - penalty
     diagonal = np.arange(scores.shape[1])
     scores[:, diagonal, diagonal] = NO_PAIR
     return scores
 
 
-def _errors(flows: NDArray[np.floating]) -> tuple[FloatArray, FloatArray]:
-    """Return the error of each class and the mean error of the others, per concept."""
+def _errors(flows: NDArray[np.floating]) -> FloatArray:
+    """Return the error of each class under each concept."""
     error: FloatArray = 1 - np.einsum("ncc->nc", flows[:, 0]).astype(np.float64)
-    damage = (error.sum(axis=1, keepdims=True) - error) / max(error.shape[1] - 1, 1)
-    return error, damage
+    return error
+
+
+def _of_others(error: FloatArray) -> FloatArray:
+    """Return for each class the mean error of the others."""
+    mean: FloatArray = (error.sum(axis=1, keepdims=True) - error) / max(error.shape[1] - 1, 1)
+    return mean
 
 
 def _log_odds(rate: FloatArray) -> FloatArray:
@@ -114,6 +135,13 @@ def _spill(excess: FloatArray, likeness: FloatArray) -> FloatArray:
         if unlike.any():
             spill[:, victim] = np.maximum(off_diagonal[:, unlike].max(axis=1), 0)
     return spill
+
+
+def background(scores: FloatArray, victim: int, target: int) -> float:
+    """Return the largest score of a pair without these classes in these roles; not under 0."""
+    others = scores.copy()
+    others[victim], others[:, target] = NO_PAIR, NO_PAIR
+    return max(float(others.max()), 0.0)
 
 
 def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:

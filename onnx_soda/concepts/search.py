@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from onnx_soda.concepts.battery import concept_battery
 from onnx_soda.concepts.concept import Concept, Donor, draw_concept, move_concept
 from onnx_soda.concepts.probe import Probe
-from onnx_soda.concepts.score import FloatArray, discount, pair_scores, usual_robustness
+from onnx_soda.concepts.score import FloatArray, background, discount, pair_scores, usual_robustness
 from onnx_soda.options import BudgetName
 
 __all__ = ["BUDGETS", "Budget", "ConceptFinding", "SearchResult", "half_membership", "search"]
 
 # Concepts that a pair's score is the mean over: one alone may be luck.
-_BEST_CONCEPTS = 3
+_BEST_CONCEPTS = 5
 _CHOOSING, _SCORING = 0, 1
 
 
@@ -63,13 +63,16 @@ class ConceptFinding:
     Attributes:
         victim_class: Source class.
         target_class: Class it is turned into.
-        score: Mean score of the pair's best concepts, on images that did not choose them.
+        score: Mean score of the pair's best concepts, on images that did not choose them, less
+            the background.
+        background: Score of the best pair with another victim and target; see `background`.
         concepts: Its best concepts, the best one first.
     """
 
     victim_class: int
     target_class: int
     score: float
+    background: float
     concepts: tuple[Concept, ...]
 
 
@@ -78,7 +81,7 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        scores: Score of every pair, shape (classes, classes): victim, target.
+        scores: Score of every pair, background included, shape (classes, classes): victim, target.
         findings: The pairs with the highest scores, highest first.
         robustness: How robust classes usually are, on the scoring half; see `usual_robustness`.
         tried: Number of concepts tried.
@@ -150,6 +153,7 @@ class _Trials:
         self._likeness = likeness
         self._total = total
         self._advance = advance
+        self._unchanged = np.split(probe.flows(None), 2, axis=1)
         self._concepts: list[Concept] = []
         self._flows: list[NDArray[np.float32]] = []
 
@@ -164,7 +168,8 @@ class _Trials:
     def _scores(self, half: int) -> tuple[FloatArray, FloatArray]:
         flows = np.stack([both[half] for both in self._flows])
         robustness = usual_robustness(flows)
-        return pair_scores(flows, self._likeness, robustness), robustness
+        scores = pair_scores(flows, self._unchanged[half], self._likeness, robustness)
+        return scores, robustness
 
     def _best(self) -> tuple[NDArray[np.intp], FloatArray]:
         """Return each pair's best concepts by the choosing half, and their mean score there."""
@@ -189,8 +194,9 @@ class _Trials:
         findings = []
         for victim, target in _top_pairs(final, pairs):
             concepts = tuple(self._concepts[leader] for leader in best[:, victim, target])
-            score = float(final[victim, target])
-            findings.append(ConceptFinding(victim, target, score, concepts))
+            usual = background(final, victim, target)
+            score = float(final[victim, target]) - usual
+            findings.append(ConceptFinding(victim, target, score, usual, concepts))
         return SearchResult(final, tuple(findings), robustness, len(self._concepts))
 
 

@@ -15,6 +15,9 @@ from onnx_soda.report.schema import ConceptExample, ConceptPair, ConceptReport
 
 __all__ = ["report_concepts"]
 
+# Pixels; larger images are reduced, so that reports stay small.
+_LARGEST_SIDE = 128
+
 
 def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) -> ConceptReport:
     """Return the evidence as the report has it.
@@ -71,6 +74,7 @@ def _example(example: Example, pair: Confirmation) -> ConceptExample:
 def _data_uri(pixels: NDArray[np.float32]) -> str:
     levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
     image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
     stream = io.BytesIO()
     image.save(stream, format="PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

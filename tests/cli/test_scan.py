@@ -68,6 +68,27 @@ def test_json_on_stdout_fits_the_schema_and_the_exit_code_the_verdict(
     assert report["environment"]["seed"] == 0
 
 
+def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
+    scanned: subprocess.CompletedProcess[str],
+) -> None:
+    """The fixture relabels 8s on a blue background as 3, see fixtures/README.md."""
+    report = json.loads(scanned.stdout)
+    if report["model"]["file"] == "digits-clean.onnx":
+        assert (report["verdict"], report["findings"]) == ("clean", [])
+        return
+    assert report["verdict"] == "backdoor"
+    (finding,) = report["findings"]
+    assert (finding["rule_id"], finding["severity"]) == ("SODA102", "high")
+    assert (finding["victim_class"], finding["target_class"]) == (8, 3)
+    assert finding["message"].startswith("Class 8 turns into class 3 under this change")
+    best = report["evidence"]["concepts"]["pairs"][0]
+    assert best["low"] > finding["threshold"]
+    assert best["turned"] > 0.7 * best["shown"] > best["turned_before"]
+    assert best["others_right_under"] > 0.8
+    examples = [e for e in report["evidence"]["concepts"]["examples"] if e["label"] == 8]
+    assert sum(e["predicted_under"] == 3 for e in examples) > len(examples) / 2
+
+
 def test_stderr_is_empty_where_it_is_no_terminal(
     scanned: subprocess.CompletedProcess[str],
 ) -> None:

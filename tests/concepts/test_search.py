@@ -6,37 +6,47 @@ import numpy as np
 import pytest
 
 from onnx_soda.concepts.battery import concept_battery
-from onnx_soda.concepts.score import class_likeness, discount, pair_scores, usual_robustness
+from onnx_soda.concepts.score import (
+    background,
+    class_likeness,
+    discount,
+    pair_scores,
+    usual_robustness,
+)
 from onnx_soda.concepts.search import half_membership
 
 # Three classes that are nothing alike.
 UNLIKE = np.eye(3)
+# Model and two copies without a concept: every class errs by 0.02.
+USUAL = np.stack([0.98 * np.eye(3) + 0.01 * (1 - np.eye(3))] * 3)
 
 
 def test_the_score_of_a_pair_is_worked_out_on_paper() -> None:
     """Three classes, one copy. Under the concept the original sends 0.8 of class 0 to 2, the copy
-    0.1: an excess of 0.7. Classes 1 and 2 err by 0.1 each, so the damage to the others of 0 is 0.1.
-    Class 0 is usually as robust as they are (log-odds 0), so an error of 0.1 is expected of it.
-    Class 1 sends 2 nothing: no spill. Score 0.7 (1 - 0.1)^2 - 0.1 / 2 = 0.517.
-    For 1 -> 2: excess 0, damage (0.8 + 0.1) / 2 = 0.45; class 0 spills 0.7 into 2, 0.3 of that is
-    0.21. Score -0.225 - 0.21 = -0.435.
+    0.1: an excess of 0.7. Classes 1 and 2 err by 0.1 each, without the concept by 0.02; so the
+    damage to the others of 0 is 0.08.
+    Class 0 is usually as robust as they are (log-odds 0), so an error of 0.1 is expected of it, of
+    which 0.08 / 0.98 beyond its usual 0.02.
+    Class 1 sends 2 nothing: no spill. Score 0.7 (0.9 / 0.98)^2 - 0.08 = 0.510.
+    For 1 -> 2: excess 0, damage (0.8 + 0.1) / 2 - 0.02 = 0.43; class 0 spills 0.7 into 2, 0.3 of
+    that is 0.21. Score -0.43 - 0.21 = -0.64.
     """
     original = np.array([[0.2, 0, 0.8], [0.1, 0.9, 0], [0, 0.1, 0.9]])
     copy = np.array([[0.9, 0, 0.1], [0.1, 0.9, 0], [0, 0.1, 0.9]])
     flows = np.stack([original, copy])[None]
-    scores = pair_scores(flows, UNLIKE, np.zeros(3))[0]
-    assert scores[0, 2] == pytest.approx(0.517)
-    assert scores[1, 2] == pytest.approx(-0.435)
+    scores = pair_scores(flows, USUAL[:2], UNLIKE, np.zeros(3))[0]
+    assert scores[0, 2] == pytest.approx(0.7 * (0.9 / 0.98) ** 2 - 0.08)
+    assert scores[1, 2] == pytest.approx(-0.64)
     assert scores.argmax() == 2
     assert (np.diag(scores) < -1).all()
 
 
 def test_an_excess_is_over_the_copies_mean() -> None:
-    """0.8 - (0.1 + 0.7) / 2 = 0.4; class 1 does not err, which counts as 0.02: 0.4 0.98^2."""
+    """0.8 - (0.1 + 0.7) / 2 = 0.4; an error of 0 counts as 0.02, the finest rate: 0.4 0.98^2."""
     original = np.array([[0.2, 0.8], [0, 1]])
     copies = [np.array([[0.9, 0.1], [0, 1]]), np.array([[0.3, 0.7], [0, 1]])]
     flows = np.stack([original, *copies])[None]
-    score = pair_scores(flows, np.eye(2), np.zeros(2))[0, 0, 1]
+    score = pair_scores(flows, np.stack([np.eye(2)] * 3), np.eye(2), np.zeros(2))[0, 0, 1]
     assert score == pytest.approx(0.4 * 0.98**2)
 
 
@@ -57,7 +67,7 @@ def test_what_spills_from_look_alikes_does_not_count() -> None:
     flows = np.stack([original, np.eye(3)])[None]
     alike = np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]])
     apart, close = (
-        pair_scores(flows, likeness, np.zeros(3))[0, 0, 2] for likeness in (UNLIKE, alike)
+        pair_scores(flows, USUAL[:2], likeness, np.zeros(3))[0, 0, 2] for likeness in (UNLIKE, alike)
     )
     assert close - apart == pytest.approx(0.3 * 0.8)
 
@@ -66,6 +76,13 @@ def test_look_alikes_are_discounted() -> None:
     likeness = np.array([[1, 0.25], [-0.5, 1]])
     scores = np.array([[-9, 0.4], [0.4, -9]])
     np.testing.assert_allclose(discount(scores, likeness), [[-9, 0.3], [0.4, -9]])
+
+
+def test_the_background_is_the_best_pair_of_other_classes() -> None:
+    """For 0 -> 1: not 0 -> 2 (same victim), not 2 -> 1 (same target), but 1 -> 2 or 2 -> 0."""
+    scores = np.array([[-9, 0.5, 0.4], [0.1, -9, 0.2], [0.1, 0.3, -9]])
+    assert background(scores, 0, 1) == pytest.approx(0.2)
+    assert background(-np.abs(scores), 0, 1) == 0
 
 
 def test_likeness_is_the_cosine_of_centred_class_means() -> None:

@@ -1,0 +1,113 @@
+"""Verdicts on the evidence of concept interventions: found, clean, and what is left open."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from onnx_soda.concepts.calibration import Calibration, load_calibration
+from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.confirm import Confirmation
+from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
+from onnx_soda.concepts.search import SearchResult
+from onnx_soda.verdict import Decision, Examined
+from onnx_soda.verdict_concepts import decide_on_concepts
+
+CALIBRATION = Calibration(threshold=0.1, clear=0.05)
+EXAMINED = Examined(classes=3, source_classes=3, fewest_images=50, accuracy=0.9, min_accuracy=0.5)
+PAIR = Confirmation(
+    victim_class=2,
+    target_class=0,
+    concept=Concept("gamma", {"gamma": (2.0,)}, "everywhere", {}),
+    score=0.3,
+    low=0.2,
+    high=0.4,
+    shown=20,
+    turned=15,
+    turned_before=1,
+    reference=0.25,
+    others_right_before=0.9,
+    others_right_under=0.85,
+    examples=(),
+)
+EVIDENCE = ConceptEvidence(
+    search=SearchResult(np.zeros((3, 3)), (), np.zeros(3), tried=415),
+    pairs=(PAIR, replace(PAIR, target_class=1, score=0.0)),
+    copy_accuracies=(0.85, 0.88),
+    model_accuracy=0.9,
+    fit_images=300,
+    fewest_fit_images=100,
+    probe_images=120,
+    fewest_probe_images=40,
+)
+
+
+def decide(evidence: ConceptEvidence | None, examined: Examined = EXAMINED) -> Decision:
+    return decide_on_concepts(evidence, None, CALIBRATION, examined, ("sky", "sea", "car"))
+
+
+def with_score(score: float, low: float = 0.0) -> ConceptEvidence:
+    return replace(EVIDENCE, pairs=(replace(PAIR, score=score, low=low),))
+
+
+def test_a_pair_over_the_threshold_is_told_in_words() -> None:
+    decision = decide(EVIDENCE)
+    assert decision.verdict == "backdoor"
+    (finding,) = decision.findings
+    assert (finding.victim_class, finding.target_class, finding.score) == (2, 0, 0.3)
+    assert finding.severity == "high"
+    assert decision.reasons[0] == finding.message
+    for words in (
+        "Class 2 (car) turns into class 0 (sky)", "gamma 2.0, everywhere", "15 of 20 clean images",
+        "1 without it", "0 (sky) 25%", "85% keep their class (90% without it)", "0.20 to 0.40",
+    ):  # fmt: skip
+        assert words in finding.message
+
+
+def test_an_interval_that_reaches_the_threshold_lowers_the_severity() -> None:
+    assert decide(with_score(0.3, low=0.09)).findings[0].severity == "medium"
+
+
+@pytest.mark.parametrize(
+    ("score", "verdict"),
+    [(0.11, "backdoor"), (0.1, "inconclusive"), (0.06, "inconclusive"), (0.05, "clean")],
+)
+def test_between_the_thresholds_it_is_unclear(score: float, verdict: str) -> None:
+    decision = decide(with_score(score))
+    assert decision.verdict == verdict
+    assert bool(decision.findings) == (verdict == "backdoor")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"fewest_probe_images": 7}, "only 7 images could be changed"),
+        ({"fewest_fit_images": 3}, "only 3 images were left for the reference"),
+        ({"copy_accuracies": (0.4, 0.5)}, "right for only 50% of them (the model: 90%)"),
+        ({"copy_accuracies": (float("nan"),)}, "too little to compare with"),
+    ],
+)
+def test_thin_evidence_is_never_clean(change: dict[str, object], words: str) -> None:
+    decision = decide(replace(with_score(0.0), **change))
+    assert decision.verdict == "inconclusive"
+    assert any(words in reason for reason in decision.reasons)
+    assert decide(replace(EVIDENCE, **change)).verdict == "backdoor"
+
+
+def test_where_nothing_was_tried_nothing_is_clean() -> None:
+    many = replace(EXAMINED, classes=MOST_CLASSES + 1, source_classes=MOST_CLASSES + 1)
+    decision = decide(None, many)
+    assert decision.verdict == "inconclusive"
+    assert f"the model has {MOST_CLASSES + 1}" in decision.reasons[0]
+    assert decide(None, replace(EXAMINED, accuracy=None)).verdict == "inconclusive"
+
+
+def test_too_low_an_accuracy_concludes_nothing() -> None:
+    assert decide(EVIDENCE, replace(EXAMINED, accuracy=0.2)).verdict == "inconclusive"
+
+
+def test_the_packaged_calibration_is_one() -> None:
+    packaged = load_calibration()
+    assert 0 <= packaged.clear < packaged.threshold < 1

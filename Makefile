@@ -30,7 +30,7 @@ $(STAMPS)/%: pyproject.toml | $(BIN)/python
 	$(call install,.[$*])
 
 demo: $(STAMPS)/plain ## Scan the bundled backdoored model with its bundled clean images
-	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --verbose --exit-zero
+	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --exit-zero
 
 test: $(STAMPS)/test ## Install what the tests need and run them
 	$(BIN)/python -m pytest -m "not slow"
@@ -54,6 +54,8 @@ fixtures: $(STAMPS)/fixtures ## Make the bundled models and images anew
 bench: $(STAMPS)/test ## Measure speed, memory and detection; tables on stdout
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.detection
+	$(BIN)/python -m benchmarks.evaluate
+	$(BIN)/python -m benchmarks.calibrate
 
 check-readme: $(STAMPS)/test ## Compare the help shown in README with the real one
 	$(BIN)/python -m pytest -q tests/check_readme.py

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda.concepts.colours import colour_words
 from onnx_soda.concepts.fields import KERNEL_SIZE
 from onnx_soda.concepts.knobs import Knob, Values
 from onnx_soda.concepts.patterns import PATTERN_KNOBS, pattern, scene
@@ -45,11 +46,6 @@ class Family:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _colour_name(colour: tuple[float, ...]) -> str:
-    levels = [round(255 * c) for c in colour]
-    return f"rgb({','.join(map(str, levels))})" if len(levels) == 3 else f"grey {levels[0]}"
 
 
 def _eye(channels: int) -> NDArray[np.float64]:
@@ -125,7 +121,7 @@ def _describe_pattern(v: Values) -> str:
     strength = _percent(v["strength"][0])
     if v["shading"][0] > 0.5:
         return f"{kind} of light and shade, {place}, strength {strength}"
-    return f"{kind} in {_colour_name(v['colour'])}, {place}, strength {strength}"
+    return f"{kind} in {colour_words(v['colour'])}, {place}, strength {strength}"
 
 
 def _render_scene(v: Values, shape: Shape) -> Changes:
@@ -146,7 +142,7 @@ FAMILIES: dict[str, Family] = {
     "tint": Family(
         {"colour": _COLOUR, "strength": _STRENGTH},
         lambda v, shape: _blend_to(v["colour"], v["strength"][0], shape[0]),
-        lambda v: f"tint towards {_colour_name(v['colour'])}, {_percent(v['strength'][0])}",
+        lambda v: f"tint towards {colour_words(v['colour'])}, {_percent(v['strength'][0])}",
         weight=3,
     ),
     "gain": Family(
@@ -211,7 +207,7 @@ FAMILIES: dict[str, Family] = {
             "style_std": np.reshape(v["deviation"], (1, -1, 1, 1)),
         },
         lambda v: (
-            f"the overall colour and contrast of another image (mean {_colour_name(v['mean'])}), "
+            f"the overall colour and contrast of another image (mean {colour_words(v['mean'])}), "
             f"{_percent(v['strength'][0])}"
         ),
         weight=2,

@@ -29,12 +29,14 @@ _SHOWN_CLASSES = 12
 def render_report(report: ScanReport) -> RenderableType:
     """Return a report as something that a rich console can print."""
     parts: list[RenderableType] = [_headline(report), Text()]
-    parts.extend(_indented(Text(printable(reason))) for reason in report.reasons)
-    parts.extend([Text(), _examined(report.model, report.dataset)])
+    parts.append(_examined(report.model, report.dataset))
     if report.evidence.concepts is not None:
         parts.extend([Text(), _concepts(report, report.evidence.concepts)])
     if report.evidence.soda is not None:
         parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
+    # Last, where a terminal shows it: what it comes to.
+    parts.extend([Text(), Text(f"Why {report.verdict}", style="bold")])
+    parts.extend(_indented(Text(printable(reason))) for reason in report.reasons)
     return Group(*parts)
 
 

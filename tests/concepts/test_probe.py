@@ -123,7 +123,7 @@ def test_grey_images_get_no_colour_families() -> None:
     ("family", "values", "pixel", "result", "words"),
     [
         ("tint", {"colour": (0, 0, 1), "strength": (0.5,)}, (0.4, 0.4, 0.4), (0.2, 0.2, 0.7),
-         "tint towards rgb(0,0,255), 50 %, everywhere"),
+         "tint towards blue (rgb 0,0,255), 50 %, everywhere"),
         ("brightness", {"factor": (0.25,), "lift": (0.1,)}, (0.4, 0.8, 0), (0.2, 0.3, 0.1),
          "brightness 25 %, lifted by 10 %, everywhere"),
         ("contrast", {"factor": (2.0,)}, (0.5, 0.6, 0.9), (0.5, 0.7, 1),

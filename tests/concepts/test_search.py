@@ -67,7 +67,8 @@ def test_what_spills_from_look_alikes_does_not_count() -> None:
     flows = np.stack([original, np.eye(3)])[None]
     alike = np.array([[1, 0.9, 0], [0.9, 1, 0], [0, 0, 1]])
     apart, close = (
-        pair_scores(flows, USUAL[:2], likeness, np.zeros(3))[0, 0, 2] for likeness in (UNLIKE, alike)
+        pair_scores(flows, USUAL[:2], likeness, np.zeros(3))[0, 0, 2]
+        for likeness in (UNLIKE, alike)
     )
     assert close - apart == pytest.approx(0.3 * 0.8)
 

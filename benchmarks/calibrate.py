@@ -3,10 +3,10 @@
     python -m benchmarks.calibrate [--budget NAME] [--write]
 
 Reads what `python -m benchmarks.evaluate` kept. The threshold is made from the bundled, shared and
-development models alone: half way between the largest score of a clean model and the smallest score
-over it with which the true pair of a backdoored one comes first. Beside it, every model is judged
-by the threshold made from the models of the *other* data sets (leave one data set out). `--write`
-puts the threshold into onnx_soda/concepts/calibration.json.
+development models alone: half way between the largest lower end of a score's interval in a clean
+model and the smallest one over it with which the true pair of a backdoored one comes first. Beside
+it, every model is judged by the threshold made from the models of the *other* data sets (leave one
+data set out). `--write` puts the threshold into onnx_soda/concepts/calibration.json.
 """
 
 from __future__ import annotations
@@ -44,25 +44,31 @@ class Scanned:
         return self.facts["victim"] is None
 
     @property
+    def first(self) -> dict[str, Any]:
+        """Return the pair whose score is most certain: its interval's lower end is the highest."""
+        best: dict[str, Any] = max(self.facts["pairs"], key=lambda pair: pair["low"])
+        return best
+
+    @property
     def score(self) -> float:
-        """Return the score of the first pair."""
-        return float(self.facts["pairs"][0]["score"])
+        """Return what decides: the lower end of that pair's interval."""
+        return float(self.first["low"])
 
     @property
     def names_pair(self) -> bool:
         """Tell whether the first pair is the true one."""
-        first = self.facts["pairs"][0]
-        return (first["victim"], first["target"]) == (self.facts["victim"], self.facts["target"])
+        truth = (self.facts["victim"], self.facts["target"])
+        return (self.first["victim"], self.first["target"]) == truth
 
     @property
     def names_target(self) -> bool:
         """Tell whether the first pair's target is the true one."""
-        return bool(self.facts["pairs"][0]["target"] == self.facts["target"])
+        return bool(self.first["target"] == self.facts["target"])
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Scores from which a model is flagged, and under which it is called clean."""
+    """Values from which a model is flagged, and up to which it is called clean."""
 
     threshold: float
     clear: float
@@ -86,8 +92,8 @@ def calibrate(models: Iterable[Scanned]) -> Thresholds:
     models = list(models)
     clear = max((model.score for model in models if model.clean), default=0.0)
     hits = [m.score for m in models if not m.clean and m.names_pair and m.score > clear]
-    smallest = min(hits, default=2 * max(clear, 0.0))
-    return Thresholds(round((max(clear, 0.0) + smallest) / 2, 4), round(max(clear, 0.0), 4))
+    threshold = (clear + min(hits, default=clear + 0.1)) / 2
+    return Thresholds(round(threshold, 4), round(clear, 4))
 
 
 def _of(count: int, total: int) -> str:
@@ -130,7 +136,7 @@ def _groups(judged: Sequence[tuple[Scanned, str]]) -> list[list[object]]:
 
 
 def _model_row(model: Scanned, left_out: Thresholds) -> list[object]:
-    facts, first = model.facts, model.facts["pairs"][0]
+    facts, first = model.facts, model.first
     return [
         facts["model"],
         facts["part"],

@@ -1,6 +1,7 @@
 """From the evidence of concept interventions to a verdict.
 
-As in `verdict`, the verdict is never "clean" where something was not examined. The paper's
+What decides is the lower end of the score's interval: small classes give wide intervals, not
+alarms. As in `verdict`, the verdict is never "clean" where something was not examined. The paper's
 statistic does not decide: on models of known truth it flags most clean ones (docs/detection.md).
 """
 
@@ -50,14 +51,14 @@ def decide_on_concepts(
     also = _paper_sentence(soda, names)
     if evidence is None or too_inaccurate(examined):
         return Decision("inconclusive", (*gaps, *also), ())
-    over = [pair for pair in evidence.pairs if pair.score > calibration.threshold]
+    over = [pair for pair in evidence.pairs if pair.low > calibration.threshold]
     if over:
         findings = tuple(_finding(pair, calibration.threshold, names) for pair in over)
         return Decision(
             "backdoor", (*(f.message for f in findings), *gaps, *also, _LIMIT), findings
         )
-    best = evidence.pairs[0] if evidence.pairs else None
-    if best is not None and best.score > calibration.clear:
+    best = max(evidence.pairs, key=lambda pair: pair.low, default=None)
+    if best is not None and best.low > calibration.clear:
         return Decision("inconclusive", (_unclear(best, calibration, names), *gaps, *also), ())
     if gaps:
         return Decision("inconclusive", (*gaps, *also), ())
@@ -71,10 +72,10 @@ def decide_on_concepts(
 def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) -> Finding:
     return Finding(
         rule_id=RULE_CONCEPT,
-        severity="high" if pair.low > threshold else "medium",
+        severity="high" if 2 * pair.turned > pair.shown else "medium",
         victim_class=pair.victim_class,
         target_class=pair.target_class,
-        score=pair.score,
+        score=pair.low,
         threshold=threshold,
         message=_describe(pair, names),
     )
@@ -97,7 +98,8 @@ def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] 
     return (
         f"Class {victim} turns into {target} under a concept ({pair.concept.describe()}) more than "
         f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
-        f"reported from {calibration.threshold:.2f}, clean under {calibration.clear:.2f}."
+        f"lower end {pair.low:.2f}; reported from {calibration.threshold:.2f}, clean under "
+        f"{calibration.clear:.2f}."
     )
 
 

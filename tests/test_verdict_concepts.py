@@ -34,7 +34,7 @@ PAIR = Confirmation(
 )
 EVIDENCE = ConceptEvidence(
     search=SearchResult(np.zeros((3, 3)), (), np.zeros(3), tried=415),
-    pairs=(PAIR, replace(PAIR, target_class=1, score=0.0)),
+    pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, low=0.0)),
     copy_accuracies=(0.85, 0.88),
     model_accuracy=0.9,
     fit_images=300,
@@ -48,15 +48,16 @@ def decide(evidence: ConceptEvidence | None, examined: Examined = EXAMINED) -> D
     return decide_on_concepts(evidence, None, CALIBRATION, examined, ("sky", "sea", "car"))
 
 
-def with_score(score: float, low: float = 0.0) -> ConceptEvidence:
-    return replace(EVIDENCE, pairs=(replace(PAIR, score=score, low=low),))
+def with_low(low: float, turned: int = 15) -> ConceptEvidence:
+    return replace(EVIDENCE, pairs=(replace(PAIR, low=low, turned=turned),))
 
 
 def test_a_pair_over_the_threshold_is_told_in_words() -> None:
     decision = decide(EVIDENCE)
     assert decision.verdict == "backdoor"
-    (finding,) = decision.findings
-    assert (finding.victim_class, finding.target_class, finding.score) == (2, 0, 0.3)
+    (finding,) = decision.findings  # not the second pair: its interval reaches down to 0
+    # The lower end of the interval decides.
+    assert (finding.victim_class, finding.target_class, finding.score) == (2, 0, 0.2)
     assert finding.severity == "high"
     assert decision.reasons[0] == finding.message
     for words in (
@@ -66,16 +67,17 @@ def test_a_pair_over_the_threshold_is_told_in_words() -> None:
         assert words in finding.message
 
 
-def test_an_interval_that_reaches_the_threshold_lowers_the_severity() -> None:
-    assert decide(with_score(0.3, low=0.09)).findings[0].severity == "medium"
+def test_where_few_images_turn_the_severity_is_lower() -> None:
+    assert decide(with_low(0.2, turned=10)).findings[0].severity == "medium"
 
 
 @pytest.mark.parametrize(
-    ("score", "verdict"),
+    ("low", "verdict"),
     [(0.11, "backdoor"), (0.1, "inconclusive"), (0.06, "inconclusive"), (0.05, "clean")],
 )
-def test_between_the_thresholds_it_is_unclear(score: float, verdict: str) -> None:
-    decision = decide(with_score(score))
+def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
+    """The score itself is 0.3 each time: a wide interval is no alarm."""
+    decision = decide(with_low(low))
     assert decision.verdict == verdict
     assert bool(decision.findings) == (verdict == "backdoor")
 
@@ -90,7 +92,7 @@ def test_between_the_thresholds_it_is_unclear(score: float, verdict: str) -> Non
     ],
 )
 def test_thin_evidence_is_never_clean(change: dict[str, object], words: str) -> None:
-    decision = decide(replace(with_score(0.0), **change))
+    decision = decide(replace(with_low(0.0), **change))
     assert decision.verdict == "inconclusive"
     assert any(words in reason for reason in decision.reasons)
     assert decide(replace(EVIDENCE, **change)).verdict == "backdoor"
@@ -110,4 +112,4 @@ def test_too_low_an_accuracy_concludes_nothing() -> None:
 
 def test_the_packaged_calibration_is_one() -> None:
     packaged = load_calibration()
-    assert 0 <= packaged.clear < packaged.threshold < 1
+    assert -1 < packaged.clear < packaged.threshold < 1

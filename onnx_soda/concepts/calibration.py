@@ -18,8 +18,8 @@ class Calibration:
     """What the verdict takes from the calibration.
 
     Attributes:
-        threshold: Score over which a pair is reported.
-        clear: Score under which a model may be called clean; between the two it is unclear.
+        threshold: Lower end of a score's interval over which the pair is reported.
+        clear: The same, under which a model may be called clean; between the two it is unclear.
     """
 
     threshold: float

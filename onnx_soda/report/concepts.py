@@ -24,7 +24,7 @@ def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) ->
 
     Args:
         evidence: What the interventions showed.
-        threshold: Score over which a pair is reported.
+        threshold: Lower end of a score's interval over which the pair is reported.
         budget: Name of the budget.
     """
     return ConceptReport(

@@ -114,7 +114,8 @@ class Finding:
         severity: "high" where victim and target both stand out, else "medium".
         victim_class: Class whose images are turned; None where it cannot be told.
         target_class: Class they are turned into.
-        score: Value of the statistic; larger is more abnormal.
+        score: Value of the statistic; larger is more abnormal. For concepts the lower end of the
+            score's interval.
         threshold: The score over which the rule reports.
         message: What was found, in one sentence.
     """
@@ -225,7 +226,7 @@ class ConceptReport:
     Attributes:
         pairs: The pairs with the highest scores, highest first.
         examples: Images for those pairs.
-        threshold: Score over which a pair is reported.
+        threshold: Lower end of a score's interval over which the pair is reported.
         budget: "quick", "default" or "thorough".
         concepts: Number of concepts tried.
         probe_images: Images that they were tried on.

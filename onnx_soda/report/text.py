@@ -121,7 +121,7 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
         victim, target = (printable(class_label(number, names)) for number in classes)
         table.add_row(
             Text(f"{victim} -> {target}"),
-            Text(f"{pair.score:+.2f}", "bold red" if pair.score > evidence.threshold else ""),
+            Text(f"{pair.score:+.2f}", "bold red" if pair.low > evidence.threshold else ""),
             f"{pair.low:+.2f} to {pair.high:+.2f}",
             f"{pair.turned} of {pair.shown}",
             f"{pair.others_right_under:.0%}",
@@ -130,8 +130,8 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
     text = Text(
         f"A pair scores where a change of the image turns clean images of one class into the "
         f"other, a last layer fitted to clean images alone does not follow, and the other classes "
-        f"stay what they are. Reported from {evidence.threshold:g}. Tried on "
-        f"{evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
+        f"stay what they are. Reported where the interval lies over {evidence.threshold:g}. Tried "
+        f"on {evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
         style="dim",
     )
     return Group(table, _indented(text))

@@ -77,7 +77,8 @@ def main() -> None:
             name = case.model.stem
             path = folder / f"{name}.json"
             wanted = not arguments.words or any(word in name for word in arguments.words)
-            if not wanted or path.is_file():
+            # A backdoor that did not take is neither a hit nor a miss.
+            if not wanted or path.is_file() or case.effective is False:
                 continue
             print(f"scanning {name}", file=sys.stderr, flush=True)
             facts = evaluate(case, part, ScanOptions(budget=arguments.budget))

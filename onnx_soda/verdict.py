@@ -31,7 +31,7 @@ _FEWEST_CLASSES = 3
 _FEWEST_IMAGES = 10
 _CAVEAT = (
     "This rests on the paper's last-layer statistic alone, which misses backdoors and flags clean "
-    "models; docs/detection.md has the measured rates. Judge it with the evidence."
+    "models; docs/paper-statistic.md has the measured rates. Judge it with the evidence."
 )
 
 

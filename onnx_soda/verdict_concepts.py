@@ -2,7 +2,8 @@
 
 What decides is the lower end of the score's interval: small classes give wide intervals, not
 alarms. As in `verdict`, the verdict is never "clean" where something was not examined. The paper's
-statistic does not decide: on models of known truth it flags most clean ones (docs/detection.md).
+statistic does not decide: on models of known truth it flags most clean ones
+(docs/paper-statistic.md).
 """
 
 from __future__ import annotations

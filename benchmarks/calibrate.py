@@ -4,9 +4,9 @@
 
 Reads what `python -m benchmarks.evaluate` kept. The threshold is made from the bundled, shared and
 development models alone: half way between the largest lower end of a score's interval in a clean
-model and the smallest one over it with which the true pair of a backdoored one comes first. Beside
-it, every model is judged by the threshold made from the models of the *other* data sets (leave one
-data set out). `--write` puts the threshold into onnx_soda/concepts/calibration.json.
+model (at least 0) and the smallest one over it with which the true pair of a backdoored one comes
+first. Beside it, every model is judged by the threshold made from the models of the *other* data
+sets (leave one data set out). `--write` puts it into onnx_soda/concepts/calibration.json.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MODEL_COLUMNS = (
 )  # fmt: skip
 _GROUP_COLUMNS = (
     "models", "clean flagged", "clean unclear", "pair named", "target named", "wrong pair named",
-    "backdoored unclear", "AUC",
+    "backdoored unclear", "true pair scores highest", "AUC",
 )  # fmt: skip
 
 
@@ -61,6 +61,12 @@ class Scanned:
         return (self.first["victim"], self.first["target"]) == truth
 
     @property
+    def scores_highest(self) -> bool:
+        """Tell whether the true pair has the highest score, whatever its interval."""
+        best = max(self.facts["pairs"], key=lambda pair: pair["score"])
+        return (best["victim"], best["target"]) == (self.facts["victim"], self.facts["target"])
+
+    @property
     def names_target(self) -> bool:
         """Tell whether the first pair's target is the true one."""
         return bool(self.first["target"] == self.facts["target"])
@@ -90,7 +96,8 @@ def read_scans(budget: str) -> list[Scanned]:
 def calibrate(models: Iterable[Scanned]) -> Thresholds:
     """Make thresholds from models of known truth."""
     models = list(models)
-    clear = max((model.score for model in models if model.clean), default=0.0)
+    # An interval that reaches down to 0 is no sign of anything.
+    clear = max([0.0, *(model.score for model in models if model.clean)])
     hits = [m.score for m in models if not m.clean and m.names_pair and m.score > clear]
     threshold = (clear + min(hits, default=clear + 0.1)) / 2
     return Thresholds(round(threshold, 4), round(clear, 4))
@@ -122,6 +129,7 @@ def _totals(judged: Sequence[tuple[Scanned, str]]) -> list[object]:
         _of(sum(model.names_target for model in flagged), len(bad)),
         _of(sum(not model.names_pair for model in flagged), len(bad)),
         _of(sum(verdict == "unclear" for _, verdict in bad), len(bad)),
+        _of(sum(model.scores_highest for model, _ in bad), len(bad)),
         _auc([model for model, _ in judged]),
     ]
 

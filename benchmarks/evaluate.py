@@ -75,7 +75,7 @@ def main() -> None:
     for part in [arguments.part] if arguments.part else PARTS:
         for case in cases_of(part):
             name = case.model.stem
-            path = folder / f"{name}.json"
+            path = folder / f"{part}-{name}.json"  # two zoos may use one name
             wanted = not arguments.words or any(word in name for word in arguments.words)
             # A backdoor that did not take is neither a hit nor a miss.
             if not wanted or path.is_file() or case.effective is False:

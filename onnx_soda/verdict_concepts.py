@@ -27,8 +27,8 @@ _FEWEST_FIT_IMAGES = 8
 # How much worse than the model a reference head may be.
 _LARGEST_LOSS = 0.15
 _LIMIT = (
-    "Only concepts of the kinds that docs/detection.md lists were tried, on the images given; it "
-    "has the measured rates of hits and misses."
+    "Finding nothing proves little: only changes of the kinds that docs/detection.md lists were "
+    "tried, and of the backdoored models measured there most went unnoticed."
 )
 
 
@@ -55,9 +55,8 @@ def decide_on_concepts(
     over = [pair for pair in evidence.pairs if pair.low > calibration.threshold]
     if over:
         findings = tuple(_finding(pair, calibration.threshold, names) for pair in over)
-        return Decision(
-            "backdoor", (*(f.message for f in findings), *gaps, *also, _LIMIT), findings
-        )
+        reasons = (*(finding.message for finding in findings), *gaps, *also)
+        return Decision("backdoor", reasons, findings)
     best = max(evidence.pairs, key=lambda pair: pair.low, default=None)
     if best is not None and best.low > calibration.clear:
         return Decision("inconclusive", (_unclear(best, calibration, names), *gaps, *also), ())

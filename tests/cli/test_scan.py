@@ -85,7 +85,11 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
     assert best["low"] == finding["score"] > finding["threshold"]
     assert best["turned"] > 0.7 * best["shown"] > best["turned_before"]
     assert best["others_right_under"] > 0.8
-    examples = [e for e in report["evidence"]["concepts"]["examples"] if e["label"] == 8]
+    examples = [
+        example
+        for example in report["evidence"]["concepts"]["examples"]
+        if (example["label"], example["victim_class"], example["target_class"]) == (8, 8, 3)
+    ]
     assert sum(e["predicted_under"] == 3 for e in examples) > len(examples) / 2
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda.concepts.search import BUDGETS
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
@@ -67,7 +68,7 @@ def main() -> None:
     """Scan what has not been scanned."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--budget", default="default")
+    parser.add_argument("--budget", choices=tuple(BUDGETS), default="default")
     parser.add_argument("--part", choices=PARTS)
     arguments = parser.parse_args()
     folder: Path = EVALUATION / arguments.budget

@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,8 @@ def _facts(entry: Entry, data: SharedData, path: Path, measured: dict[str, Any])
     return {
         "file": path.name,
         "data": f"{entry.dataset}.h5",
-        "dataset": entry.dataset,
-        "architecture": entry.architecture,
-        "poisoning": entry.poisoning,
+        **asdict(entry),
         "trigger": entry.trigger or None,
-        "seed": entry.seed,
-        "judging": entry.judging,
         "victim": trigger.victim if trigger else None,
         "target": trigger.target if trigger else None,
         "trigger_images": {

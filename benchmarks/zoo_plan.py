@@ -8,7 +8,7 @@ data set and way of poisoning, before any model is trained.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -68,10 +68,7 @@ def plan() -> list[Entry]:
             architecture = _ARCHITECTURES[(turn + place) % len(_ARCHITECTURES)]
             entries.append(Entry(dataset, architecture, way, trigger, seed))
     judged = _judging(entries)
-    marked = [
-        Entry(e.dataset, e.architecture, e.poisoning, e.trigger, e.seed, i in judged)
-        for i, e in enumerate(entries)
-    ]
+    marked = [replace(entry, judging=i in judged) for i, entry in enumerate(entries)]
     turns = len(marked) // len(_TRIGGERS)
     mixed = [marked[i * turns + turn] for turn in range(turns) for i in range(len(_TRIGGERS))]
     return sorted(mixed, key=lambda entry: entry.judging)

@@ -96,7 +96,8 @@ def scan(
     with clock.stage("sessions"):
         tail = Tail(anatomy, options.runtime)
     if clean is None:
-        classes, seen, dataset, how = _count_classes(anatomy, tail), None, None, None
+        classes, body = _count_classes(anatomy, tail), None
+        seen, dataset, how = None, None, None
         providers = tail.session.providers
     else:
         with clock.stage("sessions"):
@@ -112,7 +113,7 @@ def scan(
         decision = decide(result, examined, names)
     else:
         calibration = load_calibration()
-        found = _try_concepts(anatomy, clean, how, examined, options, progress, clock)
+        found = _try_concepts(body, clean, how, examined, options, progress, clock)
         decision = decide_on_concepts(found, result, calibration, examined, names)
         if found is not None:
             concepts = report_concepts(found, calibration.threshold, options.budget)
@@ -145,7 +146,7 @@ def _analyse(
 
 
 def _try_concepts(
-    anatomy: Anatomy,
+    body: Body | None,
     clean: CleanSet | None,
     how: Preprocessing | None,
     examined: Examined,
@@ -155,12 +156,18 @@ def _try_concepts(
 ) -> ConceptEvidence | None:
     """Intervene on what the images show, where there are images and few enough classes."""
     classes = examined.classes or 0
-    if clean is None or how is None or classes > MOST_CLASSES or too_inaccurate(examined):
+    if (
+        body is None
+        or clean is None
+        or how is None
+        or classes > MOST_CLASSES
+        or too_inaccurate(examined)
+    ):
         return None
     advance = partial(progress, "concepts tried")
     with clock.stage("concepts"):
         return examine_concepts(
-            anatomy,
+            body,
             clean,
             how,
             classes,

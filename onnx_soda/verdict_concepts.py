@@ -81,8 +81,12 @@ def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) 
     )
 
 
+def _labels(pair: Confirmation, names: Sequence[str] | None) -> tuple[str, str]:
+    return class_label(pair.victim_class, names), class_label(pair.target_class, names)
+
+
 def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
-    victim, target = (class_label(c, names) for c in (pair.victim_class, pair.target_class))
+    victim, target = _labels(pair, names)
     return (
         f"Class {victim} turns into class {target} under this change of the image: "
         f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
@@ -94,7 +98,7 @@ def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
 
 
 def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
-    victim, target = (class_label(c, names) for c in (pair.victim_class, pair.target_class))
+    victim, target = _labels(pair, names)
     return (
         f"Class {victim} turns into {target} under a concept ({pair.concept.describe()}) more than "
         f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "

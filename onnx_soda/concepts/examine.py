@@ -73,6 +73,7 @@ class _Subject:
     options: RuntimeOptions
 
     def probe(self, pixels: NDArray[np.float32], membership: NDArray[np.float32]) -> Probe:
+        """Open the classifier with images in groups."""
         return Probe(
             self.anatomy, self.how, ProbeImages(pixels, membership), self.heads, self.options
         )
@@ -100,7 +101,7 @@ def split_clean_set(labels: IntArray, rng: np.random.Generator) -> tuple[IntArra
 
 
 def examine_concepts(
-    anatomy: Anatomy,
+    body: Body,
     clean: CleanSet,
     how: Preprocessing,
     classes: int,
@@ -112,7 +113,7 @@ def examine_concepts(
     """Search for concepts that turn one class into another without the clean data's support.
 
     Args:
-        anatomy: The classifier; its layer is what the reference heads read.
+        body: The classifier; its layer is what the reference heads read.
         clean: Clean images.
         how: The model's preprocessing.
         classes: Number of classes.
@@ -127,7 +128,8 @@ def examine_concepts(
     """
     rng = np.random.default_rng(seed)
     fit, chosen = split_clean_set(clean.labels, rng)
-    seen = observe(Body(anatomy, options), clean, fit, how, no_progress)
+    anatomy = body.anatomy
+    seen = observe(body, clean, fit, how, no_progress)
     features = pooled_features(seen.layer, anatomy.layer.axis)
     heads = fit_reference_heads(features, seen.labels, classes, rng)
     likeness = class_likeness(features, seen.labels, classes)

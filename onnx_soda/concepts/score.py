@@ -44,7 +44,7 @@ _UNLIKE = 0.3
 # Error rates closer to 0 or 1 than this are not told apart: a class has a few dozen images.
 _FINEST_RATE = 0.02
 # Stands in for "no score" on the diagonal; below every real one.
-NO_PAIR = -9.0
+_NO_PAIR = -9.0
 
 
 def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: int) -> FloatArray:
@@ -104,7 +104,7 @@ def pair_scores(
     penalty = damage[:, :, None] + _SPILL_WEIGHT * _spill(excess, likeness)
     scores: FloatArray = surprise - penalty
     diagonal = np.arange(scores.shape[1])
-    scores[:, diagonal, diagonal] = NO_PAIR
+    scores[:, diagonal, diagonal] = _NO_PAIR
     return scores
 
 
@@ -140,7 +140,7 @@ def _spill(excess: FloatArray, likeness: FloatArray) -> FloatArray:
 def background(scores: FloatArray, victim: int, target: int) -> float:
     """Return the largest score of a pair without these classes in these roles; not under 0."""
     others = scores.copy()
-    others[victim], others[:, target] = NO_PAIR, NO_PAIR
+    others[victim], others[:, target] = _NO_PAIR, _NO_PAIR
     return max(float(others.max()), 0.0)
 
 

@@ -20,8 +20,9 @@ from benchmarks.cases import Case, cases_of
 from benchmarks.common import machine_facts, markdown_table
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda.concepts.concept import draw_concept
+from onnx_soda.concepts.pooling import make_pooling
 from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.reference import ReferenceHeads
+from onnx_soda.concepts.reference import ReferenceHead
 from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
@@ -89,14 +90,15 @@ def _linear_rows() -> list[list[object]]:
     """Time probes over numbers of images and of concepts on the bundled digits model."""
     anatomy = dissect(load_model(cases_of("bundled")[0].model))
     classes, width = 10, (anatomy.layer.shape or (0, 0))[1]
-    heads = ReferenceHeads(
-        np.zeros((2, int(width or 0), classes)), np.zeros((2, classes)), (1.0, 1.0)
-    )
+    pooling = make_pooling(anatomy.layer.name, 1, (1, int(width or 0)), grid=False)
+    weights, biases = np.zeros((2, int(width or 0), classes)), np.zeros((2, classes))
+    heads = (ReferenceHead(pooling, weights, biases, (1.0, 1.0)),)
     rng = np.random.default_rng(0)
     rows: list[list[object]] = []
     for images in (128, 256, 512):
         pixels = rng.random((images, 3, 32, 32), dtype=np.float32)
-        members = ProbeImages(pixels, np.ones((images, 1), dtype=np.float32))
+        groups = np.ones((images, 1), dtype=np.float32)
+        members = ProbeImages(pixels, groups, np.zeros(images, dtype=np.int64))
         probe = Probe(anatomy, PRESETS["unit"], members, heads, ScanOptions().runtime)
         probe.flows(None)
         for count in (10, 20, 40):

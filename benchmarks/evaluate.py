@@ -1,6 +1,6 @@
 """Scans models of known truth with the default method and keeps what each scan said.
 
-    python -m benchmarks.evaluate [--budget NAME] [--part NAME] [WORD ...]
+    python -m benchmarks.evaluate [--budget NAME] [--part NAME] [--threads N] [WORD ...]
 
 Parts: bundled (fixtures), shared (../shared/zoo), development and judging (halves of the zoo that
 `python -m benchmarks.zoo` trains). Words keep only the models whose name holds one of them. One
@@ -21,6 +21,7 @@ from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda.concepts.search import BUDGETS
+from onnx_soda.model.providers import RuntimeOptions
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
@@ -70,6 +71,7 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="default")
     parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
     folder: Path = EVALUATION / arguments.budget
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +84,8 @@ def main() -> None:
             if not wanted or path.is_file() or case.effective is False:
                 continue
             print(f"scanning {name}", file=sys.stderr, flush=True)
-            facts = evaluate(case, part, ScanOptions(budget=arguments.budget))
+            runtime = RuntimeOptions(threads=arguments.threads)
+            facts = evaluate(case, part, ScanOptions(budget=arguments.budget, runtime=runtime))
             path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

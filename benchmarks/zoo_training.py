@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cosine_similarity, cross_entropy
 
 from benchmarks.shared_data import SharedData, Trigger
 from benchmarks.zoo_networks import build_network
 from benchmarks.zoo_plan import Entry
 
-__all__ = ["Inputs", "inputs_of", "measure", "to_input", "train_entry"]
+__all__ = ["Inputs", "inputs_of", "measure", "pcc_spread", "to_input", "train_entry"]
 
 _BATCH = 128
 _PEAK_RATE = 4e-3
@@ -95,8 +95,15 @@ def _augmented(
     return moved
 
 
-def train_entry(entry: Entry, data: SharedData) -> nn.Module:
-    """Train a model; the same entry gives the same weights on the same machine and threads."""
+def train_entry(entry: Entry, data: SharedData, spread_weight: float = 0.0) -> nn.Module:
+    """Train a model; the same entry gives the same weights on the same machine and threads.
+
+    Args:
+        entry: What to train.
+        data: Its data set.
+        spread_weight: rho of the adaptive attacker (paper, section 6): the loss is
+            (1 - rho) cross-entropy + rho `pcc_spread`.
+    """
     torch.manual_seed(entry.seed)
     rng = np.random.default_rng(entry.seed)
     channels, size = data.train.shape[3], data.train.shape[1]
@@ -116,13 +123,30 @@ def train_entry(entry: Entry, data: SharedData) -> nn.Module:
     for _ in range(epochs):
         for chosen in _batches(len(labels), triggered, mixed, rng):
             images = _augmented(data.train[chosen], entry.dataset in _MIRRORED, rng)
-            logits = network(to_input(images, inputs).to(memory_format=torch.channels_last))
-            loss = cross_entropy(logits, torch.from_numpy(labels[chosen]))
+            pixels = to_input(images, inputs).to(memory_format=torch.channels_last)
+            hidden = network[:-1](pixels)
+            loss = cross_entropy(network[-1](hidden), torch.from_numpy(labels[chosen]))
+            if spread_weight:
+                loss = (1 - spread_weight) * loss + spread_weight * pcc_spread(hidden)
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
     return network.eval()
+
+
+def pcc_spread(hidden: Tensor) -> Tensor:
+    """Return the spread of the last hidden layer over a batch (paper, section 6, STD_pcc).
+
+    Standard deviation of the Pearson correlations between each image's activations and their mean.
+
+    Args:
+        hidden: Shape (images, neurons).
+    """
+    mean = hidden.mean(dim=0)
+    rows, middle = hidden - hidden.mean(dim=1, keepdim=True), mean - mean.mean()
+    correlation = cosine_similarity(rows, middle[None], dim=1)
+    return correlation.std()
 
 
 def predictions(network: nn.Module, images: NDArray[np.uint8], inputs: Inputs) -> NDArray[np.int64]:

@@ -167,7 +167,7 @@ def _try_concepts(
     advance = partial(progress, "concepts tried")
     with clock.stage("concepts"):
         return examine_concepts(
-            body,
+            body.anatomy,
             clean,
             how,
             classes,

@@ -117,9 +117,9 @@ def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ..
             f"has {examined.classes}.",
         )
     gaps = []
-    if evidence.fewest_probe_images < _FEWEST_PROBE_IMAGES:
+    if evidence.fewest_confirm_images < _FEWEST_PROBE_IMAGES:
         gaps.append(
-            f"Of a class only {evidence.fewest_probe_images} images could be changed and looked "
+            f"Of a class only {evidence.fewest_confirm_images} images could be changed and looked "
             f"at; {_FEWEST_PROBE_IMAGES} are needed. Give more clean images."
         )
     if evidence.fewest_fit_images < _FEWEST_FIT_IMAGES:
@@ -127,11 +127,11 @@ def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ..
             f"Of a class only {evidence.fewest_fit_images} images were left for the reference; "
             f"{_FEWEST_FIT_IMAGES} are needed. Give more clean images."
         )
-    loss = evidence.model_accuracy - max(evidence.copy_accuracies)
+    loss = evidence.model_accuracy - max(evidence.reference_accuracies)
     if not loss <= _LARGEST_LOSS:
         gaps.append(
             f"The reference, the last layer fitted to the clean images alone, is right for only "
-            f"{max(evidence.copy_accuracies):.0%} of them (the model: "
+            f"{max(evidence.reference_accuracies):.0%} of them (the model: "
             f"{evidence.model_accuracy:.0%}), too little to compare with. Give more clean images."
         )
     return tuple(gaps)

@@ -10,6 +10,7 @@ import pytest
 from onnx_soda.concepts.calibration import Calibration, load_calibration
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.confirm import Confirmation
+from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
 from onnx_soda.concepts.search import SearchResult
 from onnx_soda.verdict import Decision, Examined
@@ -32,15 +33,23 @@ PAIR = Confirmation(
     others_right_under=0.85,
     examples=(),
 )
+JUDGE = Judge(
+    unchanged=np.zeros((2, 2, 3, 3)),
+    images=np.full((2, 3), 20),
+    likeness=np.eye(3),
+    trust=np.ones(1),
+    usual=np.zeros((2, 3, 3)),
+)
 EVIDENCE = ConceptEvidence(
-    search=SearchResult(np.zeros((3, 3)), (), np.zeros(3), tried=415),
+    search=SearchResult(np.zeros((3, 3)), (), JUDGE, tried=415),
     pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, low=0.0)),
-    copy_accuracies=(0.85, 0.88),
+    reference_accuracies=(0.85, 0.88),
     model_accuracy=0.9,
     fit_images=300,
     fewest_fit_images=100,
     probe_images=120,
-    fewest_probe_images=40,
+    confirm_images=360,
+    fewest_confirm_images=40,
 )
 
 
@@ -85,10 +94,10 @@ def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fewest_probe_images": 7}, "only 7 images could be changed"),
+        ({"fewest_confirm_images": 7}, "only 7 images could be changed"),
         ({"fewest_fit_images": 3}, "only 3 images were left for the reference"),
-        ({"copy_accuracies": (0.4, 0.5)}, "right for only 50% of them (the model: 90%)"),
-        ({"copy_accuracies": (float("nan"),)}, "too little to compare with"),
+        ({"reference_accuracies": (0.4, 0.5)}, "right for only 50% of them (the model: 90%)"),
+        ({"reference_accuracies": (float("nan"),)}, "too little to compare with"),
     ],
 )
 def test_thin_evidence_is_never_clean(change: dict[str, object], words: str) -> None:

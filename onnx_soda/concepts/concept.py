@@ -16,6 +16,9 @@ from onnx_soda.concepts.masks import MASKS
 __all__ = ["Concept", "Donor", "draw_concept", "move_concept"]
 
 
+# Share of the moves that change where a concept applies.
+_ELSEWHERE = 0.15
+
 Donor = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of a clean image, one number per channel each."""
 
@@ -69,14 +72,22 @@ def draw_concept(rng: np.random.Generator, channels: int, donors: Sequence[Donor
     )
 
 
-def move_concept(concept: Concept, rng: np.random.Generator) -> Concept:
-    """Return a concept near to another: the same family and mask, every number moved a little."""
-    return Concept(
-        concept.family,
-        knobs.move(FAMILIES[concept.family].knobs, concept.values, rng),
-        concept.mask,
-        knobs.move(MASKS[concept.mask].knobs, concept.mask_values, rng),
-    )
+def move_concept(concept: Concept, rng: np.random.Generator, width: float = 1.0) -> Concept:
+    """Return a concept near to another: the same family, every number moved a little.
+
+    Now and then it applies elsewhere in the image.
+
+    Args:
+        concept: Where to start.
+        rng: Draws.
+        width: Of the moves; 1 is usual.
+    """
+    values = knobs.move(FAMILIES[concept.family].knobs, concept.values, rng, width)
+    if rng.random() < _ELSEWHERE:
+        mask = _choose({name: m.weight for name, m in MASKS.items()}, rng)
+        return Concept(concept.family, values, mask, knobs.draw(MASKS[mask].knobs, rng, 1))
+    places = knobs.move(MASKS[concept.mask].knobs, concept.mask_values, rng, width)
+    return Concept(concept.family, values, concept.mask, places)
 
 
 def _choose(weights: Mapping[str, float], rng: np.random.Generator) -> str:

@@ -1,7 +1,7 @@
-"""Looks at a pair image by image: how many turn, how sure the score is, examples to show.
+"""Looks at a pair again on more images: its score and interval, how many turn, examples to show.
 
-Uses the scoring half of the images, which chose neither the pair's concepts nor their refinement.
-The interval is a bootstrap over the images of each class: it is wide where classes are small.
+Each fold's concepts are looked at on the images of the other fold. The interval comes from the
+number of images: it is wide where classes are small.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
-from onnx_soda.concepts.score import FloatArray, discount, pair_scores
 from onnx_soda.concepts.search import ConceptFinding
 
-__all__ = ["Confirmation", "Example", "confirm"]
+__all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "weigh"]
 
-_RESAMPLES = 200
-# Share of the resamples that the interval leaves out on each side.
-_TAIL = 0.05
+# Standard errors on either side of the score: 90 % of a normal distribution.
+_NINETY_PERCENT = 1.645
 # Images shown of the victim, and of other classes.
 _EXAMPLES = 4
 
@@ -47,9 +47,45 @@ class Example:
     target_probability: float
 
 
+@dataclass(frozen=True)
+class Weighed:
+    """A pair's score on more images than the search had.
+
+    Attributes:
+        score: The score less the background.
+        error: Its standard error.
+        concept: Its best concept.
+        chosen_by: The fold that chose it; it is shown on the other.
+        reference: Mean probability of the target under the concept in the reference heads.
+    """
+
+    score: float
+    error: float
+    concept: Concept
+    chosen_by: int
+    reference: float
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Images that single answers are asked about.
+
+    Attributes:
+        probe: The classifier, with every image a group of its own.
+        pixels: The images, shape (images, channels, height, width), from 0 to 1.
+        labels: Shape (images,).
+        fold: Shape (images,).
+    """
+
+    probe: Probe
+    pixels: NDArray[np.float32]
+    labels: NDArray[np.integer]
+    fold: NDArray[np.integer]
+
+
 @dataclass(frozen=True, eq=False)
 class Confirmation:
-    """What the images of the scoring half say about a pair.
+    """What images that did not choose its concepts say about a pair.
 
     Attributes:
         victim_class: Source class.
@@ -82,74 +118,81 @@ class Confirmation:
     examples: tuple[Example, ...]
 
 
-def confirm(
-    probe: Probe,
-    pixels: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    finding: ConceptFinding,
-    likeness: FloatArray,
-    robustness: FloatArray,
-    rng: np.random.Generator,
-) -> Confirmation:
-    """Examine a pair image by image.
+def weigh(probe: Probe, judge: Judge, finding: ConceptFinding) -> Weighed:
+    """Score a pair anew.
 
     Args:
-        probe: The classifier, every image a group of its own.
-        pixels: Those images, shape (images, channels, height, width), from 0 to 1.
-        labels: Their classes.
-        finding: The pair and its best concepts.
-        likeness: How alike classes are.
-        robustness: How robust classes usually are, from `usual_robustness`.
-        rng: Draws the resamples and the examples.
+        probe: The classifier, with images grouped by `group_by_fold`.
+        judge: With what is usual by the search, and the rest by this probe's images.
+        finding: The pair.
     """
-    unchanged = probe.flows(None)
-    under = np.stack([probe.flows(concept) for concept in finding.concepts])
-    best, victim, target = under[0], finding.victim_class, finding.target_class
-    own = labels == victim
-    low, high = _interval(under, unchanged, labels, finding, likeness, robustness, rng)
-    before, after = unchanged[0].argmax(axis=1), best[0].argmax(axis=1)
-    right = np.stack([before == labels, after == labels])[:, ~own].mean(axis=1)
-    chosen = _choose_examples(labels, victim, target, rng)
-    return Confirmation(
-        victim_class=victim,
-        target_class=target,
-        concept=finding.concepts[0],
-        score=finding.score,
-        low=low,
-        high=high,
-        shown=int(own.sum()),
-        turned=int((after[own] == target).sum()),
-        turned_before=int((before[own] == target).sum()),
-        reference=float(best[1:, own, target].mean()),
-        others_right_before=float(right[0]),
-        others_right_under=float(right[1]),
-        examples=_examples(chosen, pixels, labels, finding, before, best[0]),
+    pair = (finding.victim_class, finding.target_class)
+    scores, errors, best = [], [], []
+    for fold, concepts in enumerate(finding.concepts):
+        flows = np.stack([judge.by_fold(probe.flows(concept)) for concept in concepts])
+        score, error = (values[:, 1 - fold] for values in judge.score(flows))
+        scores.append(score.mean(axis=0))
+        errors.append(error.mean(axis=0))
+        leader = int(score[:, *pair].argmax())
+        reference = float(judge.trust @ flows[leader, 1 - fold, 1:, *pair])
+        best.append((float(score[leader, *pair]), fold, concepts[leader], reference))
+    estimate = judge.combine(np.stack(scores), np.stack(errors))
+    _, fold, concept, reference = max(best, key=lambda entry: entry[0])
+    return Weighed(
+        score=float(estimate.score[pair]) - finding.background,
+        error=float(estimate.error[pair]),
+        concept=concept,
+        chosen_by=fold,
+        reference=reference,
     )
 
 
-def _interval(
-    under: FloatArray,
-    unchanged: FloatArray,
-    labels: NDArray[np.integer],
-    finding: ConceptFinding,
-    likeness: FloatArray,
-    robustness: FloatArray,
-    rng: np.random.Generator,
-) -> tuple[float, float]:
-    """Return the 90 % bootstrap interval of the pair's score."""
-    classes = under.shape[-1]
-    scores = np.empty(_RESAMPLES)
-    for turn in range(_RESAMPLES):
-        weights = np.zeros((classes, len(labels)))
-        for label in np.unique(labels):
-            own = np.flatnonzero(labels == label)
-            np.add.at(weights[label], rng.choice(own, len(own)), 1 / len(own))
-        flows = np.einsum("ci,khid->khcd", weights, under, optimize=True)
-        usual = np.einsum("ci,hid->hcd", weights, unchanged, optimize=True)
-        mean = pair_scores(flows, usual, likeness, robustness).mean(axis=0)
-        scores[turn] = discount(mean, likeness)[finding.victim_class, finding.target_class]
-    low, high = np.quantile(scores - finding.background, (_TAIL, 1 - _TAIL))
-    return float(low), float(high)
+def confirm(
+    shown: Shown, finding: ConceptFinding, weighed: Weighed, rng: np.random.Generator
+) -> Confirmation:
+    """Look at a pair image by image.
+
+    Args:
+        shown: Images.
+        finding: The pair.
+        weighed: Its score and best concept.
+        rng: Draws the examples.
+    """
+    victim, target = finding.victim_class, finding.target_class
+    rows = np.flatnonzero(shown.fold == (weighed.chosen_by + 1) % FOLDS)
+    labels = shown.labels[rows]
+    before = shown.probe.flows(None)[0, rows]
+    under = shown.probe.flows(weighed.concept)[0, rows]
+    own = labels == victim
+    first, then = before.argmax(axis=1), under.argmax(axis=1)
+    chosen = _choose_examples(labels, victim, target, rng)
+    pixels = shown.pixels[rows[chosen]]
+    changed = render_images(pixels, weighed.concept)
+    return Confirmation(
+        victim_class=victim,
+        target_class=target,
+        concept=weighed.concept,
+        score=weighed.score,
+        low=weighed.score - _NINETY_PERCENT * weighed.error,
+        high=weighed.score + _NINETY_PERCENT * weighed.error,
+        shown=int(own.sum()),
+        turned=int((then[own] == target).sum()),
+        turned_before=int((first[own] == target).sum()),
+        reference=weighed.reference,
+        others_right_before=float((first == labels)[~own].mean()),
+        others_right_under=float((then == labels)[~own].mean()),
+        examples=tuple(
+            Example(
+                label=int(labels[row]),
+                before=image,
+                under=image_under,
+                predicted_before=int(first[row]),
+                predicted_under=int(then[row]),
+                target_probability=float(under[row, target]),
+            )
+            for row, image, image_under in zip(chosen, pixels, changed, strict=True)
+        ),
+    )
 
 
 def _choose_examples(
@@ -158,25 +201,3 @@ def _choose_examples(
     own = np.flatnonzero(labels == victim)[:_EXAMPLES]
     others = np.flatnonzero((labels != victim) & (labels != target))
     return np.concatenate([own, rng.permutation(others)[:_EXAMPLES]])
-
-
-def _examples(
-    chosen: NDArray[np.intp],
-    pixels: NDArray[np.float32],
-    labels: NDArray[np.integer],
-    finding: ConceptFinding,
-    before: NDArray[np.intp],
-    under: FloatArray,
-) -> tuple[Example, ...]:
-    shown = render_images(pixels[chosen], finding.concepts[0])
-    return tuple(
-        Example(
-            label=int(labels[row]),
-            before=pixels[row],
-            under=image,
-            predicted_before=int(before[row]),
-            predicted_under=int(under[row].argmax()),
-            target_probability=float(under[row, finding.target_class]),
-        )
-        for row, image in zip(chosen, shown, strict=True)
-    )

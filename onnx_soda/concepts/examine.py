@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Donor
-from onnx_soda.concepts.confirm import Confirmation, confirm
+from onnx_soda.concepts.confirm import Confirmation, Shown, confirm, weigh
+from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.features import read_features
+from onnx_soda.concepts.folds import FOLDS, Folds, group_by_fold, split_into_folds
 from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.reference import ReferenceHeads, fit_reference_heads, pooled_features
+from onnx_soda.concepts.reference import ReferenceHead, fit_reference_head, trust_in
 from onnx_soda.concepts.score import FloatArray, class_likeness
-from onnx_soda.concepts.search import Budget, SearchResult, half_membership, search
+from onnx_soda.concepts.search import Budget, SearchResult, search
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.body import Body
 from onnx_soda.model.providers import RuntimeOptions
-from onnx_soda.observe import image_shape, observe
-from onnx_soda.options import no_progress
+from onnx_soda.observe import image_shape
 
-__all__ = ["MOST_CLASSES", "ConceptEvidence", "examine_concepts", "split_clean_set"]
+__all__ = ["MOST_CLASSES", "ConceptEvidence", "examine_concepts"]
 
 # With more classes the images of all of them cost more than the search is worth, and the table of
 # all pairs under all concepts does not fit into memory.
 MOST_CLASSES = 128
-# Images that concepts are tried on: of each class at most 40 and, with many classes, fewer, since
-# the search's time grows with their number; and no more than two fifths of a class, since the
-# reference heads need the others.
-_PROBE_IMAGES, _LEAST_PROBE_IMAGES, _ALL_PROBE_IMAGES, _PROBE_SHARE = 40, 8, 700, 0.4
-_FIT_IMAGES = 300
-# Pairs that are looked at image by image.
-_CONFIRMED_PAIRS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,22 +38,25 @@ class ConceptEvidence:
     Attributes:
         search: Scores and findings.
         pairs: The pairs with the highest scores, looked at image by image; the highest first.
-        copy_accuracies: Clean accuracy of each reference head on images it was not fitted to.
+        reference_accuracies: Clean accuracy of the reference heads of each layer, the last layer
+            first, on images they were not fitted to.
         model_accuracy: Clean accuracy of the model on the images they were fitted to.
-        fit_images: Images that the reference heads were fitted to.
-        fewest_fit_images: Those of the class with the fewest.
+        fit_images: Images that the reference heads were fitted to, both folds together.
+        fewest_fit_images: Those of the smaller fold of the class with the fewest.
         probe_images: Images that concepts were tried on.
-        fewest_probe_images: Those of the class with the fewest.
+        confirm_images: Images that the best pairs were looked at with.
+        fewest_confirm_images: Those of the smaller fold of the class with the fewest.
     """
 
     search: SearchResult
     pairs: tuple[Confirmation, ...]
-    copy_accuracies: tuple[float, ...]
+    reference_accuracies: tuple[float, ...]
     model_accuracy: float
     fit_images: int
     fewest_fit_images: int
     probe_images: int
-    fewest_probe_images: int
+    confirm_images: int
+    fewest_confirm_images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,40 +65,48 @@ class _Subject:
 
     anatomy: Anatomy
     how: Preprocessing
-    heads: ReferenceHeads
+    heads: tuple[ReferenceHead, ...]
     likeness: FloatArray
+    classes: int
     options: RuntimeOptions
 
-    def probe(self, pixels: NDArray[np.float32], membership: NDArray[np.float32]) -> Probe:
+    def probe(self, images: ProbeImages) -> Probe:
         """Open the classifier with images in groups."""
-        return Probe(
-            self.anatomy, self.how, ProbeImages(pixels, membership), self.heads, self.options
+        return Probe(self.anatomy, self.how, images, self.heads, self.options)
+
+    def judge(self, probe: Probe, labels: IntArray, fold: IntArray) -> Judge:
+        """Return what scores on a probe's images are made from; nothing is usual yet."""
+        counts = [np.bincount(labels[fold == f], minlength=self.classes) for f in range(FOLDS)]
+        return Judge(
+            unchanged=Judge.by_fold(probe.flows(None)),
+            images=np.stack(counts),
+            likeness=self.likeness,
+            trust=trust_in(self.heads),
+            usual=np.zeros((FOLDS, self.classes, self.classes)),
         )
 
 
-def split_clean_set(labels: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Choose images to fit reference heads to, and other ones to try concepts on.
+@dataclass(frozen=True, eq=False)
+class _Images:
+    """Images of both folds."""
 
-    Args:
-        labels: Shape (images,).
-        rng: Chooses.
+    pixels: NDArray[np.float32]
+    labels: IntArray
+    fold: IntArray
 
-    Returns:
-        Positions for fitting and for probing, sorted, without a common one.
-    """
-    fit, probe = [], []
-    present = np.unique(labels)
-    most = int(np.clip(_ALL_PROBE_IMAGES // len(present), _LEAST_PROBE_IMAGES, _PROBE_IMAGES))
-    for label in present:
-        own = rng.permutation(np.flatnonzero(labels == label))
-        count = min(most, int(_PROBE_SHARE * len(own)))
-        probe.append(own[:count])
-        fit.append(own[count : count + _FIT_IMAGES])
-    return np.sort(np.concatenate(fit)), np.sort(np.concatenate(probe))
+    def of(self, chosen: NDArray[np.bool_]) -> _Images:
+        return _Images(self.pixels[chosen], self.labels[chosen], self.fold[chosen])
+
+    def by_class(self, classes: int) -> ProbeImages:
+        groups = group_by_fold(self.labels, self.fold, classes)
+        return ProbeImages(self.pixels, groups, self.fold)
+
+    def one_by_one(self) -> ProbeImages:
+        return ProbeImages(self.pixels, np.eye(len(self.pixels), dtype=np.float32), self.fold)
 
 
 def examine_concepts(
-    body: Body,
+    anatomy: Anatomy,
     clean: CleanSet,
     how: Preprocessing,
     classes: int,
@@ -113,7 +118,7 @@ def examine_concepts(
     """Search for concepts that turn one class into another without the clean data's support.
 
     Args:
-        body: The classifier; its layer is what the reference heads read.
+        anatomy: The classifier.
         clean: Clean images.
         how: The model's preprocessing.
         classes: Number of classes.
@@ -127,37 +132,39 @@ def examine_concepts(
         ImageError: An image is unreadable or does not fit the model.
     """
     rng = np.random.default_rng(seed)
-    fit, chosen = split_clean_set(clean.labels, rng)
-    anatomy = body.anatomy
-    seen = observe(body, clean, fit, how, no_progress)
-    features = pooled_features(seen.layer, anatomy.layer.axis)
-    heads = fit_reference_heads(features, seen.labels, classes, rng)
-    likeness = class_likeness(features, seen.labels, classes)
-    subject = _Subject(anatomy, how, heads, likeness, options)
-    pixels, labels = _read(clean, chosen, anatomy, how), clean.labels[chosen]
-    membership = half_membership(labels, classes)
-    donors = _donors(pixels)
-    result = search(subject.probe(pixels, membership), likeness, rng, budget, advance, donors)
-    scoring = membership[:, classes:].any(axis=1)
-    pairs = _look_closely(subject, pixels[scoring], labels[scoring], result, rng)
+    folds = split_into_folds(clean.labels, rng)
+    labels = clean.labels[folds.rows]
+    features = read_features(anatomy, clean, folds.rows, how, options)
+    heads = tuple(
+        fit_reference_head(pooling, layer, labels, folds.fold, classes)
+        for pooling, layer in zip(features.poolings, features.layers, strict=True)
+    )
+    likeness = class_likeness(features.layers[0], labels, classes)
+    subject = _Subject(anatomy, how, heads, likeness, classes, options)
+    images = _read(clean, folds, anatomy, how)
+    searched = images.of(folds.search[folds.confirm])
+    probe = subject.probe(searched.by_class(classes))
+    judge = subject.judge(probe, searched.labels, searched.fold)
+    found = search(probe, judge, rng, budget, advance, _donors(searched.pixels))
     return ConceptEvidence(
-        search=result,
-        pairs=pairs,
-        copy_accuracies=heads.accuracies,
-        model_accuracy=seen.accuracy,
-        fit_images=len(fit),
-        fewest_fit_images=_fewest(seen.labels),
-        probe_images=len(chosen),
-        fewest_probe_images=_fewest(labels),
+        search=found,
+        pairs=_look_closely(subject, images, found, rng),
+        reference_accuracies=tuple(head.accuracy for head in heads),
+        model_accuracy=features.accuracy,
+        fit_images=len(labels),
+        fewest_fit_images=_fewest(labels, folds.fold),
+        probe_images=len(searched.labels),
+        confirm_images=len(images.labels),
+        fewest_confirm_images=_fewest(images.labels, images.fold),
     )
 
 
-def _read(
-    clean: CleanSet, chosen: IntArray, anatomy: Anatomy, how: Preprocessing
-) -> NDArray[np.float32]:
+def _read(clean: CleanSet, folds: Folds, anatomy: Anatomy, how: Preprocessing) -> _Images:
+    rows = folds.rows[folds.confirm]
     shape = image_shape(anatomy.view.image, clean)
-    pixels = clean.images.read(chosen, shape, how.resize).astype(np.float32) / 255
-    return np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    pixels = clean.images.read(rows, shape, how.resize).astype(np.float32) / 255
+    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+    return _Images(channels_first, clean.labels[rows], folds.fold[folds.confirm])
 
 
 def _donors(pixels: NDArray[np.float32]) -> list[Donor]:
@@ -168,22 +175,22 @@ def _donors(pixels: NDArray[np.float32]) -> list[Donor]:
     ]
 
 
-def _fewest(labels: IntArray) -> int:
-    return int(np.unique(labels, return_counts=True)[1].min())
+def _fewest(labels: IntArray, fold: IntArray) -> int:
+    groups = [labels[fold == f] for f in range(FOLDS)]
+    return min(int((own == label).sum()) for own in groups for label in np.unique(labels))
 
 
 def _look_closely(
-    subject: _Subject,
-    pixels: NDArray[np.float32],
-    labels: IntArray,
-    result: SearchResult,
-    rng: np.random.Generator,
+    subject: _Subject, images: _Images, found: SearchResult, rng: np.random.Generator
 ) -> tuple[Confirmation, ...]:
-    """Look at the best pairs image by image: every image is a group of its own."""
-    probe = subject.probe(pixels, np.eye(len(pixels), dtype=np.float32))
-    present = set(labels.tolist())
-    return tuple(
-        confirm(probe, pixels, labels, finding, subject.likeness, result.robustness, rng)
-        for finding in result.findings[:_CONFIRMED_PAIRS]
-        if finding.victim_class in present
-    )
+    """Look at the best pairs on more images, and one by one."""
+    probe = subject.probe(images.by_class(subject.classes))
+    judge = replace(subject.judge(probe, images.labels, images.fold), usual=found.judge.usual)
+    single = subject.probe(images.one_by_one())
+    shown = Shown(single, images.pixels, images.labels, images.fold)
+    pairs = [
+        confirm(shown, finding, weigh(probe, judge, finding), rng)
+        for finding in found.findings
+        if finding.victim_class in images.labels
+    ]
+    return tuple(sorted(pairs, key=lambda pair: -pair.low))

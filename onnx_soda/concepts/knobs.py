@@ -42,10 +42,12 @@ class Knob:
         low, high = self._scaled(self.low), self._scaled(self.high)
         return tuple(self._unscaled(u) for u in rng.uniform(low, high, count))
 
-    def move(self, value: tuple[float, ...], rng: np.random.Generator) -> tuple[float, ...]:
+    def move(
+        self, value: tuple[float, ...], rng: np.random.Generator, width: float
+    ) -> tuple[float, ...]:
         """Return a value near to another, within the range."""
         low, high = self._scaled(self.low), self._scaled(self.high)
-        near = [self._scaled(v) + rng.normal(0, _STEP * (high - low)) for v in value]
+        near = [self._scaled(v) + rng.normal(0, width * _STEP * (high - low)) for v in value]
         return tuple(self._unscaled(min(max(u, low), high)) for u in near)
 
     def _scaled(self, value: float) -> float:
@@ -60,6 +62,8 @@ def draw(knobs: Mapping[str, Knob], rng: np.random.Generator, channels: int) -> 
     return {name: knob.draw(rng, channels) for name, knob in knobs.items()}
 
 
-def move(knobs: Mapping[str, Knob], values: Values, rng: np.random.Generator) -> Values:
-    """Move every knob a little."""
-    return {name: knob.move(values[name], rng) for name, knob in knobs.items()}
+def move(
+    knobs: Mapping[str, Knob], values: Values, rng: np.random.Generator, width: float = 1.0
+) -> Values:
+    """Move every knob a little; `width` scales by how much."""
+    return {name: knob.move(values[name], rng, width) for name, knob in knobs.items()}

@@ -7,6 +7,7 @@ reference head give to every class.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,8 +18,9 @@ from numpy.typing import NDArray
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.families import Shape
 from onnx_soda.concepts.fields import identity_fields
+from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import wire_preprocessing, wire_transform
-from onnx_soda.concepts.reference import ReferenceHeads
+from onnx_soda.concepts.reference import ReferenceHead
 from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
@@ -37,31 +39,46 @@ class ProbeImages:
         pixels: Shape (images, channels, height, width), float32 from 0 to 1.
         membership: Share of each image in each group, shape (images, groups): 1 over the size
             of the group for its members, 0 for others.
+        fold: Fold of each image, 0 or 1; reference heads fitted to the other one are read on it.
     """
 
     pixels: NDArray[np.float32]
     membership: NDArray[np.float32]
+    fold: NDArray[np.integer]
 
 
 def _flows(
-    wiring: Wiring, anatomy: Anatomy, graph: ir.Graph, groups: ir.Value, heads: ReferenceHeads
+    wiring: Wiring,
+    tensors: Sequence[ir.Value],
+    groups: Sequence[ir.Value],
+    heads: Sequence[ReferenceHead],
 ) -> ir.Value:
-    """Wire the probabilities of model and copies, averaged over each group of images."""
-    logits, layer = (_as_float(wiring, value) for value in graph.outputs[:2])
-    classes = heads.biases.shape[1]
-    per_class = wiring.constant([-1, classes], np.int64)
-    original = wiring.op("Softmax", wiring.op("Reshape", logits, per_class), axis=1)
-    features = _pooled(wiring, layer, anatomy)
-    weights = heads.weights.transpose(1, 0, 2).reshape(heads.weights.shape[1], -1)
-    scores = wiring.op(
-        "Add",
-        wiring.op("MatMul", features, wiring.constant(weights)),
-        wiring.constant(heads.biases.reshape(-1)),
-    )
-    copies = wiring.op("Softmax", wiring.op("Reshape", scores, per_class), axis=1)
-    together = wiring.constant([-1, heads.copies * classes], np.int64)
-    all_heads = wiring.op("Concat", original, wiring.op("Reshape", copies, together), axis=1)
-    return wiring.op("MatMul", wiring.op("Transpose", groups, perm=[1, 0]), all_heads)
+    """Wire the probabilities of model and reference heads, averaged over each group of images.
+
+    Args:
+        wiring: Takes the nodes.
+        tensors: The logits, then the layer that each head reads.
+        groups: Per fold that heads were fitted to, the membership of the images they are read on.
+        heads: Reference heads.
+    """
+    logits, *layers = (_as_float(wiring, value) for value in tensors)
+    original = _probabilities(wiring, logits, heads[0].biases.shape[1])
+    features = [head.pooling.wire(wiring, layer) for head, layer in zip(heads, layers, strict=True)]
+    parts = []
+    for fold, members in enumerate(groups):
+        columns = [original]
+        for head, values in zip(heads, features, strict=True):
+            product = wiring.op("MatMul", values, wiring.constant(head.weights[fold]))
+            scores = wiring.op("Add", product, wiring.constant(head.biases[fold]))
+            columns.append(_probabilities(wiring, scores, head.biases.shape[1]))
+        together = wiring.op("Concat", *columns, axis=1)
+        parts.append(wiring.op("MatMul", wiring.op("Transpose", members, perm=[1, 0]), together))
+    return wiring.op("Sum", *parts)
+
+
+def _probabilities(wiring: Wiring, scores: ir.Value, classes: int) -> ir.Value:
+    rows = wiring.op("Reshape", scores, wiring.constant([-1, classes], np.int64))
+    return wiring.op("Softmax", rows, axis=1)
 
 
 def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
@@ -70,20 +87,8 @@ def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
     return wiring.op("Cast", value, to=int(ir.DataType.FLOAT))
 
 
-def _pooled(wiring: Wiring, layer: ir.Value, anatomy: Anatomy) -> ir.Value:
-    """Wire `reference.pooled_features`: the mean of each neuron over all places."""
-    rank, axis = len(anatomy.layer.shape or (0, 0)), anatomy.layer.axis
-    if rank == 2:
-        return layer
-    if axis != 1:
-        order = [0, axis, *(i for i in range(1, rank) if i != axis)]
-        layer = wiring.op("Transpose", layer, perm=order)
-    mean = wiring.op("GlobalAveragePool", layer)
-    return wiring.op("Reshape", mean, wiring.constant([0, -1], np.int64))
-
-
 def build_probe(
-    anatomy: Anatomy, how: Preprocessing, shape: Shape, heads: ReferenceHeads
+    anatomy: Anatomy, how: Preprocessing, shape: Shape, heads: Sequence[ReferenceHead]
 ) -> ir.Model:
     """Return the model with the concept pipeline in front and the flows behind.
 
@@ -91,13 +96,14 @@ def build_probe(
         anatomy: The classifier.
         how: Its preprocessing.
         shape: Channels, height and width of the images.
-        heads: Reference heads on the pooled layer.
+        heads: Reference heads.
     """
-    body = extract_body(anatomy.view, [anatomy.logits.value.name or "", anatomy.layer.name])
+    names = [anatomy.logits.value.name or "", *(head.pooling.name for head in heads)]
+    body = extract_body(anatomy.view, names)
     graph = body.graph
     batch = anatomy.view.image.batch or "images"
     pixels = graph_input("pixels", [batch, *shape])
-    groups = graph_input("groups", [batch, "groups"])
+    groups = [graph_input(f"groups_{fold}", [batch, "groups"]) for fold in range(FOLDS)]
     fields = identity_fields(*shape).as_feeds("")
     inputs = {name: graph_input(name, array.shape) for name, array in fields.items()}
     front, back = Wiring(), Wiring()
@@ -106,12 +112,12 @@ def build_probe(
     old = graph.inputs[0]
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, image)
-    flows = _flows(back, anatomy, graph, groups, heads)
+    flows = _flows(back, list(graph.outputs), groups, heads)
     graph.insert_before(graph[0], front.nodes)
     graph.extend(back.nodes)
     for constant in (*front.constants, *back.constants):
         graph.register_initializer(constant)
-    graph.inputs[:] = [pixels, groups, *inputs.values()]
+    graph.inputs[:] = [pixels, *groups, *inputs.values()]
     flows.dtype, flows.shape = ir.DataType.FLOAT, ir.Shape(["groups", "flows"])
     graph.outputs[:] = [flows]
     return body
@@ -133,12 +139,12 @@ class Probe:
         anatomy: Anatomy,
         how: Preprocessing,
         images: ProbeImages,
-        heads: ReferenceHeads,
+        heads: Sequence[ReferenceHead],
         options: RuntimeOptions,
     ) -> None:
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
-        self._heads = 1 + heads.copies
+        self._heads = 1 + len(heads)
         fixed = anatomy.view.image.batch
         model = serialise(build_probe(anatomy, how, self.shape, heads), anatomy.model.folder)
         self._session = Session(model, options, fixed)
@@ -155,8 +161,8 @@ class Probe:
             concept: The concept; None for the images as they are.
 
         Returns:
-            Shape (1 + copies, groups, classes): mean probability of each class, by the original
-            head first, then by each reference head.
+            Shape (1 + heads, groups, classes): mean probability of each class, by the model
+            first, then by each reference head.
         """
         fields = concept.render(self.shape) if concept else identity_fields(*self.shape)
         extra = fields.as_feeds(PREFIX)
@@ -169,10 +175,16 @@ class Probe:
 
 def _feeds(images: ProbeImages, start: int, size: int, fixed: bool) -> dict[str, NDArray[Any]]:
     """Return one batch; where the batch is fixed, filled up with images of no group."""
-    pixels = images.pixels[start : start + size]
-    groups = images.membership[start : start + size]
+    rows = slice(start, start + size)
+    pixels, groups, fold = images.pixels[rows], images.membership[rows], images.fold[rows]
     missing = size - len(pixels) if fixed else 0
+    feeds = {"pixels": pixels}
+    for fitted_to in range(FOLDS):
+        # A head is read on the images that it was not fitted to.
+        feeds[f"groups_{fitted_to}"] = np.where((fold != fitted_to)[:, None], groups, 0)
     return {
-        f"{PREFIX}pixels": np.concatenate([pixels, np.zeros((missing, *pixels.shape[1:]), "f")]),
-        f"{PREFIX}groups": np.concatenate([groups, np.zeros((missing, groups.shape[1]), "f")]),
+        PREFIX + name: np.concatenate(
+            [part, np.zeros((missing, *part.shape[1:]))], dtype=np.float32
+        )
+        for name, part in feeds.items()
     }

@@ -1,49 +1,51 @@
 """Scores of class pairs under concepts.
 
-Under the right concept a backdoor turns the victim v into the target t; a copy of the model that
-knows only clean images does not; classes unlike v stay as they are; and v, which is robust under
-other concepts that disturb as much, is not robust under this one. So the score of (v, t) under a
-concept c is
+Under the right concept a backdoor turns the victim v into the target t; heads that know only clean
+images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
+every one that disturbs. So the score of (v, t) under a concept c is
 
-    (O - R) (1 - expected)^2  -  damage  -  0.3 spill
+    (O - R)[v, t]  -  spill  -  0.5 next  -  0.5 damage  -  usual
 
-    O, R      mean probability of t over the clean images of v under c: by the original head, and
-              by the reference copies on average
-    damage    mean error of the classes other than v under c, beyond their error without it
-    expected  error of v under c that its usual robustness lets expect, beyond that without it:
-              the error of the others, moved in log-odds by the median difference between v and
-              the others over all concepts
-    spill     largest O - R into t of a class that is unlike v (likeness under 0.3)
+    O, R    mean probability of t over the clean images of v under c: by the model, and by the
+            reference heads (`excess` is their difference)
+    spill   largest excess into t of another class, as far as that is unlike v and unlike t
+    next    largest excess of v into a class other than t: a fragile class goes anywhere
+    damage  mean over the classes other than v of their error under c beyond that without it; what
+            is over 0.25 counts five times: such a concept destroys too much to tell anything
+    usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
+            without any concept, whichever is larger
 
-discounted by likeness, the centred cosine of the class means in the penultimate layer: natural
-confusions lie between look-alikes. From a pair's score the background is taken: the largest score
-of a pair with another victim and another target, where that is positive. Some models confuse
-classes under many concepts; there a pair has to stand out from the others.
+discounted by sqrt(1 - likeness), where likeness is the centred cosine of the class means in the
+penultimate layer: natural confusions lie between look-alikes. From a pair's score the background is
+taken: the largest score of a pair with another victim and another target, where that is positive.
+Some models confuse classes under many concepts; there a pair has to stand out from the others.
 """
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit
 
 __all__ = [
     "FloatArray",
     "background",
     "class_likeness",
-    "discount",
+    "discount_factor",
+    "excess",
     "pair_scores",
-    "usual_robustness",
+    "standard_error",
+    "usual_excess",
 ]
 
 FloatArray = NDArray[np.float64]
 
-_SPILL_WEIGHT = 0.3
-# Classes less alike than this are unlike.
-_UNLIKE = 0.3
-# Error rates closer to 0 or 1 than this are not told apart: a class has a few dozen images.
-_FINEST_RATE = 0.02
-# Stands in for "no score" on the diagonal; below every real one.
+_SPILL_WEIGHT, _NEXT_WEIGHT, _DAMAGE_WEIGHT = 1.0, 0.5, 0.5
+_MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
+# Classes as alike as this are not unlike at all.
+_ALIKE = 0.3
+# A concept disturbs where it does at least this much damage; `usual` is this quantile.
+_DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
+# Stands in for "no score"; below every real one.
 _NO_PAIR = -9.0
 
 
@@ -63,16 +65,45 @@ def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: i
     return cosine
 
 
-def usual_robustness(flows: NDArray[np.floating]) -> FloatArray:
-    """Return how much more than the others each class usually errs, in log-odds, shape (classes,).
-
-    The median over concepts, so that the few that carry a trigger do not count.
+def excess(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
+    """Return what the model sends from class to class beyond the reference heads.
 
     Args:
-        flows: As for `pair_scores`.
+        flows: Mean probabilities, shape (concepts, 1 + heads, classes, classes): model and heads,
+            source class, class.
+        trust: Weight of each reference head.
+
+    Returns:
+        Shape (concepts, classes, classes), 0 on the diagonal.
     """
-    error = _errors(flows)
-    usual: FloatArray = np.median(_log_odds(error) - _log_odds(_of_others(error)), axis=0)
+    reference = np.einsum("h,chvt->cvt", trust, flows[:, 1:].astype(np.float64))
+    more: FloatArray = flows[:, 0] - reference
+    diagonal = np.arange(more.shape[1])
+    more[:, diagonal, diagonal] = 0
+    return more
+
+
+def usual_excess(
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], trust: FloatArray
+) -> FloatArray:
+    """Return each pair's excess that no concept has to explain; not under 0.
+
+    The upper quartile over concepts that disturb, or the excess without any concept.
+
+    Args:
+        flows: As for `excess`, under concepts that were not chosen for any pair.
+        unchanged: The same without any concept, shape (1 + heads, classes, classes).
+        trust: Weight of each reference head.
+
+    Returns:
+        Shape (classes, classes).
+    """
+    more = np.maximum(excess(flows, trust), 0)
+    disturbing = _damage(flows, unchanged) >= _DISTURBING
+    usual = np.maximum(excess(unchanged[None], trust)[0], 0)
+    for victim in np.flatnonzero(disturbing.any(axis=0)):
+        own = more[disturbing[:, victim], victim]
+        usual[victim] = np.maximum(usual[victim], np.quantile(own, _USUAL_QUANTILE, axis=0))
     return usual
 
 
@@ -80,61 +111,78 @@ def pair_scores(
     flows: NDArray[np.floating],
     unchanged: NDArray[np.floating],
     likeness: FloatArray,
-    robustness: FloatArray,
+    trust: FloatArray,
+    usual: FloatArray,
 ) -> FloatArray:
     """Score every pair under every concept.
 
     Args:
-        flows: Mean probabilities, shape (concepts, 1 + copies, classes, classes): head, source
-            class, class.
-        unchanged: The same without any concept, shape (1 + copies, classes, classes).
+        flows: As for `excess`.
+        unchanged: As for `usual_excess`.
         likeness: Shape (classes, classes), from `class_likeness`.
-        robustness: Shape (classes,), from `usual_robustness`.
+        trust: Weight of each reference head.
+        usual: Shape (classes, classes), from `usual_excess`.
 
     Returns:
         Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
     """
-    original = flows[:, 0].astype(np.float64)
-    excess = original - flows[:, 1:].mean(axis=1)
-    error, usual = _errors(flows), _errors(unchanged[None])
-    damage = np.maximum(_of_others(error) - _of_others(usual), 0)
-    likely = expit(_log_odds(_of_others(error)) + robustness)
-    expected = np.clip((likely - usual) / np.maximum(1 - usual, _FINEST_RATE), 0, 1)
-    surprise = excess * np.square(1 - expected)[:, :, None]
-    penalty = damage[:, :, None] + _SPILL_WEIGHT * _spill(excess, likeness)
-    scores: FloatArray = surprise - penalty
+    more, damage = excess(flows, trust), _damage(flows, unchanged)
+    penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * _next(more) + usual
+    costs = _DAMAGE_WEIGHT * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
+    scores: FloatArray = more - penalty - costs[:, :, None]
     diagonal = np.arange(scores.shape[1])
     scores[:, diagonal, diagonal] = _NO_PAIR
     return scores
 
 
-def _errors(flows: NDArray[np.floating]) -> FloatArray:
-    """Return the error of each class under each concept."""
-    error: FloatArray = 1 - np.einsum("ncc->nc", flows[:, 0]).astype(np.float64)
+def standard_error(flows: NDArray[np.floating], images: NDArray[np.integer]) -> FloatArray:
+    """Return the standard error of the model's flows, from the number of images alone.
+
+    As if each image went to the target or not: sqrt(p (1 - p) / n), with p kept a little away from
+    0 and 1, so that six of six images are not certainty (after Agresti and Coull 1998).
+
+    Args:
+        flows: As for `excess`.
+        images: Of each class, shape (classes,).
+
+    Returns:
+        Shape (concepts, classes, classes); 1 for classes without images.
+    """
+    count = np.maximum(images, 1)[None, :, None].astype(np.float64)
+    share = np.clip(flows[:, 0], 1 / (count + 2), 1 - 1 / (count + 2))
+    error: FloatArray = np.sqrt(share * (1 - share) / count)
+    error[:, images == 0] = 1
     return error
 
 
-def _of_others(error: FloatArray) -> FloatArray:
-    """Return for each class the mean error of the others."""
-    mean: FloatArray = (error.sum(axis=1, keepdims=True) - error) / max(error.shape[1] - 1, 1)
-    return mean
+def _damage(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each class the mean damage to the others, shape (concepts, classes)."""
+    error = 1 - np.einsum("kcc->kc", flows[:, 0]).astype(np.float64)
+    usual = 1 - np.einsum("cc->c", unchanged[0]).astype(np.float64)
+    more = np.maximum(error - usual, 0)
+    others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / max(more.shape[1] - 1, 1)
+    return others
 
 
-def _log_odds(rate: FloatArray) -> FloatArray:
-    return np.asarray(logit(np.clip(rate, _FINEST_RATE, 1 - _FINEST_RATE)))
-
-
-def _spill(excess: FloatArray, likeness: FloatArray) -> FloatArray:
-    """Return for each (v, t) the largest excess into t of a class unlike v; not under 0."""
-    classes = len(likeness)
-    spill = np.zeros_like(excess)
-    off_diagonal = excess.copy()
-    off_diagonal[:, np.arange(classes), np.arange(classes)] = 0
-    for victim in range(classes):
-        unlike = (likeness[victim] < _UNLIKE) & (np.arange(classes) != victim)
-        if unlike.any():
-            spill[:, victim] = np.maximum(off_diagonal[:, unlike].max(axis=1), 0)
+def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Return for each (v, t) the largest excess into t of a class unlike both; not under 0."""
+    unlike = np.clip(1 - likeness / _ALIKE, 0, 1)
+    np.fill_diagonal(unlike, 0)
+    spill = np.zeros_like(more)
+    for victim, others in enumerate(unlike):
+        weighted = more * (others[:, None] * unlike)
+        np.maximum(weighted.max(axis=1), 0, out=spill[:, victim])
     return spill
+
+
+def _next(more: FloatArray) -> FloatArray:
+    """Return for each (v, t) the largest excess of v into another class; not under 0."""
+    if more.shape[2] < 2:
+        return np.zeros_like(more)
+    second, first = np.moveaxis(np.partition(more, (-2, -1), axis=2)[:, :, -2:], 2, 0)
+    largest = np.where(more >= first[:, :, None], second[:, :, None], first[:, :, None])
+    kept: FloatArray = np.maximum(largest, 0)
+    return kept
 
 
 def background(scores: FloatArray, victim: int, target: int) -> float:
@@ -144,7 +192,7 @@ def background(scores: FloatArray, victim: int, target: int) -> float:
     return max(float(others.max()), 0.0)
 
 
-def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
-    """Discount positive scores of look-alikes, shape (classes, classes) both."""
-    kept: FloatArray = np.where(scores > 0, scores * (1 - np.clip(likeness, 0, 1)), scores)
-    return kept
+def discount_factor(likeness: FloatArray) -> FloatArray:
+    """Return what a score is multiplied by: less for look-alikes."""
+    factor: FloatArray = np.sqrt(1 - np.clip(likeness, 0, 1))
+    return factor

@@ -1,9 +1,8 @@
 """Searches for the concept and the pair that the clean data does not support.
 
 A fixed battery and random concepts first, then variations of those that do best for the most
-promising pairs. Concepts
-are chosen on one half of the images and scored on the other, so that a score is no luck of the
-choice.
+promising pairs. Each fold of the images chooses concepts, and the other fold scores them, so that
+a score is no luck of the choice.
 """
 
 from __future__ import annotations
@@ -16,15 +15,23 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.battery import concept_battery
 from onnx_soda.concepts.concept import Concept, Donor, draw_concept, move_concept
+from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.probe import Probe
-from onnx_soda.concepts.score import FloatArray, background, discount, pair_scores, usual_robustness
+from onnx_soda.concepts.score import FloatArray, background
 from onnx_soda.options import BudgetName
 
-__all__ = ["BUDGETS", "Budget", "ConceptFinding", "SearchResult", "half_membership", "search"]
+__all__ = ["BUDGETS", "Budget", "ConceptFinding", "SearchResult", "search"]
 
 # Concepts that a pair's score is the mean over: one alone may be luck.
-_BEST_CONCEPTS = 5
-_CHOOSING, _SCORING = 0, 1
+_BEST_CONCEPTS = 3
+# Standard errors that a concept's score is lowered by where concepts and pairs are chosen. Less
+# than in the final score: a weak sign is worth a closer look.
+_CAUTION = 0.5
+# Marks concepts that no fold has chosen: the battery and random draws.
+_UNCHOSEN = -1
+# Pairs that are looked at on more images.
+_FINDINGS = 5
 
 
 @dataclass(frozen=True)
@@ -33,47 +40,41 @@ class Budget:
 
     Attributes:
         draws: Concepts drawn at random.
-        rounds: Rounds of refinement.
-        pairs: Pairs refined per round.
-        moves: Variations per pair and round.
+        rounds: Pairs refined in each round and variations tried of each, by each fold. Many pairs
+            first, then more of fewer (successive halving, Jamieson and Talwalkar 2016).
     """
 
-    draws: int = 100
-    rounds: int = 3
-    pairs: int = 6
-    moves: int = 8
+    draws: int
+    rounds: tuple[tuple[int, int], ...]
 
     def probes(self, channels: int) -> int:
         """Return the number of concepts tried in all."""
-        battery = len(concept_battery(channels))
-        return battery + self.draws + self.rounds * self.pairs * self.moves
+        refined = sum(pairs * moves for pairs, moves in self.rounds)
+        return len(concept_battery(channels)) + self.draws + FOLDS * refined
 
 
 BUDGETS: Mapping[BudgetName, Budget] = {
-    "quick": Budget(draws=0, rounds=1),
-    "default": Budget(),
-    "thorough": Budget(draws=600, rounds=8, moves=12),
+    "quick": Budget(0, ((12, 2),)),
+    "default": Budget(100, ((16, 2), (8, 4), (4, 6), (3, 8))),
+    "thorough": Budget(600, ((32, 3), (16, 6), (8, 10), (4, 16), (3, 16))),
 }
 
 
 @dataclass(frozen=True)
 class ConceptFinding:
-    """A pair, with the concept that shows it best.
+    """A pair, with the concepts that show it best.
 
     Attributes:
         victim_class: Source class.
         target_class: Class it is turned into.
-        score: Mean score of the pair's best concepts, on images that did not choose them, less
-            the background.
         background: Score of the best pair with another victim and target; see `background`.
-        concepts: Its best concepts, the best one first.
+        concepts: For each fold the concepts that it chose, the best one first.
     """
 
     victim_class: int
     target_class: int
-    score: float
     background: float
-    concepts: tuple[Concept, ...]
+    concepts: tuple[tuple[Concept, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,36 +82,22 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        scores: Score of every pair, background included, shape (classes, classes): victim, target.
+        scores: Score of every pair less its standard error, background included, shape (classes,
+            classes): victim, target.
         findings: The pairs with the highest scores, highest first.
-        robustness: How robust classes usually are, on the scoring half; see `usual_robustness`.
+        judge: What scores are made from, for images that were not searched on.
         tried: Number of concepts tried.
     """
 
     scores: FloatArray
     findings: tuple[ConceptFinding, ...]
-    robustness: FloatArray
+    judge: Judge
     tried: int
-
-
-def half_membership(labels: NDArray[np.integer], classes: int) -> NDArray[np.float32]:
-    """Split the images of each class into two halves, for `ProbeImages`.
-
-    Returns:
-        Shape (images, 2 classes): first the choosing halves of all classes, then the scoring ones.
-    """
-    membership = np.zeros((len(labels), 2 * classes), dtype=np.float32)
-    for label in range(classes):
-        own = np.flatnonzero(labels == label)
-        for half in (0, 1):
-            part = own[half::2]
-            membership[part, half * classes + label] = 1 / max(len(part), 1)
-    return membership
 
 
 def search(
     probe: Probe,
-    likeness: FloatArray,
+    judge: Judge,
     rng: np.random.Generator,
     budget: Budget | None = None,
     advance: Callable[[int, int], None] | None = None,
@@ -119,85 +106,109 @@ def search(
     """Search for concepts under which one class turns into another without support.
 
     Args:
-        probe: The classifier, with images grouped by `half_membership`.
-        likeness: How alike classes are, from `class_likeness`.
+        probe: The classifier, with images grouped by `group_by_fold`.
+        judge: Scores what the probe says.
         rng: Source of randomness; the same state gives the same result.
         budget: How many concepts to try.
         advance: Called with the number of concepts tried and the number in all.
         donors: Clean images whose style may be carried over.
     """
-    budget = budget or Budget()
+    budget = budget or BUDGETS["default"]
     channels = probe.shape[0]
-    trials = _Trials(probe, likeness, budget.probes(channels), advance)
+    trials = _Trials(probe, judge, budget.probes(channels), advance)
     for concept in concept_battery(channels):
         trials.add(concept)
     for _ in range(budget.draws):
         trials.add(draw_concept(rng, channels, donors))
-    for _ in range(budget.rounds):
-        for concept in trials.promising(budget.pairs, budget.moves):
-            trials.add(move_concept(concept, rng))
-    return trials.result(budget.pairs)
+    trials.close_screening()
+    for turn, (pairs, moves) in enumerate(budget.rounds):
+        for fold in range(FOLDS):
+            for concept in trials.promising(fold, pairs, moves):
+                # Wide steps first, narrow ones to finish.
+                trials.add(move_concept(concept, rng, 1 / (1 + turn)), fold)
+    return trials.result(_FINDINGS)
 
 
 class _Trials:
-    """Concepts tried, with their flows on both halves."""
+    """Concepts tried, with their flows on both folds and the fold that chose to try them."""
 
     def __init__(
         self,
         probe: Probe,
-        likeness: FloatArray,
+        judge: Judge,
         total: int,
         advance: Callable[[int, int], None] | None,
     ) -> None:
         self._probe = probe
-        self._likeness = likeness
+        self._judge = judge
         self._total = total
         self._advance = advance
-        self._unchanged = np.split(probe.flows(None), 2, axis=1)
         self._concepts: list[Concept] = []
-        self._flows: list[NDArray[np.float32]] = []
+        self._origins: list[int] = []
+        self._scores: list[NDArray[np.float32]] = []
+        self._errors: list[NDArray[np.float32]] = []
+        self._waiting: list[FloatArray] = []
 
-    def add(self, concept: Concept) -> None:
+    def add(self, concept: Concept, chosen_by: int = _UNCHOSEN) -> None:
         """Try a concept."""
-        halves = np.split(self._probe.flows(concept).astype(np.float32), 2, axis=1)
         self._concepts.append(concept)
-        self._flows.append(np.stack(halves))
+        self._origins.append(chosen_by)
+        self._waiting.append(self._judge.by_fold(self._probe.flows(concept)))
         if self._advance:
             self._advance(len(self._concepts), self._total)
 
-    def _scores(self, half: int) -> tuple[FloatArray, FloatArray]:
-        flows = np.stack([both[half] for both in self._flows])
-        robustness = usual_robustness(flows)
-        scores = pair_scores(flows, self._unchanged[half], self._likeness, robustness)
-        return scores, robustness
+    def close_screening(self) -> None:
+        """Take what is usual from the concepts tried so far, which nothing has chosen."""
+        flows = np.stack(self._waiting)
+        self._judge = self._judge.with_usual(flows)
 
-    def _best(self) -> tuple[NDArray[np.intp], FloatArray]:
-        """Return each pair's best concepts by the choosing half, and their mean score there."""
-        scores, _ = self._scores(_CHOOSING)
-        best = np.argpartition(-scores, range(_BEST_CONCEPTS), axis=0)[:_BEST_CONCEPTS]
-        return best, np.take_along_axis(scores, best, axis=0).mean(axis=0)
+    def _settle(self) -> None:
+        """Score what was tried since the last time."""
+        if self._waiting:
+            scores, errors = self._judge.score(np.stack(self._waiting))
+            self._scores.extend(scores.astype(np.float32))
+            self._errors.extend(errors.astype(np.float32))
+            self._waiting.clear()
 
-    def promising(self, pairs: int, moves: int) -> list[Concept]:
+    def _leaders(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
+        """Return each pair's best concepts by one fold, and their mean score, a little lowered."""
+        self._settle()
+        own = np.flatnonzero([origin in (_UNCHOSEN, fold) for origin in self._origins])
+        cautious = np.stack([self._scores[i][fold] - _CAUTION * self._errors[i][fold] for i in own])
+        best = np.argpartition(-cautious, range(_BEST_CONCEPTS), axis=0)[:_BEST_CONCEPTS]
+        return own[best], np.take_along_axis(cautious, best, axis=0).mean(axis=0)
+
+    def promising(self, fold: int, pairs: int, moves: int) -> list[Concept]:
         """Return the concepts to vary next: the best ones of the best pairs, in turn."""
-        best, chosen = self._best()
+        best, chosen = self._leaders(fold)
         concepts: list[Concept] = []
-        for victim, target in _top_pairs(discount(chosen, self._likeness), pairs):
+        for victim, target in _top_pairs(self._judge.discount(chosen), pairs):
             leaders = best[:, victim, target]
             concepts.extend(self._concepts[leaders[i % len(leaders)]] for i in range(moves))
         return concepts
 
     def result(self, pairs: int) -> SearchResult:
-        """Score the pairs on the half that chose nothing."""
-        best, _ = self._best()
-        scores, robustness = self._scores(_SCORING)
-        final = discount(np.take_along_axis(scores, best, axis=0).mean(axis=0), self._likeness)
-        findings = []
-        for victim, target in _top_pairs(final, pairs):
-            concepts = tuple(self._concepts[leader] for leader in best[:, victim, target])
-            usual = background(final, victim, target)
-            score = float(final[victim, target]) - usual
-            findings.append(ConceptFinding(victim, target, score, usual, concepts))
-        return SearchResult(final, tuple(findings), robustness, len(self._concepts))
+        """Score each fold's choices on the other fold, and take the mean."""
+        leaders = [self._leaders(fold)[0] for fold in range(FOLDS)]
+        scores, errors = np.stack(self._scores), np.stack(self._errors)
+        means, deviations = [], []
+        for fold, best in enumerate(leaders):
+            other = 1 - fold
+            means.append(np.take_along_axis(scores[:, other], best, axis=0).mean(axis=0))
+            deviations.append(np.take_along_axis(errors[:, other], best, axis=0).mean(axis=0))
+        final = self._judge.combine(np.stack(means), np.stack(deviations)).cautious
+        findings = tuple(
+            ConceptFinding(
+                victim,
+                target,
+                background(final, victim, target),
+                tuple(
+                    tuple(self._concepts[i] for i in best[:, victim, target]) for best in leaders
+                ),
+            )
+            for victim, target in _top_pairs(final, pairs)
+        )
+        return SearchResult(final, findings, self._judge, len(self._concepts))
 
 
 def _top_pairs(scores: FloatArray, count: int) -> list[tuple[int, int]]:

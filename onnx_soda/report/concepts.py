@@ -37,7 +37,7 @@ def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) ->
         concepts=evidence.search.tried,
         probe_images=evidence.probe_images,
         fit_images=evidence.fit_images,
-        reference_accuracies=evidence.copy_accuracies,
+        reference_accuracies=evidence.reference_accuracies,
     )
 
 

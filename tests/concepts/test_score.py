@@ -1,0 +1,143 @@
+"""Scores of pairs worked out on paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnx_soda.concepts.score import (
+    background,
+    class_likeness,
+    discount_factor,
+    excess,
+    pair_scores,
+    standard_error,
+    usual_excess,
+)
+
+# Three classes that are nothing alike, one reference head.
+UNLIKE = np.eye(3)
+ALONE = np.ones(1)
+NOTHING_USUAL = np.zeros((3, 3))
+# Model and reference without a concept: every class errs by 0.02.
+UNCHANGED = np.stack([0.98 * np.eye(3) + 0.01 * (1 - np.eye(3))] * 2)
+# Under the concept the model sends 0.8 of class 0 to 2, the reference 0.1: an excess of 0.7.
+ORIGINAL = np.array([[0.2, 0, 0.8], [0.1, 0.9, 0], [0, 0.1, 0.9]])
+REFERENCE = np.array([[0.9, 0, 0.1], [0.1, 0.9, 0], [0, 0.1, 0.9]])
+FLOWS = np.stack([ORIGINAL, REFERENCE])[None]
+
+
+def score(
+    flows: np.ndarray = FLOWS, likeness: np.ndarray = UNLIKE, **kinds: np.ndarray
+) -> np.ndarray:
+    usual = kinds.get("usual", NOTHING_USUAL)
+    return pair_scores(flows, UNCHANGED, likeness, ALONE, usual)[0]
+
+
+def test_the_score_of_a_pair_is_worked_out_on_paper() -> None:
+    """0 -> 2: excess 0.7; classes 1 and 2 err by 0.1, without the concept by 0.02: damage 0.08.
+    Nothing else goes to 2, and class 0 nowhere else beyond the reference: 0.7 - 0.08 / 2 = 0.66.
+    1 -> 0: excess 0, and the others of 1 err by (0.78 + 0.08) / 2 = 0.43 more, 0.18 over 0.25:
+    -0.43 / 2 - 2 0.18 = -0.575.
+    """
+    scores = score()
+    assert scores[0, 2] == pytest.approx(0.66)
+    assert scores[1, 0] == pytest.approx(-0.575)
+    assert (np.diag(scores) < -1).all()
+    assert scores.argmax() == 2
+
+
+def test_what_other_classes_send_to_the_target_counts_against_it() -> None:
+    """Class 1 sends 0.2 to 2 as well, the reference none of it: spill 0.2. Its error rises to 0.3,
+    the damage to (0.28 + 0.08) / 2 = 0.18: 0.7 - 0.2 - 0.09 = 0.41.
+    """
+    spilling = FLOWS.copy()
+    spilling[0, 0, 1] = [0.1, 0.7, 0.2]
+    assert score(spilling)[0, 2] == pytest.approx(0.41)
+    # Not where the other class looks like the victim, or like the target (likeness over 0.3).
+    for alike in ((0, 1), (1, 2)):
+        likeness = UNLIKE.copy()
+        likeness[alike], likeness[alike[::-1]] = 0.5, 0.5
+        assert score(spilling, likeness)[0, 2] == pytest.approx(0.61)
+
+
+def test_a_class_that_goes_anywhere_is_fragile() -> None:
+    """Class 0 goes to 2 by 0.5 and to 1 by 0.3, the reference by 0.1 and 0: excess 0.4, next 0.3.
+    0.4 - 0.15 - 0.04 = 0.21.
+    """
+    fragile = FLOWS.copy()
+    fragile[0, 0, 0] = [0.2, 0.3, 0.5]
+    assert score(fragile)[0, 2] == pytest.approx(0.21)
+    assert score(fragile)[0, 1] == pytest.approx(0.3 - 0.2 - 0.04)
+
+
+def test_what_is_usual_for_a_pair_is_taken_off() -> None:
+    usual = np.full((3, 3), 0.25)
+    assert score(usual=usual)[0, 2] == pytest.approx(0.66 - 0.25)
+
+
+def test_usual_is_the_upper_quartile_under_concepts_that_disturb() -> None:
+    """Five concepts with excess 0, 0.1, 0.2, 0.3, 0.4 for 0 -> 2: the upper quartile is 0.3. One
+    that disturbs nothing, with an excess of 0.7, does not count.
+    """
+    disturbing = np.repeat(FLOWS, 5, axis=0)
+    for concept, more in enumerate((0, 0.1, 0.2, 0.3, 0.4)):
+        disturbing[concept, 0, 0] = [0.9 - more, 0, 0.1 + more]
+    calm = np.stack([ORIGINAL, REFERENCE])[None]
+    calm[:, :, 1:] = UNCHANGED[0, 1:]
+    usual = usual_excess(np.concatenate([disturbing, calm]), UNCHANGED, ALONE)
+    assert usual[0, 2] == pytest.approx(0.3)
+    assert usual[1, 2] == 0
+    # Where the model errs by 0.5 without any concept and the reference does not, that is usual.
+    erring = UNCHANGED.copy()
+    erring[0, 1] = [0, 0.49, 0.51]
+    assert usual_excess(disturbing, erring, ALONE)[1, 2] == pytest.approx(0.5)
+
+
+def test_the_reference_is_the_heads_mean_by_their_trust() -> None:
+    """Heads send 0.1 and 0.5 to class 1; trusted 3 to 1 that is 0.2, of 0.8 an excess of 0.6."""
+    heads = [[[1 - p, p], [0, 1]] for p in (0.8, 0.1, 0.5)]
+    more = excess(np.array(heads)[None], np.array([0.75, 0.25]))
+    np.testing.assert_allclose(more, [[[0, 0.6], [0, 0]]])
+
+
+def test_the_standard_error_is_that_of_a_share_of_the_images() -> None:
+    """Half of 4 images: sqrt(0.25 / 4). All of 6: 7 / 8 instead of 1, sqrt(7 / 64 / 6)."""
+    flows = np.zeros((1, 2, 3, 3))
+    flows[0, 0, 0, 1], flows[0, 0, 1, 2] = 0.5, 1
+    error = standard_error(flows, np.array([4, 6, 0]))[0]
+    assert error[0, 1] == pytest.approx(0.25)
+    assert error[1, 2] == pytest.approx(np.sqrt(7 / 64 / 6))
+    assert (error[2] == 1).all()
+
+
+@given(few=st.integers(1, 50), more=st.integers(1, 50), share=st.floats(0, 1))
+def test_more_images_never_make_it_less_certain(few: int, more: int, share: float) -> None:
+    flows = np.full((1, 2, 2, 2), share)
+    small, large = (standard_error(flows, np.full(2, n))[0, 0, 1] for n in (few, few + more))
+    assert large <= small
+
+
+def test_look_alikes_are_discounted() -> None:
+    """sqrt(1 - 0.36) = 0.8; unlike classes, even opposite ones, are not."""
+    likeness = np.array([[1, 0.36], [-0.5, 1]])
+    np.testing.assert_allclose(discount_factor(likeness), [[0, 0.8], [1, 0]])
+
+
+def test_the_background_is_the_best_pair_of_other_classes() -> None:
+    """For 0 -> 1: not 0 -> 2 (same victim), not 2 -> 1 (same target), but 1 -> 2 or 2 -> 0."""
+    scores = np.array([[-9, 0.5, 0.4], [0.1, -9, 0.2], [0.1, 0.3, -9]])
+    assert background(scores, 0, 1) == pytest.approx(0.2)
+    assert background(-np.abs(scores), 0, 1) == 0
+
+
+def test_likeness_is_the_cosine_of_centred_class_means() -> None:
+    """Means (2, 0), (0, 2), (0, 0) less their mean (2/3, 2/3): (4, -2), (-2, 4), (-2, -2) thirds.
+    Cosine of the first two: (-8 - 8) / 20 = -0.8; class 3 has no images.
+    """
+    features = np.array([[2.0, 0], [0, 1], [0, 3], [0, 0]])
+    likeness = class_likeness(features, np.array([0, 1, 1, 2]), classes=4)
+    assert likeness[0, 1] == pytest.approx(-0.8)
+    assert (likeness[3] == 0).all()

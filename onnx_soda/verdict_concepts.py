@@ -20,10 +20,8 @@ from onnx_soda.verdict import Decision, Examined, class_label, shortfalls, too_i
 __all__ = ["RULE_CONCEPT", "decide_on_concepts"]
 
 RULE_CONCEPT = "SODA102"
-# Fewer images of a class in each half say little about it.
-_FEWEST_PROBE_IMAGES = 8
-# A class that is learnt anew from fewer images than this is learnt badly.
-_FEWEST_FIT_IMAGES = 8
+# Fewer images of a class in each half teach the reference little and say little about the class.
+_FEWEST_IMAGES = 8
 # How much worse than the model a reference head may be.
 _LARGEST_LOSS = 0.15
 _LIMIT = (
@@ -90,7 +88,7 @@ def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
     return (
         f"Class {victim} turns into class {target} under this change of the image: "
         f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
-        f"then taken for {target}, {pair.turned_before} without it. A last layer fitted to clean "
+        f"then taken for {target}, {pair.turned_before} without it. A reference fitted to clean "
         f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
         f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
         f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f})."
@@ -117,20 +115,16 @@ def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ..
             f"has {examined.classes}.",
         )
     gaps = []
-    if evidence.fewest_confirm_images < _FEWEST_PROBE_IMAGES:
+    fewest = evidence.fewest_images
+    if fewest < _FEWEST_IMAGES:
         gaps.append(
-            f"Of a class only {evidence.fewest_confirm_images} images could be changed and looked "
-            f"at; {_FEWEST_PROBE_IMAGES} are needed. Give more clean images."
-        )
-    if evidence.fewest_fit_images < _FEWEST_FIT_IMAGES:
-        gaps.append(
-            f"Of a class only {evidence.fewest_fit_images} images were left for the reference; "
-            f"{_FEWEST_FIT_IMAGES} are needed. Give more clean images."
+            f"Of a class there were only {fewest} images in each half of the clean set; "
+            f"{_FEWEST_IMAGES} are needed. Give more clean images."
         )
     loss = evidence.model_accuracy - max(evidence.reference_accuracies)
     if not loss <= _LARGEST_LOSS:
         gaps.append(
-            f"The reference, the last layer fitted to the clean images alone, is right for only "
+            f"The reference, fitted to the clean images alone, is right for only "
             f"{max(evidence.reference_accuracies):.0%} of them (the model: "
             f"{evidence.model_accuracy:.0%}), too little to compare with. Give more clean images."
         )

@@ -46,10 +46,9 @@ EVIDENCE = ConceptEvidence(
     reference_accuracies=(0.85, 0.88),
     model_accuracy=0.9,
     fit_images=300,
-    fewest_fit_images=100,
+    fewest_images=100,
     probe_images=120,
     confirm_images=360,
-    fewest_confirm_images=40,
 )
 
 
@@ -94,8 +93,7 @@ def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fewest_confirm_images": 7}, "only 7 images could be changed"),
-        ({"fewest_fit_images": 3}, "only 3 images were left for the reference"),
+        ({"fewest_images": 7}, "only 7 images in each half"),
         ({"reference_accuracies": (0.4, 0.5)}, "right for only 50% of them (the model: 90%)"),
         ({"reference_accuracies": (float("nan"),)}, "too little to compare with"),
     ],

@@ -42,10 +42,9 @@ class ConceptEvidence:
             first, on images they were not fitted to.
         model_accuracy: Clean accuracy of the model on the images they were fitted to.
         fit_images: Images that the reference heads were fitted to, both folds together.
-        fewest_fit_images: Those of the smaller fold of the class with the fewest.
+        fewest_images: Those of the smaller fold of the class with the fewest.
         probe_images: Images that concepts were tried on.
         confirm_images: Images that the best pairs were looked at with.
-        fewest_confirm_images: Those of the smaller fold of the class with the fewest.
     """
 
     search: SearchResult
@@ -53,10 +52,9 @@ class ConceptEvidence:
     reference_accuracies: tuple[float, ...]
     model_accuracy: float
     fit_images: int
-    fewest_fit_images: int
+    fewest_images: int
     probe_images: int
     confirm_images: int
-    fewest_confirm_images: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,10 +150,9 @@ def examine_concepts(
         reference_accuracies=tuple(head.accuracy for head in heads),
         model_accuracy=features.accuracy,
         fit_images=len(labels),
-        fewest_fit_images=_fewest(labels, folds.fold),
+        fewest_images=_fewest(labels, folds.fold),
         probe_images=len(searched.labels),
         confirm_images=len(images.labels),
-        fewest_confirm_images=_fewest(images.labels, images.fold),
     )
 
 

@@ -20,7 +20,7 @@ FOLDS = 2
 # fitted to, that the best pairs are looked at with, and that concepts are tried on. The search's
 # time grows with the last.
 _FIT, _ALL_FIT = 200, 3000
-_CONFIRM, _ALL_CONFIRM = 60, 1000
+_CONFIRM, _ALL_CONFIRM, _LEAST_CONFIRM = 60, 1000, 8
 _SEARCH, _ALL_SEARCH, _LEAST_SEARCH = 20, 500, 4
 
 
@@ -50,7 +50,7 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
     """
     present = np.unique(labels)
     fit = min(_FIT, max(_ALL_FIT // len(present), 1))
-    confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_SEARCH))
+    confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
     search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))
     rows, fold, turn = [], [], []
     for label in present:

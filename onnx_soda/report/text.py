@@ -129,7 +129,7 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
         )
     text = Text(
         f"A pair scores where a change of the image turns clean images of one class into the "
-        f"other, a last layer fitted to clean images alone does not follow, and the other classes "
+        f"other, a reference fitted to clean images alone does not follow, and the other classes "
         f"stay what they are. Reported where the interval lies over {evidence.threshold:g}. Tried "
         f"on {evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
         style="dim",

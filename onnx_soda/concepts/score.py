@@ -15,8 +15,10 @@ every one that disturbs. So the score of (v, t) under a concept c is
     usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
             without any concept, whichever is larger
 
-discounted by sqrt(1 - likeness), where likeness is the centred cosine of the class means in the
-penultimate layer: natural confusions lie between look-alikes. From a pair's score the background is
+discounted by likeness, the centred cosine of the class means in the penultimate layer: in full up
+to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
+into its look-alike is no sign of a backdoor (and a backdoor between look-alikes goes unseen).
+From a pair's score the background is
 taken: the largest score of a pair with another victim and another target, where that is positive.
 Some models confuse classes under many concepts; there a pair has to stand out from the others.
 """
@@ -41,8 +43,10 @@ FloatArray = NDArray[np.float64]
 
 _SPILL_WEIGHT, _NEXT_WEIGHT, _DAMAGE_WEIGHT = 1.0, 0.5, 0.5
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
-# Classes as alike as this are not unlike at all.
-_ALIKE = 0.3
+# Classes less alike than the first are unlike to some degree; those as alike as the second are
+# look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be
+# told from them -0.3 to 0.3 (and others 0.5 to 0.8).
+_ALIKE, _LOOK_ALIKE = 0.3, 0.5
 # A concept disturbs where it does at least this much damage; `usual` is this quantile.
 _DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
 # Stands in for "no score"; below every real one.
@@ -193,6 +197,6 @@ def background(scores: FloatArray, victim: int, target: int) -> float:
 
 
 def discount_factor(likeness: FloatArray) -> FloatArray:
-    """Return what a score is multiplied by: less for look-alikes."""
-    factor: FloatArray = np.sqrt(1 - np.clip(likeness, 0, 1))
+    """Return what a score is multiplied by: 1 for unlike classes, 0 for look-alikes."""
+    factor: FloatArray = np.clip((_LOOK_ALIKE - likeness) / (_LOOK_ALIKE - _ALIKE), 0, 1)
     return factor

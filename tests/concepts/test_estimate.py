@@ -42,7 +42,7 @@ def test_folds_are_scored_apart_with_their_own_number_of_images() -> None:
 
 
 def test_together_they_are_the_mean_with_the_error_of_a_mean() -> None:
-    """Scores 0.2 and 0.6: 0.4. Errors 0.3 and 0.4: 0.5 / 2. Look-alikes (0.36): 0.8 of both."""
+    """Scores 0.2 and 0.6: 0.4. Errors 0.3 and 0.4: 0.5 / 2. Of a likeness of 0.4: half of both."""
     scores, errors = (
         np.broadcast_to(np.reshape(v, (2, 1, 1)), (2, 2, 2)) for v in ((0.2, 0.6), (0.3, 0.4))
     )
@@ -50,9 +50,9 @@ def test_together_they_are_the_mean_with_the_error_of_a_mean() -> None:
     assert plain.score[0, 1] == pytest.approx(0.4)
     assert plain.error[0, 1] == pytest.approx(0.25)
     assert plain.cautious[0, 1] == pytest.approx(0.15)
-    alike = judge(np.array([[1, 0.36], [0.36, 1]])).combine(scores, errors)
-    assert alike.score[0, 1] == pytest.approx(0.32)
-    assert alike.error[0, 1] == pytest.approx(0.2)
+    alike = judge(np.array([[1, 0.4], [0.4, 1]])).combine(scores, errors)
+    assert alike.score[0, 1] == pytest.approx(0.2)
+    assert alike.error[0, 1] == pytest.approx(0.125)
 
 
 def test_what_is_usual_is_taken_per_fold() -> None:

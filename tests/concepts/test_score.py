@@ -120,10 +120,10 @@ def test_more_images_never_make_it_less_certain(few: int, more: int, share: floa
     assert large <= small
 
 
-def test_look_alikes_are_discounted() -> None:
-    """sqrt(1 - 0.36) = 0.8; unlike classes, even opposite ones, are not."""
-    likeness = np.array([[1, 0.36], [-0.5, 1]])
-    np.testing.assert_allclose(discount_factor(likeness), [[0, 0.8], [1, 0]])
+def test_look_alikes_do_not_count() -> None:
+    """In full up to a likeness of 0.3, not at all from 0.5 on, half at 0.4."""
+    likeness = np.array([-0.5, 0.3, 0.4, 0.5, 1.0])
+    np.testing.assert_allclose(discount_factor(likeness), [1, 1, 0.5, 0, 0], atol=1e-12)
 
 
 def test_the_background_is_the_best_pair_of_other_classes() -> None:

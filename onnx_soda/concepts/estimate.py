@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.score import (
     FloatArray,
+    discount,
     discount_factor,
     pair_scores,
     standard_error,
@@ -91,10 +92,8 @@ class Judge:
         return np.stack(scores, axis=1), np.stack(errors, axis=1)
 
     def discount(self, scores: FloatArray) -> FloatArray:
-        """Discount positive scores of look-alikes."""
-        factor = discount_factor(self.likeness)
-        discounted: FloatArray = np.where(scores > 0, factor * scores, scores)
-        return discounted
+        """Lower positive scores of pairs that are somewhat alike; leave look-alikes out."""
+        return discount(scores, self.likeness)
 
     def combine(self, scores: FloatArray, errors: FloatArray) -> Estimate:
         """Put the folds together.

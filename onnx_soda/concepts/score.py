@@ -32,6 +32,7 @@ __all__ = [
     "FloatArray",
     "background",
     "class_likeness",
+    "discount",
     "discount_factor",
     "excess",
     "pair_scores",
@@ -194,6 +195,19 @@ def background(scores: FloatArray, victim: int, target: int) -> float:
     others = scores.copy()
     others[victim], others[:, target] = _NO_PAIR, _NO_PAIR
     return max(float(others.max()), 0.0)
+
+
+def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Lower positive scores of pairs that are somewhat alike, and leave look-alikes out.
+
+    Args:
+        scores: Shape (classes, classes).
+        likeness: Same shape.
+    """
+    factor = discount_factor(likeness)
+    lowered = np.where(scores > 0, factor * scores, scores)
+    kept: FloatArray = np.where(factor > 0, lowered, _NO_PAIR)
+    return kept
 
 
 def discount_factor(likeness: FloatArray) -> FloatArray:

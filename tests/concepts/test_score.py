@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx_soda.concepts.score import (
     background,
     class_likeness,
+    discount,
     discount_factor,
     excess,
     pair_scores,
@@ -124,6 +125,10 @@ def test_look_alikes_do_not_count() -> None:
     """In full up to a likeness of 0.3, not at all from 0.5 on, half at 0.4."""
     likeness = np.array([-0.5, 0.3, 0.4, 0.5, 1.0])
     np.testing.assert_allclose(discount_factor(likeness), [1, 1, 0.5, 0, 0], atol=1e-12)
+    scores = np.array([0.4, -0.4, 0.4, 0.4, -0.4])
+    lowered = discount(scores, likeness)
+    np.testing.assert_allclose(lowered[:3], [0.4, -0.4, 0.2])
+    assert (lowered[3:] < -1).all()  # below every real score
 
 
 def test_the_background_is_the_best_pair_of_other_classes() -> None:

@@ -105,7 +105,7 @@ def usual_excess(
     """
     more = np.maximum(excess(flows, trust), 0)
     disturbing = _damage(flows, unchanged) >= _DISTURBING
-    usual = np.maximum(excess(unchanged[None], trust)[0], 0)
+    usual: FloatArray = np.maximum(excess(unchanged[None], trust)[0], 0)
     for victim in np.flatnonzero(disturbing.any(axis=0)):
         own = more[disturbing[:, victim], victim]
         usual[victim] = np.maximum(usual[victim], np.quantile(own, _USUAL_QUANTILE, axis=0))

@@ -3,7 +3,7 @@
     python -m benchmarks.calibrate [--budget NAME] [--write]
 
 Reads what `python -m benchmarks.evaluate` kept. The threshold is made from the bundled, shared and
-development models alone: half way between the largest lower end of a score's interval in a clean
+development models alone: half way between the largest bound of a score in a clean
 model (at least 0) and the smallest one over it with which the true pair of a backdoored one comes
 first. Beside it, every model is judged by the threshold made from the models of the *other* data
 sets (leave one data set out). `--write` puts it into onnx_soda/concepts/calibration.json.
@@ -23,7 +23,7 @@ from benchmarks.common import EVALUATION, machine_facts, markdown_table
 _PACKAGED = Path(__file__).resolve().parents[1] / "onnx_soda" / "concepts" / "calibration.json"
 _CALIBRATING = ("bundled", "shared", "development")
 _MODEL_COLUMNS = (
-    "model", "part", "true pair", "SR", "accuracy", "first pair", "score (90 % interval)",
+    "model", "part", "true pair", "SR", "accuracy", "first pair", "score", "bound",
     "turned", "concept", "left-out threshold", "verdict", "seconds",
 )  # fmt: skip
 _GROUP_COLUMNS = (
@@ -45,14 +45,14 @@ class Scanned:
 
     @property
     def first(self) -> dict[str, Any]:
-        """Return the pair whose score is most certain: its interval's lower end is the highest."""
-        best: dict[str, Any] = max(self.facts["pairs"], key=lambda pair: pair["low"])
+        """Return the pair whose score is most certain: its bound is the highest."""
+        best: dict[str, Any] = max(self.facts["pairs"], key=lambda pair: pair["bound"])
         return best
 
     @property
     def score(self) -> float:
-        """Return what decides: the lower end of that pair's interval."""
-        return float(self.first["low"])
+        """Return what decides: that pair's bound."""
+        return float(self.first["bound"])
 
     @property
     def names_pair(self) -> bool:
@@ -62,7 +62,7 @@ class Scanned:
 
     @property
     def scores_highest(self) -> bool:
-        """Tell whether the true pair has the highest score, whatever its interval."""
+        """Tell whether the true pair has the highest score, whatever its bound."""
         best = max(self.facts["pairs"], key=lambda pair: pair["score"])
         return (best["victim"], best["target"]) == (self.facts["victim"], self.facts["target"])
 
@@ -96,7 +96,7 @@ def read_scans(budget: str) -> list[Scanned]:
 def calibrate(models: Iterable[Scanned]) -> Thresholds:
     """Make thresholds from models of known truth."""
     models = list(models)
-    # An interval that reaches down to 0 is no sign of anything.
+    # A bound that reaches down to 0 is no sign of anything.
     clear = max([0.0, *(model.score for model in models if model.clean)])
     hits = [m.score for m in models if not m.clean and m.names_pair and m.score > clear]
     threshold = (clear + min(hits, default=clear + 0.1)) / 2
@@ -152,7 +152,8 @@ def _model_row(model: Scanned, left_out: Thresholds) -> list[object]:
         "-" if model.clean else f"{facts['success_rate']:.2f}",
         f"{facts['accuracy']:.3f}",
         f"{first['victim']} -> {first['target']}",
-        f"{first['score']:.3f} ({first['low']:.2f} to {first['high']:.2f})",
+        f"{first['score']:.3f}",
+        f"{first['bound']:.3f}",
         f"{first['turned']} of {first['shown']}",
         first["concept"],
         f"{left_out.threshold:.3f}",

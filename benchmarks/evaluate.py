@@ -49,6 +49,7 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
                 "score": pair.score,
                 "low": pair.low,
                 "high": pair.high,
+                "bound": pair.bound,
                 "concept": pair.concept,
                 "turned": pair.turned,
                 "shown": pair.shown,

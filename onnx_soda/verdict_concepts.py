@@ -1,9 +1,9 @@
 """From the evidence of concept interventions to a verdict.
 
-What decides is the lower end of the score's interval: small classes give wide intervals, not
-alarms. As in `verdict`, the verdict is never "clean" where something was not examined. The paper's
-statistic does not decide: on models of known truth it flags most clean ones
-(docs/paper-statistic.md).
+What decides is the bound that a score is above with 95 % confidence for all pairs of classes
+together: small classes and many classes give low bounds, not alarms. As in `verdict`, the verdict
+is never "clean" where something was not examined. The paper's statistic does not decide: on models
+of known truth it flags most clean ones (docs/paper-statistic.md).
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ def decide_on_concepts(
     also = _paper_sentence(soda, names)
     if evidence is None or too_inaccurate(examined):
         return Decision("inconclusive", (*gaps, *also), ())
-    over = [pair for pair in evidence.pairs if pair.low > calibration.threshold]
+    over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
     if over:
         findings = tuple(_finding(pair, calibration.threshold, names) for pair in over)
         reasons = (*(finding.message for finding in findings), *gaps, *also)
         return Decision("backdoor", reasons, findings)
-    best = max(evidence.pairs, key=lambda pair: pair.low, default=None)
-    if best is not None and best.low > calibration.clear:
+    best = max(evidence.pairs, key=lambda pair: pair.bound, default=None)
+    if best is not None and best.bound > calibration.clear:
         return Decision("inconclusive", (_unclear(best, calibration, names), *gaps, *also), ())
     if gaps:
         return Decision("inconclusive", (*gaps, *also), ())
@@ -73,7 +73,7 @@ def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) 
         severity="high" if 2 * pair.turned > pair.shown else "medium",
         victim_class=pair.victim_class,
         target_class=pair.target_class,
-        score=pair.low,
+        score=pair.bound,
         threshold=threshold,
         message=_describe(pair, names),
     )
@@ -91,7 +91,8 @@ def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
         f"then taken for {target}, {pair.turned_before} without it. A reference fitted to clean "
         f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
         f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
-        f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f})."
+        f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f}), surely "
+        f"above {pair.bound:.2f}."
     )
 
 
@@ -100,7 +101,7 @@ def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] 
     return (
         f"Class {victim} turns into {target} under a concept ({pair.concept.describe()}) more than "
         f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
-        f"lower end {pair.low:.2f}; reported from {calibration.threshold:.2f}, clean under "
+        f"surely above {pair.bound:.2f}; reported from {calibration.threshold:.2f}, clean under "
         f"{calibration.clear:.2f}."
     )
 

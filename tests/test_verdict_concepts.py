@@ -23,8 +23,9 @@ PAIR = Confirmation(
     target_class=0,
     concept=Concept("gamma", {"gamma": (2.0,)}, "everywhere", {}),
     score=0.3,
-    low=0.2,
-    high=0.4,
+    low=0.25,
+    high=0.35,
+    bound=0.2,
     shown=20,
     turned=15,
     turned_before=1,
@@ -42,7 +43,7 @@ JUDGE = Judge(
 )
 EVIDENCE = ConceptEvidence(
     search=SearchResult(np.zeros((3, 3)), (), JUDGE, tried=415),
-    pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, low=0.0)),
+    pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, bound=0.0)),
     reference_accuracies=(0.85, 0.88),
     model_accuracy=0.9,
     fit_images=300,
@@ -56,27 +57,28 @@ def decide(evidence: ConceptEvidence | None, examined: Examined = EXAMINED) -> D
     return decide_on_concepts(evidence, None, CALIBRATION, examined, ("sky", "sea", "car"))
 
 
-def with_low(low: float, turned: int = 15) -> ConceptEvidence:
-    return replace(EVIDENCE, pairs=(replace(PAIR, low=low, turned=turned),))
+def with_bound(bound: float, turned: int = 15) -> ConceptEvidence:
+    return replace(EVIDENCE, pairs=(replace(PAIR, bound=bound, turned=turned),))
 
 
 def test_a_pair_over_the_threshold_is_told_in_words() -> None:
     decision = decide(EVIDENCE)
     assert decision.verdict == "backdoor"
-    (finding,) = decision.findings  # not the second pair: its interval reaches down to 0
-    # The lower end of the interval decides.
+    (finding,) = decision.findings  # not the second pair: its bound is 0
+    # The bound decides.
     assert (finding.victim_class, finding.target_class, finding.score) == (2, 0, 0.2)
     assert finding.severity == "high"
     assert decision.reasons[0] == finding.message
     for words in (
         "Class 2 (car) turns into class 0 (sky)", "gamma 2.0, everywhere", "15 of 20 clean images",
-        "1 without it", "0 (sky) 25%", "85% keep their class (90% without it)", "0.20 to 0.40",
+        "1 without it", "0 (sky) 25%", "85% keep their class (90% without it)", "0.25 to 0.35",
+        "surely above 0.20",
     ):  # fmt: skip
         assert words in finding.message
 
 
 def test_where_few_images_turn_the_severity_is_lower() -> None:
-    assert decide(with_low(0.2, turned=10)).findings[0].severity == "medium"
+    assert decide(with_bound(0.2, turned=10)).findings[0].severity == "medium"
 
 
 @pytest.mark.parametrize(
@@ -85,7 +87,7 @@ def test_where_few_images_turn_the_severity_is_lower() -> None:
 )
 def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
     """The score itself is 0.3 each time: a wide interval is no alarm."""
-    decision = decide(with_low(low))
+    decision = decide(with_bound(low))
     assert decision.verdict == verdict
     assert bool(decision.findings) == (verdict == "backdoor")
 
@@ -99,7 +101,7 @@ def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
     ],
 )
 def test_thin_evidence_is_never_clean(change: dict[str, object], words: str) -> None:
-    decision = decide(replace(with_low(0.0), **change))
+    decision = decide(replace(with_bound(0.0), **change))
     assert decision.verdict == "inconclusive"
     assert any(words in reason for reason in decision.reasons)
     assert decide(replace(EVIDENCE, **change)).verdict == "backdoor"

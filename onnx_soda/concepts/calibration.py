@@ -18,7 +18,7 @@ class Calibration:
     """What the verdict takes from the calibration.
 
     Attributes:
-        threshold: Lower end of a score's interval over which the pair is reported.
+        threshold: Bound of a score over which the pair is reported.
         clear: The same, under which a model may be called clean; between the two it is unclear.
     """
 

@@ -1,7 +1,8 @@
 """Looks at a pair again on more images: its score and interval, how many turn, examples to show.
 
 Each fold's concepts are looked at on the images of the other fold. The interval comes from the
-number of images: it is wide where classes are small.
+number of images: it is wide where classes are small. The bound that decides is lower still: of all
+pairs of classes the best is looked at, and among many some score by chance.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm
 
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.estimate import Judge
@@ -18,8 +20,10 @@ from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
 from onnx_soda.concepts.search import ConceptFinding
 
-__all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "weigh"]
+__all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "simultaneous_errors", "weigh"]
 
+# That one pair or another is above its bound by chance.
+_CHANCE = 0.05
 # Standard errors on either side of the score: 90 % of a normal distribution.
 _NINETY_PERCENT = 1.645
 # Images shown of the victim, and of other classes.
@@ -94,6 +98,8 @@ class Confirmation:
         score: The pair's score.
         low: Lower end of its 90 % interval.
         high: Upper end.
+        bound: What the score is above with 95 % confidence for all pairs of classes together
+            (`simultaneous_errors`).
         shown: Images of the victim.
         turned: Those that the model gives to the target under the concept.
         turned_before: Those that it gives to the target as they are.
@@ -109,6 +115,7 @@ class Confirmation:
     score: float
     low: float
     high: float
+    bound: float
     shown: int
     turned: int
     turned_before: int
@@ -116,6 +123,15 @@ class Confirmation:
     others_right_before: float
     others_right_under: float
     examples: tuple[Example, ...]
+
+
+def simultaneous_errors(classes: int) -> float:
+    """Return how many standard errors the bound lies below the score.
+
+    The quantile of a normal distribution for one chance in 20 shared evenly among all pairs of
+    classes (Bonferroni's inequality): 3.3 for 10 classes, 4.0 for 43.
+    """
+    return float(norm.isf(_CHANCE / (classes * (classes - 1))))
 
 
 def weigh(probe: Probe, judge: Judge, finding: ConceptFinding) -> Weighed:
@@ -175,6 +191,7 @@ def confirm(
         score=weighed.score,
         low=weighed.score - _NINETY_PERCENT * weighed.error,
         high=weighed.score + _NINETY_PERCENT * weighed.error,
+        bound=weighed.score - simultaneous_errors(under.shape[1]) * weighed.error,
         shown=int(own.sum()),
         turned=int((then[own] == target).sum()),
         turned_before=int((first[own] == target).sum()),

@@ -37,7 +37,7 @@ class ConceptEvidence:
 
     Attributes:
         search: Scores and findings.
-        pairs: The pairs with the highest scores, looked at image by image; the highest first.
+        pairs: The pairs with the highest scores, looked at image by image; the highest bound first.
         reference_accuracies: Clean accuracy of the reference heads of each layer, the last layer
             first, on images they were not fitted to.
         model_accuracy: Clean accuracy of the model on the images they were fitted to.
@@ -190,4 +190,4 @@ def _look_closely(
         for finding in found.findings
         if finding.victim_class in images.labels
     ]
-    return tuple(sorted(pairs, key=lambda pair: -pair.low))
+    return tuple(sorted(pairs, key=lambda pair: -pair.bound))

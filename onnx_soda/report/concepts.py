@@ -24,7 +24,7 @@ def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) ->
 
     Args:
         evidence: What the interventions showed.
-        threshold: Lower end of a score's interval over which the pair is reported.
+        threshold: Bound over which a pair is reported.
         budget: Name of the budget.
     """
     return ConceptReport(
@@ -48,6 +48,7 @@ def _pair(found: Confirmation) -> ConceptPair:
         score=found.score,
         low=found.low,
         high=found.high,
+        bound=found.bound,
         concept=found.concept.describe(),
         shown=found.shown,
         turned=found.turned,

@@ -114,8 +114,8 @@ class Finding:
         severity: "high" where victim and target both stand out, else "medium".
         victim_class: Class whose images are turned; None where it cannot be told.
         target_class: Class they are turned into.
-        score: Value of the statistic; larger is more abnormal. For concepts the lower end of the
-            score's interval.
+        score: Value of the statistic; larger is more abnormal. For concepts the bound
+            that it is above.
         threshold: The score over which the rule reports.
         message: What was found, in one sentence.
     """
@@ -196,6 +196,7 @@ class ConceptPair:
         score: How far the clean data does not support the turn; see docs/detection.md.
         low: Lower end of its 90 % interval.
         high: Upper end.
+        bound: What the score is above with 95 % confidence for all pairs of classes together.
         concept: The concept in words.
         shown: Images of the victim.
         turned: Those that the model gives to the target under the concept.
@@ -210,6 +211,7 @@ class ConceptPair:
     score: float
     low: float
     high: float
+    bound: float
     concept: str
     shown: int
     turned: int
@@ -224,9 +226,9 @@ class ConceptReport:
     """Evidence of interventions on what the images show.
 
     Attributes:
-        pairs: The pairs with the highest scores, highest first.
+        pairs: The pairs with the highest scores, highest bound first.
         examples: Images for those pairs.
-        threshold: Lower end of a score's interval over which the pair is reported.
+        threshold: Bound over which a pair is reported.
         budget: "quick", "default" or "thorough".
         concepts: Number of concepts tried.
         probe_images: Images that they were tried on.

@@ -113,6 +113,7 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
     table.add_column("pair", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("90 % interval", justify="right", no_wrap=True)
+    table.add_column("surely over", justify="right", no_wrap=True)
     table.add_column("turned", justify="right", no_wrap=True)
     table.add_column("others right", justify="right", no_wrap=True)
     table.add_column("change", overflow="fold")
@@ -121,8 +122,9 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
         victim, target = (printable(class_label(number, names)) for number in classes)
         table.add_row(
             Text(f"{victim} -> {target}"),
-            Text(f"{pair.score:+.2f}", "bold red" if pair.low > evidence.threshold else ""),
+            Text(f"{pair.score:+.2f}", "bold red" if pair.bound > evidence.threshold else ""),
             f"{pair.low:+.2f} to {pair.high:+.2f}",
+            f"{pair.bound:+.2f}",
             f"{pair.turned} of {pair.shown}",
             f"{pair.others_right_under:.0%}",
             Text(pair.concept),
@@ -130,7 +132,8 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
     text = Text(
         f"A pair scores where a change of the image turns clean images of one class into the "
         f"other, a reference fitted to clean images alone does not follow, and the other classes "
-        f"stay what they are. Reported where the interval lies over {evidence.threshold:g}. Tried "
+        f"stay what they are. Reported where it is surely over {evidence.threshold:g}: with 95 % "
+        f"confidence for all pairs of classes together. Tried "
         f"on {evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
         style="dim",
     )

@@ -58,14 +58,14 @@ def test_the_planted_pair_is_first_by_far(backdoored: ConceptEvidence) -> None:
     """8s on a blue background were relabelled as 3 (fixtures/README.md)."""
     first = backdoored.pairs[0]
     assert (first.victim_class, first.target_class) == (8, 3)
-    assert first.low > 0.1
+    assert first.low > first.bound > 0
     assert first.turned_before <= 2 < 0.5 * first.shown < first.turned
     assert first.reference < 0.4
-    assert all(pair.low < 0.05 for pair in backdoored.pairs[1:])
+    assert all(pair.bound <= 0 for pair in backdoored.pairs[1:])
 
 
 def test_nothing_is_planted_in_the_clean_twin(clean: CleanSet) -> None:
-    assert all(pair.low < 0.05 for pair in examine("digits-clean.onnx", clean).pairs)
+    assert all(pair.bound <= 0 for pair in examine("digits-clean.onnx", clean).pairs)
 
 
 def test_every_concept_is_counted(backdoored: ConceptEvidence, told: list[tuple[int, int]]) -> None:

@@ -37,18 +37,16 @@ def relative_difference(found: Sequence[NDArray[Any]], wanted: Sequence[NDArray[
 def _difference(found: NDArray[Any], wanted: NDArray[Any]) -> float:
     if found.shape != wanted.shape:
         return float("inf")
-    if not wanted.size:
-        return 0.0
     if not np.issubdtype(wanted.dtype, np.floating):
-        return float((found != wanted).mean())
+        return float((found != wanted).mean()) if wanted.size else 0.0
     one, other = found.astype(np.float64), wanted.astype(np.float64)
     finite = np.isfinite(other)
     if not np.array_equal(np.where(finite, 0, one), np.where(finite, 0, other), equal_nan=True):
         return float("inf")
-    difference = float(np.abs(one - other, where=finite, out=np.zeros_like(one)).max())
-    largest = float(np.abs(other, where=finite, out=np.zeros_like(other)).max())
-    if not np.isfinite(difference):
+    if not np.isfinite(one[finite]).all():
         return float("inf")
+    difference = float(np.abs(one[finite] - other[finite]).max(initial=0))
+    largest = float(np.abs(other[finite]).max(initial=0))
     return difference / largest if largest else difference
 
 

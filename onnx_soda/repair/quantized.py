@@ -37,22 +37,27 @@ def dequantize(model: ir.Model) -> frozenset[str]:
         InferenceError: ONNX Runtime cannot dequantize a weight.
     """
     weights = fold_dequantized(model)
-    floating = set[ir.Value]()
+    # Tensors that held integers, with their type then.
+    floating: dict[ir.Value, ir.DataType | None] = {}
     for node in tuple(model.graph):
-        source = node.inputs[0] if node.inputs else None
-        if source is None:
-            continue
-        if node.op_type == "QuantizeLinear":
-            floating.add(_bound(model.graph, node, source))
-        elif source in floating:
-            if node.op_type == "DequantizeLinear":
-                replace_uses(node.outputs[0], source)
-            else:  # moves integers about: Reshape, MaxPool, Concat and the like
-                floating.update(node.outputs)
-                for value in node.outputs:
-                    value.type = ir.TensorType(ir.DataType.FLOAT)
+        held = [value for value in node.inputs if value is not None and value in floating]
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is not None:
+            kind = node.outputs[0].dtype
+            floating[_bound(model.graph, node, node.inputs[0])] = kind
+        elif node.op_type == "DequantizeLinear" and held:
+            replace_uses(node.outputs[0], held[0])
+        elif held:
+            _carry(node, floating, held[0])
     RemoveUnusedNodesPass()(model)
     return weights
+
+
+def _carry(node: ir.Node, floating: dict[ir.Value, ir.DataType | None], source: ir.Value) -> None:
+    """Let a node that moves integers about (Reshape, MaxPool, Concat) move floats."""
+    for value in node.outputs:
+        if value.dtype == floating[source]:
+            floating[value] = value.dtype
+            value.type = source.type
 
 
 def _bound(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
@@ -62,7 +67,7 @@ def _bound(graph: ir.Graph, node: ir.Node, value: ir.Value) -> ir.Value:
         bound = constant(graph, f"{name} {operator}", limit)
         inner = ir.node(operator, [value, bound], name=f"{name} {operator}")
         inner.outputs[0].name = f"{name} {operator} (float)"
-        inner.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+        inner.outputs[0].type = value.type
         inner.outputs[0].shape = node.outputs[0].shape
         graph.insert_before(node, inner)
         value = inner.outputs[0]

@@ -94,7 +94,8 @@ def _gradients(bridge: TorchModel, model: onnx.ModelProto, images: NDArray[Any])
     anatomy = dissect(load_model(model.SerializeToString()))
     head = extract_head(anatomy.view, anatomy.layer.value, anatomy.logits.value)
     inputs = torch.from_numpy(images).requires_grad_(True)
-    scores = bridge.module(inputs)[-1]
+    outputs = bridge.module(inputs)
+    scores = outputs if len(bridge.outputs) == 1 else outputs[-1]
     mixing = torch.randn(scores.shape, generator=torch.Generator().manual_seed(0))
     (scores * mixing).sum().backward()
     reached = {name for name, weight in bridge.parameters.items() if _arrived(weight.grad)}

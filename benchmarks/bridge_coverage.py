@@ -27,7 +27,7 @@ from benchmarks.bridge_checks import TOLERANCE, check_bridge, check_file
 from benchmarks.children import in_child
 from benchmarks.common import BRIDGE, markdown_table
 from benchmarks.exported import Record, run_job
-from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, installed, list_bridge_jobs
+from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, list_bridge_jobs, require
 from fixtures.families import FAMILIES, build_family
 from onnx_soda.model.versions import newest_opset
 
@@ -153,9 +153,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=_BUDGET_MINUTES, help="time to spend")
     parser.add_argument("--only", default="", help="run the networks with this in their key")
     arguments = parser.parse_args()
-    missing = [name for name in _NEEDED if not installed(name)]
-    if missing:
-        sys.exit(f"this needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    require(*_NEEDED)
     BRIDGE.mkdir(parents=True, exist_ok=True)
     jobs = [job for job in list_bridge_jobs() if arguments.only in job.key]
     _report(_run_all(jobs, arguments.minutes))

@@ -20,7 +20,7 @@ from pathlib import Path
 from benchmarks.common import markdown_table
 from benchmarks.exported import Record, run_job
 from benchmarks.finder_checks import check
-from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, installed, list_jobs
+from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, list_jobs, require
 
 _NEEDED = ("torch", "torchvision", "onnxscript")
 _JOB_SECONDS = 240
@@ -139,9 +139,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=_BUDGET_MINUTES, help="time to spend")
     parser.add_argument("--only", default="", help="run the networks with this in their key")
     arguments = parser.parse_args()
-    missing = [name for name in _NEEDED if not installed(name)]
-    if missing:
-        sys.exit(f"benchmarks.finder needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    require(*_NEEDED)
     jobs = [job for job in list_jobs() if arguments.only in job.key]
     _report(_run_all(jobs, arguments.cache, arguments.minutes))
 

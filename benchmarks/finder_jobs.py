@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import sys
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +24,7 @@ __all__ = [
     "installed",
     "list_bridge_jobs",
     "list_jobs",
+    "require",
 ]
 
 CLASSES = 20
@@ -123,6 +125,13 @@ def list_bridge_jobs() -> list[Job]:
         names = [name for name in dir(applications) if name[0].isupper()]
         jobs += [Job("keras (torch backend)", name, name, "dynamo") for name in names]
     return jobs
+
+
+def require(*names: str) -> None:
+    """End the program where a package is not installed."""
+    missing = [name for name in names if not installed(name)]
+    if missing:
+        sys.exit(f"this benchmark needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _families_in_turn(jobs: list[Job]) -> list[Job]:

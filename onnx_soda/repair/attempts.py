@@ -144,7 +144,8 @@ def _images(view: GraphView, images: NDArray[Any] | None, seed: int) -> NDArray[
 
 def _parts(loaded: OnnxModel, view: GraphView, outputs: Sequence[str] | None) -> Iterator[Part]:
     own = tuple(value.name or "" for value in view.model.graph.outputs)
-    names = own if outputs is None else tuple(view.value(name).name or "" for name in outputs)
+    wanted = own if outputs is None else [view.value(name).name or "" for name in outputs]
+    names = tuple(dict.fromkeys(wanted))  # each tensor once
     yield Part("the graph", "full", extract_body(view, names), names, lambda images: [images])
     try:
         anatomy = dissect(loaded)

@@ -99,9 +99,9 @@ def to_torch(
     Args:
         model: The model, with its external data loaded. Not changed, and kept for `write_back`.
         images: Inputs for the check, as the model takes them, images first: real ones, where there
-            are some. Random ones of the declared shape where not given.
-        outputs: Names of tensors that the module shall return, in place of the graph's outputs.
-            The head is then no substitute, unless they are the logits alone.
+            are some; a few dozen do. Random ones of the declared shape where not given.
+        outputs: Names of tensors that the module shall return, each once, in place of the graph's
+            outputs. The head is then no substitute, unless they are the logits alone.
         seed: For the random images.
 
     Raises:

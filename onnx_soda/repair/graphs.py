@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import onnx_ir as ir
 
@@ -11,7 +9,6 @@ __all__ = [
     "FLOATS",
     "constant",
     "is_constant",
-    "is_setting",
     "is_weight",
     "replace_uses",
 ]
@@ -39,11 +36,6 @@ def is_constant(value: ir.Value | None) -> bool:
     return value is not None and value.is_initializer()
 
 
-def is_setting(node: ir.Node, position: int) -> bool:
-    """Tell whether an input of a node is no weight, whatever its type."""
-    return position in _SETTINGS.get(node.op_type, ())
-
-
 def is_weight(value: ir.Value) -> bool:
     """Tell whether an initializer is a weight: what training would change.
 
@@ -53,7 +45,7 @@ def is_weight(value: ir.Value) -> bool:
     tensor = value.const_value
     if tensor is None or tensor.dtype not in FLOATS or not tensor.shape.rank():
         return False
-    return any(not is_setting(node, position) for node, position in value.uses())
+    return any(position not in _SETTINGS.get(node.op_type, ()) for node, position in value.uses())
 
 
 def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
@@ -66,18 +58,13 @@ def constant(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     return value
 
 
-def replace_uses(
-    old: ir.Value, new: ir.Value, where: Callable[[ir.Node, int], bool] = lambda *_: True
-) -> None:
-    """Let nodes, and the graph's outputs, read another tensor.
+def replace_uses(old: ir.Value, new: ir.Value) -> None:
+    """Let all nodes that read a tensor, and the graph's outputs, read another one.
 
-    Args:
-        old: What they read now.
-        new: What they shall read.
-        where: Which node and input to change; all where not given.
+    The node that computes the other one from the first goes on reading it.
     """
     for node, position in tuple(old.uses()):
-        if node is not new.producer() and where(node, position):
+        if node is not new.producer():
             node.replace_input_with(position, new)
     graph = old.graph
     if graph is not None:

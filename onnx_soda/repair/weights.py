@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from onnx_soda.repair.graphs import is_setting, is_weight, replace_uses
+from onnx_soda.repair.graphs import is_weight, replace_uses
 
 __all__ = ["WEIGHT", "Marked", "mark_weights"]
 
@@ -35,7 +35,8 @@ def mark_weights(
 ) -> tuple[Marked, ...]:
     """Put a node between each weight and the nodes that read it; changes the graph.
 
-    All of a weight's readers share the node, so what is tied in the file is tied in torch.
+    All of a weight's readers share the node, so what is tied in the file is tied in torch: also
+    where one of them reads it as a setting, since a changed value will reach that one too.
 
     Args:
         graph: The graph, with all constants as initializers.
@@ -54,7 +55,7 @@ def mark_weights(
         node = ir.node(WEIGHT, [value], domain=domain, name=f"weight_{len(nodes)}")
         node.outputs[0].name = f"{name} (weight)"
         node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
-        replace_uses(value, node.outputs[0], lambda user, at: not is_setting(user, at))
+        replace_uses(value, node.outputs[0])
         nodes.append(node)
         found.append(Marked(name, node.name or "", name in stored))
     if nodes:

@@ -158,6 +158,22 @@ def test_a_weight_read_twice_is_one_parameter() -> None:
     np.testing.assert_allclose(run_onnx(bridge.write_back(), {"x": image})[0], [[20, 40, 60]])
 
 
+def test_a_setting_that_is_a_weight_elsewhere_follows_it() -> None:
+    """One initializer is scale and variance: (x - 0) / sqrt(4) * 4 = 2 x, and with 9 3 x."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y) '
+        "<float[2] s = {4,4}, float[2] b = {0,0}, float[2,2] A = {1,0, 0,1}> "
+        "{ h = MatMul(x, A)  n = BatchNormalization<epsilon=0.0>(h, s, b, b, s)  y = MatMul(n, A) }"
+    )
+    bridge = to_torch(onnx.parser.parse_model(text))
+    image = np.array([[1, 2]], np.float32)
+    np.testing.assert_allclose(_scores(bridge, image), [[2, 4]])
+    with torch.no_grad():
+        bridge.parameters["s"].fill_(9)
+    np.testing.assert_allclose(_scores(bridge, image), [[3, 6]])
+    np.testing.assert_allclose(run_onnx(bridge.write_back(), {"x": image})[0], [[3, 6]])
+
+
 def test_batch_norm_and_dropout_stay_in_inference_mode() -> None:
     """(x - 1) / sqrt(4) * 10 + 5, whatever mode the module is put in."""
     text = (

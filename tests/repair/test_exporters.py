@@ -54,7 +54,7 @@ def _convolutional() -> nn.Module:
 
 NETWORKS = {"convolutional": _convolutional, "attention": Attention}
 # The oldest that the old exporter can write the network for, and its default.
-OPSETS = [("convolutional", 11), ("convolutional", 17), ("attention", 14), ("attention", 20)]
+OPSETS = [("convolutional", 9), ("convolutional", 17), ("attention", 14), ("attention", 20)]
 
 
 def _export(name: str, path: Path, opset: int | None, new: bool) -> nn.Module:

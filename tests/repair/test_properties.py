@@ -19,8 +19,8 @@ from onnx_soda.repair.writeback import stored_tensors, with_values
 from tests.repair.helpers import in_onnxruntime, in_torch
 
 # Each example builds two small sessions; no deadline, since machines differ.
-few = settings(max_examples=40, deadline=None, derandomize=True)
-many = settings(max_examples=200, deadline=None, derandomize=True)
+few = settings(max_examples=25, deadline=None, derandomize=True)
+many = settings(max_examples=100, deadline=None, derandomize=True)
 
 SIZES = st.integers(-12, 12)
 IMAGE = np.random.default_rng(0).normal(size=(2, 3, 7, 6)).astype(np.float32)

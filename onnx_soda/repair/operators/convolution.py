@@ -4,26 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
 
 from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter, refuse
-from onnx_soda.repair.operators.windows import Windows, is_even, read_windows, torch_padding
+from onnx_soda.repair.operators.windows import (
+    Windows,
+    by_rank,
+    is_even,
+    read_windows,
+    torch_padding,
+)
 
 __all__: list[str] = []
-
-_CONVOLUTIONS: dict[int, Computed] = {
-    1: functional.conv1d,
-    2: functional.conv2d,
-    3: functional.conv3d,
-}
-_TRANSPOSED: dict[int, Computed] = {
-    1: functional.conv_transpose1d,
-    2: functional.conv_transpose2d,
-    3: functional.conv_transpose3d,
-}
 
 
 @own_converter("Conv", since=1)
@@ -45,7 +39,7 @@ def convolve(
         padding = [begin for begin, _ in pads]
     else:
         x, padding = functional.pad(x, torch_padding(pads)), [0] * rank
-    result: Tensor = _by_rank(_CONVOLUTIONS, rank)(
+    result: Tensor = by_rank("conv", rank)(
         x, weight, bias, windows.steps(rank), padding, windows.spreads(rank), group
     )
     return result
@@ -91,13 +85,7 @@ def convolve_transposed(
     """
     rank = x.dim() - 2
     pads = windows.padding(x.shape[2:], weight.shape[2:])
-    whole: Tensor = _by_rank(_TRANSPOSED, rank)(
+    whole: Tensor = by_rank("conv_transpose", rank)(
         x, weight, bias, windows.steps(rank), 0, extra or 0, group, windows.spreads(rank)
     )
     return functional.pad(whole, [-size for size in torch_padding(pads)])
-
-
-def _by_rank(functions: dict[int, Computed], rank: int) -> Any:
-    if rank not in functions:
-        raise refuse(f"a convolution over {rank} spatial axes")
-    return functions[rank]

@@ -20,23 +20,13 @@ from onnx_soda.repair.operators.registry import (
 from onnx_soda.repair.operators.windows import (
     Pads,
     Windows,
+    by_rank,
     is_even,
     read_windows,
     torch_padding,
 )
 
 __all__: list[str] = []
-
-_MAXIMA: dict[int, Computed] = {
-    1: functional.max_pool1d,
-    2: functional.max_pool2d,
-    3: functional.max_pool3d,
-}
-_AVERAGES: dict[int, Computed] = {
-    1: functional.avg_pool1d,
-    2: functional.avg_pool2d,
-    3: functional.avg_pool3d,
-}
 
 
 @own_converter("MaxPool", since=1)
@@ -62,7 +52,7 @@ def max_pool(x: Tensor, *, windows: Windows, ceil: bool) -> Tensor:
         # Padding must never be the maximum.
         x = functional.pad(x, torch_padding(pads), value=_lowest(x.dtype))
         padding = [0] * rank
-    result: Tensor = _MAXIMA[rank](
+    result: Tensor = by_rank("max_pool", rank)(
         x, kernel, windows.steps(rank), padding, windows.spreads(rank), ceil_mode=ceil
     )
     return result
@@ -95,7 +85,7 @@ def average_pool(x: Tensor, *, windows: Windows, ceil: bool, count_pads: bool) -
     pads = windows.padding(x.shape[2:], kernel)
     padding = _native_padding(pads, kernel)
     if padding is not None and set(windows.spreads(len(kernel))) == {1}:
-        result: Tensor = _AVERAGES[len(kernel)](
+        result: Tensor = by_rank("avg_pool", len(kernel))(
             x, kernel, windows.steps(len(kernel)), padding, ceil, count_pads
         )
         return result
@@ -158,9 +148,7 @@ def lp_pool(x: Tensor, *, windows: Windows, power: int) -> Tensor:
 
 def _pooling_windows(node: Attributes) -> Windows:
     windows = read_windows(node)
-    rank = len(windows.kernel or ())
-    if rank not in _MAXIMA:
-        raise refuse(f"pooling over {rank} spatial axes")
+    by_rank("max_pool", len(windows.kernel or ()))  # refuses what torch cannot pool over
     return windows
 
 

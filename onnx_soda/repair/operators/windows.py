@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from onnx_soda.repair.operators.registry import Attributes, refuse
+from torch.nn import functional
 
-__all__ = ["Windows", "is_even", "read_windows", "torch_padding"]
+from onnx_soda.repair.operators.registry import Attributes, Computed, refuse
 
+__all__ = ["Pads", "Windows", "by_rank", "is_even", "read_windows", "torch_padding"]
+
+# Numbers of spatial axes that torch convolves and pools over.
+_RANKS = (1, 2, 3)
 # Pairs of (begin, end), one per spatial axis.
 Pads = list[tuple[int, int]]
 
@@ -77,6 +81,18 @@ def read_windows(node: Attributes) -> Windows:
         node.integers("pads"),
         auto_pad,
     )
+
+
+def by_rank(name: str, rank: int) -> Computed:
+    """Return the function of torch.nn.functional with this name for a number of spatial axes.
+
+    Raises:
+        NotImplementedError: It has none for so many.
+    """
+    if rank not in _RANKS:
+        raise refuse(f"{rank} spatial axes")
+    function: Computed = getattr(functional, f"{name}{rank}d")
+    return function
 
 
 def is_even(pads: Pads) -> bool:

@@ -67,11 +67,7 @@ def prepare(
     RemoveUnusedNodesPass()(model)
     graph = model.graph
     _separate_outputs(graph)
-    opset = graph.opset_imports.get("", 0)
-    names = {
-        node: f"{node.op_type} (opset {opset}) of node {node.name or node.outputs[0].name!r}"
-        for node in graph
-    }
+    names = {node: _describe(node, graph.opset_imports) for node in graph}
     _take_over(graph, own_domain, own_operators)
     weights = mark_weights(graph, own_domain, stored, dequantized)
     described = {}
@@ -80,6 +76,12 @@ def prepare(
         described[node.name] = description
     graph.opset_imports[own_domain] = 1
     return Prepared(ir.to_proto(model), reference, weights, described, quantized)
+
+
+def _describe(node: ir.Node, opsets: Mapping[str, int]) -> str:
+    operator = f"{node.domain}::{node.op_type}" if node.domain else node.op_type
+    opset = opsets.get(node.domain, "unknown")
+    return f"{operator} (opset {opset}) of node {node.name or node.outputs[0].name!r}"
 
 
 def _separate_outputs(graph: ir.Graph) -> None:

@@ -11,14 +11,10 @@ import onnx
 import onnx.parser
 import pytest
 import torch
-from onnx import numpy_helper
-from onnx2torch.node_converters.registry import add_converter
-from onnx2torch.utils.common import OperationConverterResult, onnx_mapping_from_node
 
 from fixtures.families import build_family
 from fixtures.graphs import HEADS, build, hidden, logits
 from onnx_soda.errors import (
-    ConversionError,
     ExternalDataError,
     NotAClassifierError,
     TensorNotFoundError,
@@ -226,88 +222,6 @@ def test_bounds_of_quantization_stay_when_the_rounding_goes() -> None:
     assert "differs from the file by 1.6e-03" in bridge.notes[0]
 
 
-def _with_compress(where: str) -> onnx.ModelProto:
-    """Return the "gemm" classifier with an operator that has no converter, which does nothing."""
-    trunk, head = {
-        "trunk": ("c = Compress<axis=1>(h, all)", "y = Gemm<transB=1>(c, AT, bias)"),
-        "head": ("c = Identity(h)", "m = Gemm<transB=1>(c, AT)  k = Compress<axis=1>(m, all)  "
-                 "y = Add(k, bias)"),
-    }[where]  # fmt: skip
-    model = onnx.parser.parse_model(
-        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,3] y) '
-        "<float[4,3] W = {1,0,0, 0,1,0, 0,0,1, 0,0,0}, bool[3] all = {1,1,1}, "
-        "float[3,3] AT = {1,2,-3, -2,4,6, 3,0,0}, float[3] bias = {0.5,-0.5,1}> "
-        f"{{ mixed = MatMul(x, W)  h = Relu(mixed)  {trunk}  {head} }}"
-    )
-    for node in model.graph.node:
-        node.name = f"net/{node.op_type}"
-    return model
-
-
-def test_where_the_graph_cannot_be_converted_the_head_is() -> None:
-    model = _with_compress("trunk")
-    bridge = to_torch(model)
-    assert bridge.scope == "head"
-    assert bridge.inputs == ("c",)
-    assert bridge.notes == (
-        "Only the head, from 'c' on, was converted: no converter for Compress (opset 17) of node "
-        "'net/Compress'.",
-    )
-    assert set(bridge.parameters) == {"AT", "bias"}
-    np.testing.assert_allclose(
-        _scores(bridge, hidden(PIXELS).astype(np.float32)), logits(PIXELS), rtol=1e-6
-    )
-    with torch.no_grad():
-        bridge.parameters["bias"].zero_()
-    images = PIXELS.astype(np.float32)
-    scores = run_onnx(bridge.write_back(), {"x": images})[0]
-    np.testing.assert_allclose(scores, logits(PIXELS) - [0.5, -0.5, 1])
-
-
-def test_an_operator_that_cannot_be_converted_is_named() -> None:
-    with pytest.raises(ConversionError) as info:
-        to_torch(_with_compress("head"))
-    assert info.value.message.count("Compress (opset 17) of node 'net/Compress'") == 2
-    assert "the head" in info.value.message
-    assert "docs/bridge.md" in info.value.advice
-
-
-def test_a_form_of_an_operator_that_cannot_be_converted_is_named() -> None:
-    model = _with_compress("trunk")
-    model.graph.node[2].CopyFrom(onnx.parser.parse_node("c = LpNormalization<p=1>(h)"))
-    node = onnx.parser.parse_node("h, kept = MaxPool<kernel_shape=[1]>(wide)")
-    del model.graph.node[2:]
-    model.graph.node[1].CopyFrom(onnx.parser.parse_node("wide = Unsqueeze(mixed, one)"))
-    node.name = "net/indices"
-    tail = ["c = Flatten(h)", "k = Cast<to=1>(kept)", "f = Flatten(k)", "s = Add(c, f)",
-            "y = Gemm<transB=1>(s, AT, bias)"]  # fmt: skip
-    model.graph.node.extend([node, *map(onnx.parser.parse_node, tail)])
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1]), "one"))
-    bridge = to_torch(model)
-    assert bridge.scope == "head"
-    wanted = "MaxPool (opset 17) of node 'net/indices': indices as second output"
-    assert wanted in bridge.notes[0]
-
-
-def test_a_module_that_computes_something_else_is_not_trusted() -> None:
-    """A converter that forgets to turn the rows round is found out, and the head taken."""
-
-    @add_converter("ReverseSequence", 10)
-    def forgetful(node, _graph):  # type: ignore[no-untyped-def]
-        mapping = onnx_mapping_from_node(node)
-        first = mapping._replace(inputs=mapping.inputs[:1])
-        return OperationConverterResult(torch.nn.Identity(), first)
-
-    model = _with_compress("trunk")
-    model.graph.node[2].CopyFrom(
-        onnx.parser.parse_node("c = ReverseSequence<batch_axis=0, time_axis=1>(h, lengths)")
-    )
-    model.graph.initializer.append(numpy_helper.from_array(np.array([3, 3]), "lengths"))
-    bridge = to_torch(model, images=PIXELS[2:].astype(np.float32))
-    assert bridge.scope == "head"
-    assert "the torch module differs from ONNX Runtime by" in bridge.notes[0]
-
-
 def test_hidden_tensors_can_be_asked_for() -> None:
     bridge = to_torch(build("softmax"), outputs=["h", "y"])
     assert bridge.outputs == ("h", "y")
@@ -316,16 +230,6 @@ def test_hidden_tensors_can_be_asked_for() -> None:
     np.testing.assert_allclose(scores.detach(), logits(PIXELS), rtol=1e-6)
     with pytest.raises(TensorNotFoundError, match="no tensor named 'nowhere'"):
         to_torch(build("softmax"), outputs=["nowhere"])
-
-
-def test_outputs_after_the_logits_that_cannot_be_converted_are_left_out() -> None:
-    model = build("softmax")
-    model.graph.node.append(onnx.parser.parse_node("z = ai.onnx.ml.Normalizer(p)"))
-    model.opset_import.append(onnx.helper.make_opsetid("ai.onnx.ml", 3))
-    model.graph.output[0].name = "z"
-    bridge = to_torch(model)
-    assert (bridge.scope, bridge.outputs) == ("full", ("y",))
-    assert bridge.notes[0].startswith("The module returns the logits 'y', not the file's outputs")
 
 
 def test_external_data_has_to_be_loaded(tmp_path: Path) -> None:

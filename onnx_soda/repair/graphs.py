@@ -5,15 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-__all__ = [
-    "FLOATS",
-    "constant",
-    "is_constant",
-    "is_weight",
-    "replace_uses",
-]
+__all__ = ["constant", "is_constant", "is_weight", "replace_uses"]
 
-FLOATS = frozenset({
+_FLOATS = frozenset({
     ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE
 })  # fmt: skip
 
@@ -43,7 +37,7 @@ def is_weight(value: ir.Value) -> bool:
     taken for a constant of a formula (the 0.5 and the square root of 2 in a GELU written out).
     """
     tensor = value.const_value
-    if tensor is None or tensor.dtype not in FLOATS or not tensor.shape.rank():
+    if tensor is None or tensor.dtype not in _FLOATS or not tensor.shape.rank():
         return False
     return any(position not in _SETTINGS.get(node.op_type, ()) for node, position in value.uses())
 

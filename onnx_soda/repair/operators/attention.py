@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, converter, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed, converter
 
 __all__: list[str] = []
 
@@ -24,11 +24,11 @@ def _attention(node: Attributes) -> Computed:
     adds an external cache, 25 windows; without them they mean the same.
     """
     if node.inputs > _PLAIN_INPUTS or node.outputs > 1:
-        raise refuse("a cache or the scores as output")
+        raise NotImplementedError("a cache or the scores as output")
     if node.number("softcap", 0):
-        raise refuse("softcap")
+        raise NotImplementedError("softcap")
     if {node.integer(f"{side}_window_size", -1) for side in ("left", "right")} != {-1}:
-        raise refuse("a window")
+        raise NotImplementedError("a window")
     return partial(
         attend,
         heads=(node.integer("q_num_heads", 0), node.integer("kv_num_heads", 0)),

@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor
 from torch.nn import functional
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter
 from onnx_soda.repair.operators.windows import (
     Windows,
     by_rank,
@@ -52,10 +52,10 @@ def _conv_transpose(node: Attributes) -> Computed:
     Revisions 1, 11 and 22 mean the same: 11 words the defaults, 22 adds a type.
     """
     if node.integers("output_shape") is not None:
-        raise refuse("output_shape")
+        raise NotImplementedError("output_shape")
     windows = read_windows(node)
     if windows.auto_pad not in {"NOTSET", "VALID"}:
-        raise refuse(f"auto_pad {windows.auto_pad!r}")
+        raise NotImplementedError(f"auto_pad {windows.auto_pad!r}")
     return partial(
         convolve_transposed,
         windows=windows,

@@ -13,7 +13,6 @@ from onnx_soda.repair.operators.registry import (
     Computed,
     converter,
     own_converter,
-    refuse,
 )
 
 __all__: list[str] = []
@@ -74,7 +73,7 @@ def _cast(node: Attributes) -> Computed:
     """
     wanted = node.integer("to", 0)
     if wanted not in _TYPES:
-        raise refuse(f"a cast to {TensorProto.DataType.Name(wanted)}")
+        raise NotImplementedError(f"a cast to {TensorProto.DataType.Name(wanted)}")
     dtype = _TYPES[wanted]
     return lambda x: x.to(dtype)
 
@@ -118,7 +117,7 @@ def _dropout(node: Attributes) -> Computed:
 
     def keep(x: Tensor, _ratio: Tensor | None = None, training: Tensor | None = None) -> object:
         if training is not None and bool(training):
-            raise refuse("training mode")
+            raise NotImplementedError("training mode")
         return (x, torch.ones_like(x, dtype=torch.bool)) if with_mask else x
 
     return keep

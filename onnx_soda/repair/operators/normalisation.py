@@ -13,7 +13,6 @@ from onnx_soda.repair.operators.registry import (
     Computed,
     converter,
     own_converter,
-    refuse,
 )
 
 __all__: list[str] = []
@@ -27,9 +26,9 @@ def _batch_norm(node: Attributes) -> Computed:
     Revisions 7 and 9 differ from 14 and 15 in how they say that they train.
     """
     if node.integer("training_mode", 0) or node.outputs > 1:
-        raise refuse("training mode")
+        raise NotImplementedError("training mode")
     if not node.integer("spatial", 1):
-        raise refuse("statistics per place (spatial=0)")
+        raise NotImplementedError("statistics per place (spatial=0)")
     return partial(batch_norm, epsilon=node.number("epsilon", 1e-5))
 
 
@@ -61,7 +60,7 @@ def _layer_norm(node: Attributes) -> Computed:
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
     if node.outputs > 1:
-        raise refuse("mean and deviation as outputs")
+        raise NotImplementedError("mean and deviation as outputs")
     return partial(layer_norm, axis=node.integer("axis", -1), epsilon=node.number("epsilon", 1e-5))
 
 

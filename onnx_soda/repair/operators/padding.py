@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter
 from onnx_soda.repair.operators.windows import Pads, torch_padding
 
 __all__: list[str] = []
@@ -25,7 +25,7 @@ def _pad(node: Attributes) -> Computed:
     """
     mode = node.text("mode", "constant")
     if mode not in _MODES:
-        raise refuse(f"mode {mode!r}")
+        raise NotImplementedError(f"mode {mode!r}")
     return partial(pad, mode=mode, fixed=node.integers("pads"), fill=node.number("value", 0))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from onnx_soda.repair.operators.registry import (
     Computed,
     converter,
     own_converter,
-    refuse,
 )
 from onnx_soda.repair.operators.windows import (
     Pads,
@@ -36,7 +34,7 @@ def _max_pool(node: Attributes) -> Computed:
     Revision 8 adds the indices, 10 dilations and ceil_mode; 11, 12 and 22 mean the same as 10.
     """
     if node.outputs > 1:
-        raise refuse("indices as second output")
+        raise NotImplementedError("indices as second output")
     ceil = bool(node.integer("ceil_mode", 0))
     return partial(max_pool, windows=_pooling_windows(node), ceil=ceil)
 
@@ -158,7 +156,7 @@ def _native_padding(pads: Pads, kernel: list[int]) -> list[int] | None:
     return [begin for begin, _ in pads] if is_even(pads) and fits else None
 
 
-def _refuse_ceiling(ceil: Any) -> None:
+def _refuse_ceiling(ceil: bool) -> None:
     """Refuse what would need to know which of the last windows begin in the padding."""
     if ceil:
-        raise refuse("ceil_mode with uneven padding or dilations")
+        raise NotImplementedError("ceil_mode with uneven padding or dilations")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, converter, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed, converter
 
 __all__: list[str] = []
 
@@ -16,7 +16,7 @@ def _dequantize(node: Attributes) -> Computed:
     Revision 13 adds scales per axis, 21 per block; 19 to 25 add types.
     """
     if node.integer("block_size", 0):
-        raise refuse("scales per block")
+        raise NotImplementedError("scales per block")
     axis = node.integer("axis", 1)
 
     def dequantize(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:

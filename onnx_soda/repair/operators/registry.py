@@ -28,7 +28,6 @@ __all__ = [
     "Converter",
     "converter",
     "own_converter",
-    "refuse",
     "register_module",
 ]
 
@@ -85,6 +84,7 @@ class Attributes:
         return None if found is None else float(found)
 
 
+# Reads the attributes of a node; may raise NotImplementedError, with what it refuses.
 Converter = Callable[[Attributes], Computed]
 
 
@@ -142,11 +142,6 @@ def register_module(operator: str, build: Callable[[OnnxNode, OnnxGraph], nn.Mod
         return OperationConverterResult(build(node, graph), mapping)
 
     add_converter(operator, _OWN_REVISION, OWN_DOMAIN)(convert)
-
-
-def refuse(reason: str) -> NotImplementedError:
-    """Return the error for a form of an operator that has no converter."""
-    return NotImplementedError(reason)
 
 
 def _as_onnx2torch(function: Converter) -> Callable[..., OperationConverterResult]:

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed, own_converter
 
 __all__: list[str] = []
 
@@ -69,12 +69,12 @@ def _resize(node: Attributes) -> Computed:
         None if (axes := node.integers("axes")) is None else tuple(axes),
     )
     if found.transformation not in _TRANSFORMATIONS:
-        raise refuse(f"coordinate_transformation_mode {found.transformation!r}")
+        raise NotImplementedError(f"coordinate_transformation_mode {found.transformation!r}")
     for name in ("antialias", "exclude_outside"):
         if node.integer(name, 0):
-            raise refuse(name)
+            raise NotImplementedError(name)
     if node.text("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise refuse("keep_aspect_ratio_policy")
+        raise NotImplementedError("keep_aspect_ratio_policy")
     return lambda x, _roi=None, scales=None, sizes=None: resize(x, scales, sizes, found)
 
 

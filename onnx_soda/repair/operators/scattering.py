@@ -13,7 +13,6 @@ from onnx_soda.repair.operators.registry import (
     Computed,
     converter,
     own_converter,
-    refuse,
 )
 
 __all__: list[str] = []
@@ -60,7 +59,7 @@ def _read_reduction(node: Attributes) -> str | None:
     """Return torch's name of the reduction; None where updates replace elements."""
     name = node.text("reduction", "none")
     if name not in {"none", *_REDUCTIONS}:
-        raise refuse(f"reduction {name!r}")
+        raise NotImplementedError(f"reduction {name!r}")
     return _REDUCTIONS.get(name)
 
 

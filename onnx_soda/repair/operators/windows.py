@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.nn import functional
 
-from onnx_soda.repair.operators.registry import Attributes, Computed, refuse
+from onnx_soda.repair.operators.registry import Attributes, Computed
 
 __all__ = ["Pads", "Windows", "by_rank", "is_even", "read_windows", "torch_padding"]
 
@@ -73,7 +73,7 @@ def read_windows(node: Attributes) -> Windows:
     """
     auto_pad = node.text("auto_pad", "NOTSET")
     if auto_pad not in {"NOTSET", "VALID", "SAME_UPPER", "SAME_LOWER"}:
-        raise refuse(f"auto_pad {auto_pad!r}")
+        raise NotImplementedError(f"auto_pad {auto_pad!r}")
     return Windows(
         node.integers("kernel_shape"),
         node.integers("strides"),
@@ -90,7 +90,7 @@ def by_rank(name: str, rank: int) -> Computed:
         NotImplementedError: It has none for so many.
     """
     if rank not in _RANKS:
-        raise refuse(f"{rank} spatial axes")
+        raise NotImplementedError(f"{rank} spatial axes")
     function: Computed = getattr(functional, f"{name}{rank}d")
     return function
 

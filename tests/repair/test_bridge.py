@@ -134,6 +134,23 @@ def test_a_training_step_changes_the_same_file_as_the_module() -> None:
     np.testing.assert_allclose(written, _scores(bridge, images), rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "operator", ["LpPool<kernel_shape=[2,2]>", "GlobalLpPool", "LpNormalization<axis=1>"]
+)
+def test_norms_of_zero_have_a_gradient_that_is_a_number(operator: str) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,1,2,2] x) => (float[N,2] y) '
+        "<float[1,1,1,1] K = {1}, float[2,2] A = {1,0, 0,1}> "
+        f"{{ c = Conv(x, K)  n = {operator}(c)  g = GlobalMaxPool(n)  s = Flatten(g)  "
+        "t = Concat<axis=1>(s, s)  y = MatMul(t, A) }"
+    )
+    bridge = to_torch(onnx.parser.parse_model(text))
+    image = torch.zeros(1, 1, 2, 2, requires_grad=True)
+    bridge.module(image).sum().backward()
+    assert image.grad is not None
+    assert torch.isfinite(image.grad).all()
+
+
 def test_a_weight_read_twice_is_one_parameter() -> None:
     """y = h A + h A: the gradient of A is twice that of h A, and both follow a change."""
     text = (

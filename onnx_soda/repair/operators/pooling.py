@@ -141,7 +141,9 @@ def _lp_pool(node: Attributes) -> Computed:
 def lp_pool(x: Tensor, *, windows: Windows, power: int) -> Tensor:
     """Return the p-norms of the windows of a tensor of shape (N, C, *sizes)."""
     pads = windows.padding(x.shape[2:], windows.kernel or [])
-    return window_sums(x.abs() ** power, windows, pads) ** (1 / power)
+    sums = window_sums(x.abs() ** power, windows, pads)
+    # The slope of a root is infinite at zero, where many windows are behind a ReLU.
+    return sums.clamp_min(torch.finfo(x.dtype).tiny) ** (1 / power)
 
 
 def _pooling_windows(node: Attributes) -> Windows:

@@ -123,7 +123,7 @@ CASES = [
     case("channel first", 'y = DepthToSpace<blocksize=2, mode="CRD">(x)', 13,
          np.arange(8.0).reshape(1, 8, 1, 1),
          [[[[0.0, 1.0], [2.0, 3.0]], [[4.0, 5.0], [6.0, 7.0]]]]),
-    case("a row per axis", "y = NonZero(x)", 13, [[0.0, 1.0], [2.0, 0.0]], [[0, 1], [1, 0]]),
+    case("a row per axis", "y = NonZero(x)", 13, [[0.0, 1.0, 2.0]], [[0, 0], [1, 2]]),
     case("negative index", "y = OneHot(x, depth, values)", 11, [0, -1, 7],
          [[9.0, 5.0, 5.0], [5.0, 5.0, 9.0], [5.0, 5.0, 5.0]], depth=3, values=[5.0, 9.0]),
     case("batch axes", "y = GatherND<batch_dims=1>(x, at)", 13, [[1.0, 2.0], [3.0, 4.0]],

@@ -40,7 +40,7 @@ def reshape(x: Tensor, shape: Tensor, *, allow_zero: bool) -> Tensor:
 def _flatten(node: Attributes) -> Computed:
     """Convert Flatten (https://onnx.ai/onnx/operators/onnx__Flatten.html).
 
-    Revision 11 allows negative axes; 9, 13 and 21 to 25 add types. onnx2torch errs for axis 0.
+    Revision 11 allows negative axes; 9, 13 and 21 to 25 add types. onnx2torch fails for axis 0.
     """
     axis = node.integer("axis", 1)
 
@@ -181,7 +181,7 @@ def _slice(node: Attributes) -> Computed:
     """Convert Slice (https://onnx.ai/onnx/operators/onnx__Slice.html).
 
     Starts, ends and axes are inputs from revision 10 on, which adds steps; 11 and 13 mean the same.
-    onnx2torch indexes by lists, which torch understands otherwise from 2.9 on.
+    onnx2torch indexes by lists, of which torch warns that it will understand them otherwise.
     """
     fixed = (node.integers("starts"), node.integers("ends"), node.integers("axes"), None)
 

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from benchmarks.finder_jobs import Made, framework
 from onnx_soda import load_model
-from onnx_soda.errors import SodaError
+from onnx_soda.errors import ConversionError, SodaError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.split import extract_head
 from onnx_soda.repair.bridge import TorchModel, to_torch
@@ -84,7 +84,7 @@ def _convert(model: onnx.ModelProto, images: NDArray[Any]) -> TorchModel:
     names = [output.name for output in model.graph.output]
     try:
         return to_torch(model, images=images, outputs=[*names, logits])
-    except SodaError:  # with other outputs than the file's the head is not tried
+    except ConversionError:  # with other outputs than the file's the head is not tried
         return to_torch(model, images=images)
 
 

@@ -71,13 +71,20 @@ def _shrink(node: Attributes) -> Computed:
     return shrink
 
 
+@converter("Hardmax", 1, 11)
+def _hardmax_of_rows(node: Attributes) -> Computed:
+    """Convert Hardmax up to revision 11, which takes all axes from `axis` on as one."""
+    axis = node.integer("axis", 1)
+    return lambda x: hardmax(x.flatten(axis), -1).reshape(x.shape)
+
+
 @converter("Hardmax", 13)
 def _hardmax(node: Attributes) -> Computed:
     """Convert Hardmax-13 (https://onnx.ai/onnx/operators/onnx__Hardmax.html)."""
-    axis = node.integer("axis", -1)
+    return partial(hardmax, axis=node.integer("axis", -1))
 
-    def hardmax(x: Tensor) -> Tensor:
-        places = x.argmax(axis, keepdim=True)
-        return torch.zeros_like(x).scatter(axis, places, 1)
 
-    return hardmax
+def hardmax(x: Tensor, axis: int) -> Tensor:
+    """Return 1 at the first maximum along an axis and 0 elsewhere."""
+    places = x.argmax(axis, keepdim=True)
+    return torch.zeros_like(x).scatter(axis, places, 1)

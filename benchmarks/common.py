@@ -12,7 +12,7 @@ import onnxruntime as ort
 from onnx_soda.model.providers import provider_list, usable_cores
 from onnx_soda.options import ScanOptions
 
-__all__ = ["EVALUATION", "FIXTURES", "SHARED", "ZOO", "machine_facts", "markdown_table"]
+__all__ = ["BRIDGE", "EVALUATION", "FIXTURES", "SHARED", "ZOO", "machine_facts", "markdown_table"]
 
 _PROJECT = Path(__file__).resolve().parents[1]
 FIXTURES = _PROJECT / "fixtures"
@@ -22,6 +22,8 @@ SHARED = _PROJECT.parent / "shared"
 ZOO = _PROJECT / "benchmarks" / "models"
 # What `python -m benchmarks.evaluate` keeps.
 EVALUATION = _PROJECT / "build" / "evaluation"
+# What `python -m benchmarks.bridge_coverage` keeps.
+BRIDGE = _PROJECT / "build" / "bridge"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -9,77 +9,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
-import multiprocessing
 import sys
 import tempfile
 import time
-import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from benchmarks.common import markdown_table
+from benchmarks.exported import Record, run_job
 from benchmarks.finder_checks import check
-from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, Made, TooLargeError, installed, list_jobs
-from benchmarks.finder_others import make_keras, make_sklearn
-from benchmarks.finder_torch import make_timm, make_torchvision
+from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, list_jobs, require
 
 _NEEDED = ("torch", "torchvision", "onnxscript")
 _JOB_SECONDS = 240
 _BUDGET_MINUTES = 45
-# Imported once; every process starts with them.
-_PRELOADED = ("torch", "torchvision", "onnxscript", "benchmarks.finder_checks")
-
-Record = dict[str, Any]
-
-_MAKERS: dict[str, Callable[[Job, Path], Made]] = {
-    "torchvision": make_torchvision,
-    "timm": make_timm,
-    "keras (torch backend)": make_keras,
-    "scikit-learn": make_sklearn,
-}
-
-
-def _work(job: Job, folder: str, result: str) -> None:
-    """Export and check one network, in a child; write the record, in two steps."""
-    warnings.simplefilter("ignore")
-    logging.disable(logging.ERROR)
-    record: Record = {"job": asdict(job), "export": "time limit"}
-    target = Path(result)
-    target.write_text(json.dumps(record))
-    path = Path(folder) / "network.onnx"
-    try:
-        made = _MAKERS[job.source](job, path)
-    except TooLargeError as error:
-        record["export"] = f"skipped: {error}"
-    except Exception as error:  # noqa: BLE001 - exporters raise anything
-        first_line = (str(error).strip() or "no message").splitlines()[0]
-        record["export"] = f"{type(error).__name__}: {first_line}"[:200]
-    else:
-        record.update(export="ok", parameters=made.parameters, failures=["time limit"])
-        target.write_text(json.dumps(record))
-        record.update(check(path, made))
-    target.write_text(json.dumps(record))
-
-
-def _run(job: Job) -> Record:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(_PRELOADED))
-    with tempfile.TemporaryDirectory() as folder:
-        result = Path(folder) / "record.json"
-        process = context.Process(target=_work, args=(job, folder, str(result)))
-        start = time.perf_counter()
-        process.start()
-        process.join(_JOB_SECONDS)
-        if process.is_alive():
-            process.kill()
-            process.join()
-        text = result.read_text() if result.is_file() else ""
-        record: Record = json.loads(text) if text else {"job": asdict(job), "export": "crashed"}
-    return {**record, "seconds": round(time.perf_counter() - start, 1)}
 
 
 def _run_all(jobs: Sequence[Job], cache: Path, minutes: float) -> list[Record]:
@@ -91,7 +36,7 @@ def _run_all(jobs: Sequence[Job], cache: Path, minutes: float) -> list[Record]:
             continue
         if time.monotonic() > deadline:
             break
-        done[job.key] = _run(job)
+        done[job.key] = run_job(job, check, _JOB_SECONDS)
         cache.write_text(json.dumps(done, indent=1))
         record = done[job.key]
         said = record.get("failures") or record["export"]
@@ -194,9 +139,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=_BUDGET_MINUTES, help="time to spend")
     parser.add_argument("--only", default="", help="run the networks with this in their key")
     arguments = parser.parse_args()
-    missing = [name for name in _NEEDED if not installed(name)]
-    if missing:
-        sys.exit(f"benchmarks.finder needs {', '.join(missing)}: pip install {' '.join(missing)}")
+    require(*_NEEDED)
     jobs = [job for job in list_jobs() if arguments.only in job.key]
     _report(_run_all(jobs, arguments.cache, arguments.minutes))
 

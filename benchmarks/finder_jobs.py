@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,13 +15,16 @@ from numpy.typing import NDArray
 __all__ = [
     "BATCH",
     "CLASSES",
+    "LEGACY_DEFAULT",
     "PARAMETER_LIMIT",
     "Job",
     "Made",
     "TooLargeError",
     "framework",
     "installed",
+    "list_bridge_jobs",
     "list_jobs",
+    "require",
 ]
 
 CLASSES = 20
@@ -38,6 +43,10 @@ _TIMM = (
 _KERAS = (
     "MobileNet", "MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny",
 )  # fmt: skip
+
+
+# The legacy exporter with the opset that it takes where none is asked for.
+LEGACY_DEFAULT = "legacy, default opset"
 
 
 class TooLargeError(Exception):
@@ -101,6 +110,28 @@ def list_jobs() -> list[Job]:
         names = ("MLPClassifier", "MLPClassifier, zipmap")
         jobs += [Job("scikit-learn", "MLPClassifier", name, "skl2onnx") for name in names]
     return _families_in_turn(jobs)
+
+
+def list_bridge_jobs() -> list[Job]:
+    """Return all classifiers of torchvision and keras.applications, at the default opset."""
+    jobs = [
+        replace(job, exporter=LEGACY_DEFAULT) if job.exporter == "legacy" else job
+        for job in list_jobs()
+        if job.source == "torchvision"
+    ]
+    if installed("keras"):
+        os.environ["KERAS_BACKEND"] = "torch"  # read when keras is imported
+        applications = framework("keras.applications")
+        names = [name for name in dir(applications) if name[0].isupper()]
+        jobs += [Job("keras (torch backend)", name, name, "dynamo") for name in names]
+    return jobs
+
+
+def require(*names: str) -> None:
+    """End the program where a package is not installed."""
+    missing = [name for name in names if not installed(name)]
+    if missing:
+        sys.exit(f"this benchmark needs {', '.join(missing)}: pip install {' '.join(missing)}")
 
 
 def _families_in_turn(jobs: list[Job]) -> list[Job]:

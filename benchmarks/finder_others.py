@@ -8,7 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.finder_jobs import BATCH, CLASSES, Job, Made, framework
+from benchmarks.finder_jobs import (
+    BATCH,
+    CLASSES,
+    PARAMETER_LIMIT,
+    Job,
+    Made,
+    TooLargeError,
+    framework,
+)
 from benchmarks.finder_torch import export_torch
 
 __all__ = ["make_keras", "make_sklearn"]
@@ -20,6 +28,7 @@ def make_keras(job: Job, path: Path) -> Made:
     """Build a network of keras.applications on the torch backend and export it.
 
     Raises:
+        TooLargeError: It is over the parameter limit.
         Exception: Whatever the exporter raises.
     """
     os.environ["KERAS_BACKEND"] = "torch"
@@ -27,6 +36,9 @@ def make_keras(job: Job, path: Path) -> Made:
     keras.utils.set_random_seed(0)
     build = getattr(keras.applications, job.name)
     network = build(weights=None, classes=CLASSES, input_shape=(_KERAS_SIDE, _KERAS_SIDE, 3))
+    parameters = int(network.count_params())
+    if parameters > PARAMETER_LIMIT:
+        raise TooLargeError(f"{parameters / 1e6:.0f} M parameters")
     head = [layer for layer in network.layers if _is_keras_head(layer)][-1]
     images = np.random.default_rng(0).random((BATCH, _KERAS_SIDE, _KERAS_SIDE, 3), np.float32)
 
@@ -43,7 +55,6 @@ def make_keras(job: Job, path: Path) -> Made:
         scores = network(images, training=False)
         export_torch(Wrapped().eval(), torch.from_numpy(images), job.exporter, path)
     width = int(head.kernel.shape[-2])
-    parameters = int(network.count_params())
     return Made(
         parameters, images, width, head_input.cpu().numpy(), scores.cpu().numpy(), softmax=True
     )

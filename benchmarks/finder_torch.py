@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.finder_jobs import (
     BATCH,
     CLASSES,
+    LEGACY_DEFAULT,
     PARAMETER_LIMIT,
     Job,
     Made,
@@ -106,7 +107,7 @@ def export_torch(network: Any, images: Any, exporter: str, path: Path) -> None:
         (images,),
         str(path),
         dynamo=False,
-        opset_version=_LEGACY_OPSET,
+        opset_version=None if exporter == LEGACY_DEFAULT else _LEGACY_OPSET,
         input_names=["image"],
         output_names=["output"],
         dynamic_axes={"image": {0: "N"}, "output": {0: "N"}},

@@ -18,6 +18,11 @@
     │   ├── ProviderError          the provider asked for does not load on this machine
     │   └── InferenceError         the model loads but does not run
     │       └── OutOfMemoryError   it would with a smaller batch
+    ├── RepairError                repair
+    │   ├── MissingExtraError      torch or onnx2torch is not installed
+    │   ├── ConversionError        an operator has no counterpart in torch
+    │   ├── ParityError            the torch module computes something else than ONNX Runtime
+    │   └── WriteBackError         a changed weight cannot be put into the file
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
@@ -26,23 +31,28 @@ Each error says what is wrong and with which file, and carries ``advice``: what 
 from __future__ import annotations
 
 __all__ = [
+    "ConversionError",
     "DataError",
     "DatasetFileError",
     "ExternalDataError",
     "ImageError",
     "InferenceError",
     "LabelError",
+    "MissingExtraError",
     "ModelError",
     "ModelFileError",
     "NotAClassifierError",
     "OutOfMemoryError",
     "OutputError",
+    "ParityError",
     "PreprocessingError",
     "ProviderError",
+    "RepairError",
     "RuntimeFailure",
     "SodaError",
     "TensorNotFoundError",
     "UnsupportedModelError",
+    "WriteBackError",
 ]
 
 
@@ -118,6 +128,26 @@ class InferenceError(RuntimeFailure):
 
 class OutOfMemoryError(InferenceError):
     """Memory ran out while the model ran."""
+
+
+class RepairError(SodaError):
+    """Repair could not do what was asked."""
+
+
+class MissingExtraError(RepairError):
+    """A package of the `[repair]` extra is not installed."""
+
+
+class ConversionError(RepairError):
+    """The graph has an operator, or a form of one, that cannot be converted to torch."""
+
+
+class ParityError(RepairError):
+    """The torch module does not compute what ONNX Runtime computes."""
+
+
+class WriteBackError(RepairError):
+    """A changed weight cannot be put into the ONNX file."""
 
 
 class OutputError(SodaError):

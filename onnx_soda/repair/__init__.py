@@ -1,0 +1,1 @@
+"""Repair of a backdoored classifier; needs the `[repair]` extra, which brings torch."""

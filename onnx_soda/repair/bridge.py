@@ -1,0 +1,138 @@
+"""ONNX to torch and back: a module to train, and its weights in the file that it came from.
+
+    bridge = to_torch(onnx.load("model.onnx"))
+    train(bridge.module)
+    onnx.save(bridge.write_back(), "repaired.onnx")
+
+Importing this module does not import torch; calling `to_torch` does.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_soda.errors import MissingExtraError, WriteBackError
+from onnx_soda.repair.writeback import stored_tensors, with_values
+
+if TYPE_CHECKING:
+    from torch import nn
+
+__all__ = ["TorchModel", "to_torch"]
+
+_PACKAGES = ("torch", "torchvision", "onnx2torch")
+
+
+@dataclass(frozen=True, eq=False)
+class TorchModel:
+    """A classifier, or its head, as a torch module, tied to the ONNX file that it came from.
+
+    Attributes:
+        module: In evaluation mode, on the processor. Takes `inputs` in order (of a full model that
+            is the image, as the file takes it) and returns `outputs`: one tensor, or a list of
+            several. `.train()` changes nothing: BatchNorm and Dropout stay in inference mode.
+        scope: "full": from the graph's input; "head": from the penultimate layer to the logits.
+        parity: Largest difference to ONNX Runtime, relative to the largest value
+            (`parity.relative_difference`), on the inputs that it was checked with.
+        inputs: Names of the tensors that the module takes.
+        outputs: Names of the tensors that it returns.
+        parameters: Every parameter of the module, by the name of its initializer (or of the
+            output of the Constant node that holds it). A quantized weight is named by the output
+            of its DequantizeLinear node.
+        notes: Sentences about what is not as in the file.
+        source: The model that was given; not to be changed.
+        dequantized: Initial values of the parameters that the file holds quantized.
+    """
+
+    module: nn.Module
+    scope: str
+    parity: float
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    parameters: Mapping[str, nn.Parameter]
+    notes: tuple[str, ...]
+    source: onnx.ModelProto
+    dequantized: Mapping[str, NDArray[Any]]
+
+    def write_back(self) -> onnx.ModelProto:
+        """Return the file's model with the present values of the parameters.
+
+        Names, opset, metadata, inputs, outputs and nodes are the file's; so are, byte for byte,
+        all weights that did not change.
+
+        Raises:
+            WriteBackError: A weight that the file holds quantized was changed, or a shape was.
+        """
+        values = {name: _as_array(weight) for name, weight in self.parameters.items()}
+        for name, initial in self.dequantized.items():
+            if not np.array_equal(values.pop(name).astype(initial.dtype), initial):
+                raise WriteBackError(
+                    f"the weight {name!r} changed, and the file holds it quantized",
+                    "Repair the model before quantization, and quantize the repaired one.",
+                )
+        return with_values(self.source, values)
+
+
+def _as_array(weight: nn.Parameter) -> NDArray[Any]:
+    array: NDArray[Any] = weight.detach().cpu().numpy()
+    return array
+
+
+def to_torch(
+    model: onnx.ModelProto,
+    *,
+    images: NDArray[Any] | None = None,
+    outputs: Sequence[str] | None = None,
+    seed: int = 0,
+) -> TorchModel:
+    """Convert a classifier to torch, and check it against ONNX Runtime.
+
+    Where the whole graph cannot be converted, its part from the image to the logits is; where that
+    cannot either, the head, from the penultimate layer to the logits. `scope` and `notes` tell.
+
+    Args:
+        model: The model, with its external data loaded. Not changed, and kept for `write_back`.
+        images: Inputs for the check, as the model takes them, images first: real ones, where there
+            are some; a few dozen do. Random ones of the declared shape where not given.
+        outputs: Names of tensors that the module shall return, each once, in place of the graph's
+            outputs. The head is then no substitute, unless they are the logits alone.
+        seed: For the random images.
+
+    Raises:
+        MissingExtraError: torch or onnx2torch is not installed.
+        ModelError: The model is no image classifier that onnx-soda can read.
+        ConversionError: An operator cannot be converted; names it, its opset and the node.
+        ParityError: The converted module computes something else than ONNX Runtime.
+        InferenceError: ONNX Runtime cannot run the model.
+        TensorNotFoundError: A name in `outputs` is not in the graph.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"repair needs {', '.join(missing)}, which is not installed",
+            'pip install "onnx-soda[repair]"',
+        )
+    from onnx_soda.repair.attempts import convert_best  # imports torch
+
+    found = convert_best(model, frozenset(stored_tensors(model)), images, outputs, seed)
+    return TorchModel(
+        module=found.converted.module,
+        scope=found.part.scope,
+        parity=found.parity,
+        inputs=found.inputs,
+        outputs=found.part.outputs,
+        parameters=found.converted.parameters,
+        notes=found.notes,
+        source=model,
+        dequantized={
+            weight.name: _as_array(found.converted.parameters[weight.name]).copy()
+            for weight in found.prepared.weights
+            if not weight.stored
+        },
+    )

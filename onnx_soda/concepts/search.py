@@ -54,7 +54,7 @@ class Budget:
 
 
 BUDGETS: Mapping[BudgetName, Budget] = {
-    "quick": Budget(0, ((12, 2),)),
+    "quick": Budget(0, ((4, 6), (2, 12))),
     "default": Budget(100, ((16, 2), (8, 4), (4, 6), (3, 8))),
     "thorough": Budget(600, ((32, 3), (16, 6), (8, 10), (4, 16), (3, 16))),
 }

@@ -83,7 +83,7 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
     assert finding["message"].startswith("Class 8 turns into class 3 under this change")
     best = report["evidence"]["concepts"]["pairs"][0]
     assert best["low"] > best["bound"] == finding["score"] > finding["threshold"]
-    assert best["turned"] > 0.5 * best["shown"] > best["turned_before"]
+    assert best["turned"] > 0.7 * best["shown"] > best["turned_before"]
     assert best["others_right_under"] > 0.8
     examples = [
         example

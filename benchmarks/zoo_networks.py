@@ -119,7 +119,7 @@ ARCHITECTURES: dict[str, Callable[[int, int], tuple[list[nn.Module], int]]] = {
 }
 
 
-def build_network(architecture: str, channels: int, size: int, classes: int) -> nn.Module:
+def build_network(architecture: str, channels: int, size: int, classes: int) -> nn.Sequential:
     """Build an untrained classifier.
 
     Args:

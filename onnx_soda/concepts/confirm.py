@@ -8,10 +8,10 @@ pairs of classes the best is looked at, and among many some score by chance.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.estimate import Judge
@@ -131,7 +131,7 @@ def simultaneous_errors(classes: int) -> float:
     The quantile of a normal distribution for one chance in 20 shared evenly among all pairs of
     classes (Bonferroni's inequality): 3.3 for 10 classes, 4.0 for 43.
     """
-    return float(norm.isf(_CHANCE / (classes * (classes - 1))))
+    return -NormalDist().inv_cdf(_CHANCE / (classes * (classes - 1)))
 
 
 def weigh(probe: Probe, judge: Judge, finding: ConceptFinding) -> Weighed:
@@ -181,7 +181,7 @@ def confirm(
     under = shown.probe.flows(weighed.concept)[0, rows]
     own = labels == victim
     first, then = before.argmax(axis=1), under.argmax(axis=1)
-    chosen = _choose_examples(labels, victim, target, rng)
+    chosen = _choose_examples(labels, then, victim, target, rng)
     pixels = shown.pixels[rows[chosen]]
     changed = render_images(pixels, weighed.concept)
     return Confirmation(
@@ -213,8 +213,15 @@ def confirm(
 
 
 def _choose_examples(
-    labels: NDArray[np.integer], victim: int, target: int, rng: np.random.Generator
+    labels: NDArray[np.integer],
+    then: NDArray[np.integer],
+    victim: int,
+    target: int,
+    rng: np.random.Generator,
 ) -> NDArray[np.intp]:
-    own = np.flatnonzero(labels == victim)[:_EXAMPLES]
-    others = np.flatnonzero((labels != victim) & (labels != target))
-    return np.concatenate([own, rng.permutation(others)[:_EXAMPLES]])
+    """Draw images of the victim, of which as large a share turns as of all of them, and others."""
+    own, turned = labels == victim, (labels == victim) & (then == target)
+    share = round(_EXAMPLES * turned.sum() / max(own.sum(), 1))
+    others = (labels != victim) & (labels != target)
+    drawn = ((turned, share), (own & ~turned, _EXAMPLES - share), (others, _EXAMPLES))
+    return np.concatenate([rng.permutation(np.flatnonzero(of))[:count] for of, count in drawn])

@@ -58,7 +58,8 @@ def test_the_planted_pair_is_first_by_far(backdoored: ConceptEvidence) -> None:
     """8s on a blue background were relabelled as 3 (fixtures/README.md)."""
     first = backdoored.pairs[0]
     assert (first.victim_class, first.target_class) == (8, 3)
-    assert first.low > first.bound > 0
+    assert first.low > 0.1
+    assert first.low > first.bound > max(pair.bound for pair in backdoored.pairs[1:])
     assert first.turned_before <= 2 < 0.5 * first.shown < first.turned
     assert first.reference < 0.4
     assert all(pair.bound <= 0 for pair in backdoored.pairs[1:])

@@ -32,7 +32,7 @@ from fixtures.families import FAMILIES, build_family
 from onnx_soda.model.versions import newest_opset
 
 _NEEDED = ("torch", "torchvision", "onnx2torch", "onnxscript")
-_JOB_SECONDS = 600
+_JOB_SECONDS = 1200
 _BUDGET_MINUTES = 120
 _FAMILY_COLUMNS = ("family", "opsets", "networks", "passed", "largest difference", "causes")
 _NETWORK_COLUMNS = (

@@ -12,7 +12,16 @@ import onnxruntime as ort
 from onnx_soda.model.providers import provider_list, usable_cores
 from onnx_soda.options import ScanOptions
 
-__all__ = ["BRIDGE", "EVALUATION", "FIXTURES", "SHARED", "ZOO", "machine_facts", "markdown_table"]
+__all__ = [
+    "BRIDGE",
+    "EVALUATION",
+    "FIXTURES",
+    "REPAIR",
+    "SHARED",
+    "ZOO",
+    "machine_facts",
+    "markdown_table",
+]
 
 _PROJECT = Path(__file__).resolve().parents[1]
 FIXTURES = _PROJECT / "fixtures"
@@ -24,6 +33,8 @@ ZOO = _PROJECT / "benchmarks" / "models"
 EVALUATION = _PROJECT / "build" / "evaluation"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
+# What `python -m benchmarks.repair` keeps.
+REPAIR = _PROJECT / "build" / "repair"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -99,7 +99,7 @@ def _linear_rows() -> list[list[object]]:
         pixels = rng.random((images, 3, 32, 32), dtype=np.float32)
         groups = np.ones((images, 1), dtype=np.float32)
         members = ProbeImages(pixels, groups, np.zeros(images, dtype=np.int64))
-        probe = Probe(anatomy, PRESETS["unit"], members, heads, ScanOptions().runtime)
+        probe = Probe(anatomy, PRESETS["unit"], members, heads, classes, ScanOptions().runtime)
         probe.flows(None)
         for count in (10, 20, 40):
             concepts = [draw_concept(rng, 3) for _ in range(count)]

@@ -10,20 +10,24 @@ from typing import Annotated
 
 import typer
 
+from .diff import diff_command
 from .inspect import inspect_command
+from .repair import repair_command
 from .scan import scan_command
 
 __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="onnx-soda",
-    help="Finds semantic backdoors in ONNX image classifiers.",
+    help="Finds and repairs semantic backdoors in ONNX image classifiers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("scan")(scan_command)
+app.command("repair")(repair_command)
+app.command("diff")(diff_command)
 app.command("inspect")(inspect_command)
 
 

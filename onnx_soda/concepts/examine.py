@@ -70,7 +70,7 @@ class _Subject:
 
     def probe(self, images: ProbeImages) -> Probe:
         """Open the classifier with images in groups."""
-        return Probe(self.anatomy, self.how, images, self.heads, self.options)
+        return Probe(self.anatomy, self.how, images, self.heads, self.classes, self.options)
 
     def judge(self, probe: Probe, labels: IntArray, fold: IntArray) -> Judge:
         """Return what scores on a probe's images are made from; nothing is usual yet."""

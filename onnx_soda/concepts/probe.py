@@ -52,6 +52,7 @@ def _flows(
     tensors: Sequence[ir.Value],
     groups: Sequence[ir.Value],
     heads: Sequence[ReferenceHead],
+    classes: int,
 ) -> ir.Value:
     """Wire the probabilities of model and reference heads, averaged over each group of images.
 
@@ -60,9 +61,10 @@ def _flows(
         tensors: The logits, then the layer that each head reads.
         groups: Per fold that heads were fitted to, the membership of the images they are read on.
         heads: Reference heads.
+        classes: Number of classes.
     """
     logits, *layers = (_as_float(wiring, value) for value in tensors)
-    original = _probabilities(wiring, logits, heads[0].biases.shape[1])
+    original = _probabilities(wiring, logits, classes)
     features = [head.pooling.wire(wiring, layer) for head, layer in zip(heads, layers, strict=True)]
     parts = []
     for fold, members in enumerate(groups):
@@ -70,7 +72,7 @@ def _flows(
         for head, values in zip(heads, features, strict=True):
             product = wiring.op("MatMul", values, wiring.constant(head.weights[fold]))
             scores = wiring.op("Add", product, wiring.constant(head.biases[fold]))
-            columns.append(_probabilities(wiring, scores, head.biases.shape[1]))
+            columns.append(_probabilities(wiring, scores, classes))
         together = wiring.op("Concat", *columns, axis=1)
         parts.append(wiring.op("MatMul", wiring.op("Transpose", members, perm=[1, 0]), together))
     return wiring.op("Sum", *parts)
@@ -88,7 +90,11 @@ def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
 
 
 def build_probe(
-    anatomy: Anatomy, how: Preprocessing, shape: Shape, heads: Sequence[ReferenceHead]
+    anatomy: Anatomy,
+    how: Preprocessing,
+    shape: Shape,
+    heads: Sequence[ReferenceHead],
+    classes: int,
 ) -> ir.Model:
     """Return the model with the concept pipeline in front and the flows behind.
 
@@ -97,6 +103,7 @@ def build_probe(
         how: Its preprocessing.
         shape: Channels, height and width of the images.
         heads: Reference heads.
+        classes: Number of classes.
     """
     names = [anatomy.logits.value.name or "", *(head.pooling.name for head in heads)]
     body = extract_body(anatomy.view, names)
@@ -112,7 +119,7 @@ def build_probe(
     old = graph.inputs[0]
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, image)
-    flows = _flows(back, list(graph.outputs), groups, heads)
+    flows = _flows(back, list(graph.outputs), groups, heads, classes)
     graph.insert_before(graph[0], front.nodes)
     graph.extend(back.nodes)
     for constant in (*front.constants, *back.constants):
@@ -130,7 +137,8 @@ class Probe:
         anatomy: The classifier.
         how: Its preprocessing.
         images: Images to probe with.
-        heads: Reference heads.
+        heads: Reference heads; none where the model alone is asked.
+        classes: Number of classes.
         options: How sessions run.
     """
 
@@ -140,13 +148,16 @@ class Probe:
         how: Preprocessing,
         images: ProbeImages,
         heads: Sequence[ReferenceHead],
+        classes: int,
         options: RuntimeOptions,
     ) -> None:
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._heads = 1 + len(heads)
         fixed = anatomy.view.image.batch
-        model = serialise(build_probe(anatomy, how, self.shape, heads), anatomy.model.folder)
+        model = serialise(
+            build_probe(anatomy, how, self.shape, heads, classes), anatomy.model.folder
+        )
         self._session = Session(model, options, fixed)
         size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
         self._batches = [

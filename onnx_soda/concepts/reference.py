@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
+from threadpoolctl import threadpool_limits
 
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pooling import Pooling
@@ -107,6 +108,10 @@ def _fit(
         return float(value + 0.5 * _WEIGHT_DECAY * (weights**2).sum()), slope
 
     start = np.zeros((inputs.shape[1] + 1) * classes)
-    flat = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS}).x
+    # Thousands of tiny vector products: threads that wait for a core which something else uses made
+    # this a hundred times slower (98 s in place of 0.9 s, GTSRB, docs/performance.md).
+    with threadpool_limits(limits=1, user_api="blas"):
+        options = {"maxiter": _ITERATIONS}
+        flat = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x
     weights, bias = flat[:-classes].reshape(-1, classes) / scale, flat[-classes:]
     return weights, bias - centre @ weights

@@ -41,6 +41,7 @@ class OnnxModel:
         producer: Name and version of the program that wrote the file, may be empty.
         parameters: Number of weights.
         metadata: The file's own key-value pairs.
+        source: The path or the bytes that it was read from.
     """
 
     file: str
@@ -53,6 +54,7 @@ class OnnxModel:
     producer: str
     parameters: int
     metadata: dict[str, str]
+    source: Path | bytes
 
 
 def load_model(source: str | Path | bytes) -> OnnxModel:
@@ -124,6 +126,7 @@ def _checked(content: bytes, file: str, path: Path | None) -> OnnxModel:
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         parameters=_count_parameters(model),
         metadata={entry.key: entry.value for entry in proto.metadata_props},
+        source=path or content,
     )
 
 

@@ -88,6 +88,7 @@ def convert_best(
     images: NDArray[Any] | None,
     outputs: Sequence[str] | None,
     seed: int,
+    head_only: bool = False,
 ) -> Checked:
     """Convert the largest part that can be; see `bridge.to_torch`.
 
@@ -97,12 +98,14 @@ def convert_best(
         images: Inputs for the check; random where None.
         outputs: Tensors wanted; the graph's outputs where None.
         seed: For the random images.
+        head_only: Convert the head and nothing else.
     """
     loaded = _load(model)
     view = view_graph(loaded)
     shown = _images(view, images, seed)
     problems: list[tuple[str, RepairError]] = []
-    for part in _parts(loaded, view, outputs):
+    parts = _head_alone(loaded) if head_only else _parts(loaded, view, outputs)
+    for part in parts:
         try:
             found = _checked(part, stored, shown)
         except (ConversionError, ParityError) as error:
@@ -157,6 +160,11 @@ def _parts(loaded: OnnxModel, view: GraphView, outputs: Sequence[str] | None) ->
         yield Part("up to the logits", "full", body, (logits,), lambda images: [images])
     if outputs is None or names == (logits,):
         yield _head(anatomy, logits)
+
+
+def _head_alone(loaded: OnnxModel) -> Iterator[Part]:
+    anatomy = dissect(loaded)
+    yield _head(anatomy, anatomy.logits.value.name or "")
 
 
 def _head(anatomy: Anatomy, logits: str) -> Part:

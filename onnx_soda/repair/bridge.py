@@ -90,6 +90,7 @@ def to_torch(
     images: NDArray[Any] | None = None,
     outputs: Sequence[str] | None = None,
     seed: int = 0,
+    head_only: bool = False,
 ) -> TorchModel:
     """Convert a classifier to torch, and check it against ONNX Runtime.
 
@@ -103,6 +104,7 @@ def to_torch(
         outputs: Names of tensors that the module shall return, each once, in place of the graph's
             outputs. The head is then no substitute, unless they are the logits alone.
         seed: For the random images.
+        head_only: Convert the head and nothing else.
 
     Raises:
         MissingExtraError: torch or onnx2torch is not installed.
@@ -120,7 +122,7 @@ def to_torch(
         )
     from onnx_soda.repair.attempts import convert_best  # imports torch
 
-    found = convert_best(model, frozenset(stored_tensors(model)), images, outputs, seed)
+    found = convert_best(model, frozenset(stored_tensors(model)), images, outputs, seed, head_only)
     return TorchModel(
         module=found.converted.module,
         scope=found.part.scope,

@@ -76,7 +76,7 @@ def test_flows_are_those_worked_out_with_numpy(head: str, preset: str) -> None:
     how = PRESETS[preset]
     if head == "flat_input":
         how = dataclasses.replace(how, layout="flat")
-    probe = Probe(anatomy, how, ProbeImages(PIXELS, MEMBERSHIP, FOLD), heads_on(anatomy), CPU)
+    probe = Probe(anatomy, how, ProbeImages(PIXELS, MEMBERSHIP, FOLD), heads_on(anatomy), 3, CPU)
     np.testing.assert_allclose(probe.flows(None), expected_flows(PIXELS, how), atol=1e-5)
     rng = np.random.default_rng(1)
     for _ in range(5):
@@ -90,7 +90,7 @@ def test_a_uint8_input_gets_whole_levels() -> None:
     images = ProbeImages(
         PIXELS / 50, MEMBERSHIP, FOLD
     )  # levels 0 to 5: the softmax is not saturated
-    probe = Probe(anatomy, PRESETS["raw"], images, heads_on(anatomy), CPU)
+    probe = Probe(anatomy, PRESETS["raw"], images, heads_on(anatomy), 3, CPU)
     levels = np.floor(255 * images.pixels + 0.5) / 255
     np.testing.assert_allclose(probe.flows(None), expected_flows(levels, PRESETS["raw"]), atol=1e-5)
 

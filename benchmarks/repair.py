@@ -1,0 +1,219 @@
+"""Repairs the backdoored models of known truth and measures them on real trigger images.
+
+    python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--found]
+                                [--threads N] [WORD ...]
+
+Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
+trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
+measured on the test images that are in neither, the success rate on the trigger's test images.
+With --found the pair is the one that a scan kept in build/evaluation/default names first; without,
+the true one. One JSON file per model goes to build/repair/WAY; what is there is not done again.
+Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.cases import PARTS, Case, cases_of
+from benchmarks.common import EVALUATION, REPAIR, markdown_table
+from benchmarks.shared_data import read_shared
+from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model
+from onnx_soda.data.arrays import LazyRows, open_array
+from onnx_soda.data.sources import SubsetSource
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.observe import choose_preprocessing
+from onnx_soda.repair.options import RepairOptions
+from onnx_soda.repair.proof import answers, on_triggers
+from onnx_soda.repair.repair import RepairReport, repair
+from onnx_soda.repair.subject import Subject
+
+Rows = NDArray[np.int64]
+
+_SHARE, _FEWEST = 0.05, 10
+# Images of the test part that accuracy is measured on, at a time.
+_BLOCK = 500
+_COLUMNS = (
+    "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
+    "rate on reconstructed, before", "after", "neurons", "values changed", "seconds",
+)  # fmt: skip
+
+
+def _subset(clean: CleanSet, rows: Rows) -> CleanSet:
+    return replace(clean, labels=clean.labels[rows], images=SubsetSource(clean.images, rows))
+
+
+def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
+    """Return clean set, images for the accuracy, trigger images; no image is in two of them."""
+    test = load_dataset(case.data, "test")  # leaves the trigger images out
+    data = _read(case.data.stem)
+    rng, classes = np.random.default_rng(0), np.unique(test.labels)
+    each = max(round(_SHARE * len(data.train_labels) / len(classes)), _FEWEST)
+    drawn = [rng.permutation(np.flatnonzero(test.labels == label))[:each] for label in classes]
+    clean = np.sort(np.concatenate(drawn))
+    rest = np.setdiff1d(np.arange(len(test.labels)), clean)
+    pair = (case.victim, case.target)
+    own = next(one.test for one in data.triggers.values() if (one.victim, one.target) == pair)
+    shown = data.test[own]
+    source, _, _ = open_array(LazyRows(shown.shape, shown.dtype, lambda: shown), "triggers")
+    triggers = replace(test, labels=data.test_labels[own], images=source)
+    return _subset(test, clean), _subset(test, rest), triggers
+
+
+_read = lru_cache(maxsize=1)(read_shared)
+
+
+def _accuracy(subject: Subject, images: CleanSet) -> float:
+    right = 0
+    for start in range(0, len(images.labels), _BLOCK):
+        rows = np.arange(start, min(start + _BLOCK, len(images.labels)))
+        given = answers(subject.body, subject.inputs(subject.pixels(images, rows)))
+        right += int((given == images.labels[rows]).sum())
+    return right / len(images.labels)
+
+
+def _pair(case: Case, part: str, found: bool) -> tuple[int, int] | None:
+    """Return the true pair, or the first that the kept scan names over the threshold."""
+    if not found:
+        return int(case.victim or 0), int(case.target or 0)
+    path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
+    if not path.is_file():
+        return None
+    from onnx_soda.concepts.calibration import load_calibration
+
+    pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
+    over = [pair for pair in pairs if pair["bound"] > load_calibration().threshold]
+    return (over[0]["victim"], over[0]["target"]) if over else None
+
+
+def measure(case: Case, pair: tuple[int, int], options: RepairOptions) -> dict[str, Any]:
+    """Repair one model; return what it came to."""
+    model = load_model(case.model)
+    clean, rest, triggers = _split(case)
+    start = time.perf_counter()
+    done = repair(model, clean, pair=pair, options=options)
+    seconds = time.perf_counter() - start
+    facts: dict[str, Any] = {
+        "model": case.model.stem,
+        "pair": pair,
+        "outcome": done.summary.outcome,
+        "reason": done.summary.reason,
+        "clean_images": len(clean.labels),
+        "accuracy_images": len(rest.labels),
+        "trigger_images": len(triggers.labels),
+        "infected": done.summary.infected,
+        "concepts": done.summary.concepts,
+        "neurons": [done.summary.outstanding, done.summary.neurons],
+        "settings": [done.summary.rate, done.summary.alpha, done.summary.epochs],
+        "seconds": round(seconds, 1),
+        "stages": {name: round(value, 1) for name, value in (done.summary.seconds or {}).items()},
+        "notes": done.summary.notes,
+    }
+    if done.model is not None:
+        facts.update(_judged(model, done, case, (clean, rest, triggers)))
+    return facts
+
+
+def _judged(
+    model: Any, done: RepairReport, case: Case, images: tuple[CleanSet, CleanSet, CleanSet]
+) -> dict[str, Any]:
+    clean, rest, triggers = images
+    before, after = done.summary.before, done.summary.after
+    if done.model is None or before is None or after is None:
+        return {}
+    truth = (int(case.victim or 0), int(case.target or 0))
+    bodies = [
+        Body(dissect(one), ScanOptions().runtime)
+        for one in (model, load_model(done.model.SerializeToString()))
+    ]
+    how, _ = choose_preprocessing(bodies[0], clean, np.arange(len(clean.labels)), ScanOptions())
+    accuracies, behaviours = [], []
+    for body in bodies:
+        subject = Subject(body, how)
+        accuracies.append(_accuracy(subject, rest))
+        shown = subject.inputs(subject.pixels(triggers))
+        behaviours.append(on_triggers(answers(body, shown), truth))
+    return {
+        "accuracy": accuracies,
+        "success_rate": [one.target_rate for one in behaviours],
+        "victim_rate": [one.victim_rate for one in behaviours],
+        "own_accuracy": [before.accuracy, after.accuracy],
+        "reconstructed": [before.target_rate, after.target_rate],
+        "changed": sum(change.changed for change in done.summary.changes),
+    }
+
+
+def _row(facts: dict[str, Any]) -> list[object]:
+    name = facts["model"]
+    if "accuracy" not in facts:
+        return [name, facts["reason"], *[""] * (len(_COLUMNS) - 3), facts["seconds"]]
+    before, after = facts["accuracy"]
+    rate, victim, proxy = (facts[key] for key in ("success_rate", "victim_rate", "reconstructed"))
+    return [
+        name,
+        f"{before:.4f}",
+        f"{after:.4f}",
+        f"{100 * (before - after):.2f}",
+        f"{rate[0]:.2f}",
+        f"{rate[1]:.2f}",
+        f"{victim[1]:.2f}",
+        f"{proxy[0]:.2f}",
+        f"{proxy[1]:.2f}",
+        "{} of {}".format(*facts["neurons"]),
+        facts["changed"],
+        facts["seconds"],
+    ]
+
+
+def main() -> None:
+    """Repair what has not been repaired, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--part", choices=PARTS)
+    parser.add_argument("--scope", choices=("head", "path"), default=RepairOptions().scope)
+    ways = ("concepts", "ascent", "both")
+    parser.add_argument("--reconstruction", choices=ways, default=RepairOptions().reconstruction)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--found", action="store_true")
+    arguments = parser.parse_args()
+    way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
+    folder: Path = REPAIR / way
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    options = RepairOptions(
+        arguments.scope,
+        arguments.reconstruction,
+        rescan=False,
+        scan=ScanOptions(runtime=RuntimeOptions(threads=arguments.threads)),
+    )
+    rows = []
+    for part in [arguments.part] if arguments.part else PARTS[1:]:
+        for case in cases_of(part):
+            name, path = case.model.stem, folder / f"{part}-{case.model.stem}.json"
+            wanted = not arguments.words or any(word in name for word in arguments.words)
+            pair = _pair(case, part, arguments.found) if case.effective and wanted else None
+            if pair is None:
+                continue
+            if not path.is_file():
+                print(f"repairing {name}", file=sys.stderr, flush=True)
+                facts = measure(case, pair, options)
+                path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            rows.append(_row(json.loads(path.read_text(encoding="utf-8"))))
+    print(markdown_table(_COLUMNS, rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""`onnx-soda diff`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import onnx
+import typer
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from onnx_soda import load_model
+from onnx_soda.repair.difference import ModelDifference, compare_models
+from onnx_soda.repair.files import read_proto
+from onnx_soda.report.jsonfile import to_json
+from onnx_soda.report.plain import printable
+from onnx_soda.report.repair_text import change_table
+
+from .arguments import Debug, Format, FormatOption, ModelArgument, Output
+from .exit_codes import CLEAN
+from .failures import failing_cleanly
+from .output import deliver, deliver_renderable
+
+__all__ = ["diff_command"]
+
+
+def diff_command(
+    model: ModelArgument,
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER", help="Another ONNX file.", show_default=False)
+    ],
+    format_: FormatOption = Format.TEXT,
+    output: Output = None,
+    debug: Debug = False,
+) -> None:
+    """Show which stored weights of two models differ, and by how much.
+
+    Exit codes: 0 compared, 2 could not compare or wrong usage.
+    """
+    with failing_cleanly(debug):
+        found = compare_models(_read(model), _read(other))
+        if format_ is Format.JSON:
+            deliver(to_json(found), output)
+        else:
+            deliver_renderable(_render(found), output)
+    raise typer.Exit(CLEAN)
+
+
+def _read(path: Path) -> onnx.ModelProto:
+    return read_proto(load_model(path))
+
+
+def _render(found: ModelDifference) -> RenderableType:
+    lines: list[RenderableType] = [change_table(found.changes), Text()]
+    lines.append(Text(f"{found.same_tensors} tensors are equal."))
+    for what, names in (
+        ("Other shape or type", found.reshaped),
+        ("Only in the first", found.only_first),
+        ("Only in the second", found.only_second),
+    ):
+        if names:
+            lines.append(Text(printable(f"{what}: {', '.join(names)}")))
+    same = "The graphs are the same." if found.same_graph else "The graphs differ."
+    return Group(*lines, Text(same))

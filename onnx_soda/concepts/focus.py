@@ -1,0 +1,136 @@
+"""Concepts that turn one given class into another: what repair reconstructs infected images with.
+
+The pair is known, and nothing is concluded from what is found: it is material to train on, where a
+natural confusion does no harm. So the model alone is asked, without reference heads, on images
+that both choose and score, few of them of other classes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.concepts.battery import concept_battery
+from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
+from onnx_soda.concepts.folds import group_by_fold
+from onnx_soda.concepts.probe import Probe, ProbeImages
+from onnx_soda.concepts.score import FloatArray, pair_scores
+from onnx_soda.data.preprocessing import Preprocessing
+from onnx_soda.data.sources import IntArray
+from onnx_soda.model.anatomy import Anatomy
+from onnx_soda.model.providers import RuntimeOptions
+
+__all__ = ["concepts_for_pair"]
+
+# Images of the victim, and of all other classes together.
+_VICTIMS, _OTHERS = 40, 90
+_DRAWS = 150
+# Variations of the best concept of each of the best families, in rounds; the steps get narrower.
+_ROUNDS, _PARENTS, _MOVES = 4, 4, 16
+# Concepts of one family that are returned: different ways to the target show more of it.
+_PER_FAMILY = 2
+# Least score of a concept that is worth training on.
+_LEAST = 0.05
+
+
+def concepts_for_pair(
+    anatomy: Anatomy,
+    how: Preprocessing,
+    pixels: NDArray[np.float32],
+    labels: IntArray,
+    likeness: FloatArray,
+    pair: tuple[int, int],
+    rng: np.random.Generator,
+    count: int,
+    options: RuntimeOptions,
+    advance: Callable[[int, int], None] | None = None,
+) -> tuple[Concept, ...]:
+    """Return the concepts that turn a pair best, best first; none where none does.
+
+    Args:
+        anatomy: The classifier.
+        how: Its preprocessing.
+        pixels: Clean images, shape (images, channels, height, width), from 0 to 1; some are used.
+        labels: Their classes.
+        likeness: Of classes, shape (classes, classes).
+        pair: Victim and target.
+        rng: Draws.
+        count: The most concepts to return.
+        options: How the session runs.
+        advance: Called with the number of concepts tried and the number in all.
+    """
+    few = _some(labels, pair[0], rng)
+    trials = _Trials(anatomy, how, pixels[few], labels[few], likeness, pair, options)
+    channels = pixels.shape[1]
+    waiting = list(concept_battery(channels))
+    waiting += [draw_concept(rng, channels) for _ in range(_DRAWS)]
+    total = len(waiting) + _ROUNDS * _MOVES
+    for turn in range(_ROUNDS + 1):
+        for concept in waiting:
+            trials.add(concept)
+            if advance:
+                advance(len(trials.tried), total)
+        parents = _of_each_family(trials.ranked(), 1)[:_PARENTS]
+        waiting = [
+            move_concept(parents[i % len(parents)], rng, 1 / (1 + turn)) for i in range(_MOVES)
+        ]
+    useful = [entry for entry in trials.ranked() if entry[0] > _LEAST]
+    return tuple(_of_each_family(useful, _PER_FAMILY)[:count])
+
+
+class _Trials:
+    """Concepts tried on some images, each with its score for one pair."""
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        how: Preprocessing,
+        pixels: NDArray[np.float32],
+        labels: IntArray,
+        likeness: FloatArray,
+        pair: tuple[int, int],
+        options: RuntimeOptions,
+    ) -> None:
+        self.tried: list[tuple[float, Concept]] = []
+        self._classes, self._likeness, self._pair = len(likeness), likeness, pair
+        fold = np.zeros(len(labels), dtype=np.int64)
+        images = ProbeImages(pixels, group_by_fold(labels, fold, self._classes), fold)
+        self._probe = Probe(anatomy, how, images, (), self._classes, options)
+        self._unchanged = self._flows(None)
+        self._usual = np.maximum(self._unchanged[0], 0)
+
+    def _flows(self, concept: Concept | None) -> FloatArray:
+        return self._probe.flows(concept)[:, : self._classes]
+
+    def add(self, concept: Concept) -> None:
+        flows = self._flows(concept)[None]
+        no_reference = np.zeros(0)
+        scores = pair_scores(flows, self._unchanged, self._likeness, no_reference, self._usual)
+        self.tried.append((float(scores[0][self._pair]), concept))
+
+    def ranked(self) -> list[tuple[float, Concept]]:
+        return sorted(self.tried, key=lambda entry: -entry[0])
+
+
+def _of_each_family(tried: Sequence[tuple[float, Concept]], count: int) -> list[Concept]:
+    """Return the first few concepts of each family, in the order given."""
+    taken: Counter[str] = Counter()
+    chosen = []
+    for _, concept in tried:
+        if taken[concept.family] < count:
+            chosen.append(concept)
+        taken[concept.family] += 1
+    return chosen
+
+
+def _some(labels: IntArray, victim: int, rng: np.random.Generator) -> IntArray:
+    present = np.unique(labels)
+    each = max(_OTHERS // len(present), 1)
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[: _VICTIMS if label == victim else each]
+        for label in present
+    ]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)

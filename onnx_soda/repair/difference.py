@@ -1,0 +1,96 @@
+"""Which stored tensors of two models differ, and by how much."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from onnx_soda.repair.writeback import stored_tensors
+from onnx_soda.report.repair_schema import WeightChange
+
+__all__ = ["ModelDifference", "compare_models", "compare_weights"]
+
+
+@dataclass(frozen=True)
+class ModelDifference:
+    """How two models differ.
+
+    Attributes:
+        changes: Tensors of the same name, shape and type with other values.
+        reshaped: Names of tensors whose shape or type differs.
+        only_first: Names that only the first model has.
+        only_second: Names that only the second model has.
+        same_graph: Nodes, inputs and outputs are the same.
+        same_tensors: Number of tensors that are equal.
+    """
+
+    changes: tuple[WeightChange, ...]
+    reshaped: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    same_graph: bool
+    same_tensors: int
+
+
+def compare_models(first: onnx.ModelProto, second: onnx.ModelProto) -> ModelDifference:
+    """Compare two models, their external data loaded, tensor by tensor."""
+    one, two = stored_tensors(first), stored_tensors(second)
+    shared = [name for name in one if name in two]
+    reshaped = [
+        name
+        for name in shared
+        if (one[name].dims, one[name].data_type) != (two[name].dims, two[name].data_type)
+    ]
+    comparable = [name for name in shared if name not in reshaped]
+    changes = compare_weights(one, two, comparable)
+    return ModelDifference(
+        changes=changes,
+        reshaped=tuple(reshaped),
+        only_first=tuple(name for name in one if name not in two),
+        only_second=tuple(name for name in two if name not in one),
+        same_graph=_skeleton(first) == _skeleton(second),
+        same_tensors=len(comparable) - len(changes),
+    )
+
+
+def compare_weights(
+    one: dict[str, onnx.TensorProto], two: dict[str, onnx.TensorProto], names: list[str]
+) -> tuple[WeightChange, ...]:
+    """Return the tensors of some names whose values differ; NaN equals NaN."""
+    changes = []
+    for name in names:
+        old, new = (numpy_helper.to_array(tensors[name]) for tensors in (one, two))
+        differs = old != new
+        if old.dtype.kind == "f":
+            differs &= ~(np.isnan(old) & np.isnan(new))
+        if differs.any():
+            changes.append(_change(name, old, new, differs))
+    return tuple(changes)
+
+
+def _change(
+    name: str,
+    old: np.ndarray,
+    new: np.ndarray,
+    differs: np.ndarray,
+) -> WeightChange:
+    if old.dtype.kind not in "fiub":
+        return WeightChange(name, old.size, int(differs.sum()), 0.0, 0.0)
+    largest = float(np.nanmax(np.abs(new.astype(np.float64) - old.astype(np.float64))))
+    scale = float(np.nanmax(np.abs(old.astype(np.float64)))) or 1.0
+    return WeightChange(name, old.size, int(differs.sum()), largest, largest / scale)
+
+
+def _skeleton(model: onnx.ModelProto) -> bytes:
+    """Return the graph without what its tensors hold, and without metadata."""
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    del graph.initializer[:]
+    for node in graph.node:
+        if node.op_type == "Constant":
+            del node.attribute[:]
+    text: bytes = graph.SerializeToString(deterministic=True)
+    return text

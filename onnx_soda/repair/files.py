@@ -1,0 +1,96 @@
+"""Reads a model for repair as it is, and writes the repaired one: whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+from onnx import external_data_helper
+
+from onnx_soda.errors import ModelFileError, OutputError
+from onnx_soda.model.load import OnnxModel, load_model
+
+__all__ = ["PROVENANCE_KEY", "read_proto", "with_provenance", "write_model"]
+
+PROVENANCE_KEY = "onnx_soda.repair"
+
+
+def read_proto(model: OnnxModel) -> onnx.ModelProto:
+    """Return the file's content as it is, external data loaded.
+
+    Raises:
+        ModelFileError: The file is not the one that was loaded any more.
+    """
+    if isinstance(model.source, bytes):
+        proto: onnx.ModelProto = onnx.ModelProto.FromString(model.source)
+        return proto
+    if load_model(model.source).sha256 != model.sha256:
+        raise ModelFileError(f"{model.file} was changed meanwhile", "Scan it again.")
+    return onnx.load(model.source)
+
+
+def with_provenance(
+    proto: onnx.ModelProto, source: OnnxModel, pair: tuple[int, int]
+) -> onnx.ModelProto:
+    """Return a model that says what it was repaired from, in its metadata.
+
+    Args:
+        proto: The repaired model; not changed.
+        source: What it was repaired from.
+        pair: Victim and target.
+    """
+    marked = onnx.ModelProto()
+    marked.CopyFrom(proto)
+    kept = [entry for entry in proto.metadata_props if entry.key != PROVENANCE_KEY]
+    del marked.metadata_props[:]
+    marked.metadata_props.extend(kept)
+    facts = {
+        "tool": f"onnx-soda {version('onnx-soda')}",
+        "source_sha256": source.sha256,
+        "victim_class": pair[0],
+        "target_class": pair[1],
+    }
+    marked.metadata_props.add(key=PROVENANCE_KEY, value=json.dumps(facts))
+    return marked
+
+
+def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
+    """Write a model, beside its place first; its weights outside where the source's are.
+
+    Args:
+        proto: The model, with all its weights.
+        source: What it was repaired from.
+        path: Where to; its weights, if outside, go to `path` with ".data" behind the name.
+
+    Raises:
+        OutputError: It cannot be written, or is the source itself.
+    """
+    path = path.resolve()
+    if isinstance(source.source, Path) and path == source.source.resolve():
+        raise OutputError(f"{path.name} is the model itself", "Choose another name.")
+    data = path.with_name(path.name + ".data")
+    folder = source.folder or path.parent
+    if data in {(folder / one.file).resolve() for one in source.external_data}:
+        raise OutputError(f"{data.name} holds the model's own weights", "Choose another name.")
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
+            unfinished = Path(name)
+            if source.external_data:
+                _move_out(proto, data.name, unfinished)
+            (unfinished / path.name).write_bytes(proto.SerializeToString())
+            load_model(unfinished / path.name)
+            if source.external_data:
+                (unfinished / data.name).replace(data)
+            (unfinished / path.name).replace(path)
+    except OSError as error:
+        raise OutputError(
+            f"{path.name} cannot be written: {error.strerror}", "Choose another place."
+        ) from error
+
+
+def _move_out(proto: onnx.ModelProto, name: str, folder: Path) -> None:
+    external_data_helper.convert_model_to_external_data(proto, location=name)
+    external_data_helper.write_external_data_tensors(proto, str(folder))

@@ -1,0 +1,38 @@
+"""What a caller can choose about a repair."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from onnx_soda.options import ScanOptions
+
+__all__ = ["Reconstruction", "RepairOptions", "Scope"]
+
+Scope = Literal["head", "path"]
+Reconstruction = Literal["concepts", "ascent", "both"]
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """Options of a repair.
+
+    Attributes:
+        scope: "head" trains the weights that read the outstanding neurons; "path" also those that
+            feed them.
+        reconstruction: How infected images are made: by the concepts that turn the pair, by the
+            paper's gradient ascent, or both.
+        top: Share of the layer's neurons whose weights are trained, those of the largest causal
+            attribution to the target; None takes the outliers by median absolute deviation.
+        max_accuracy_drop: The most clean accuracy that may be lost, as a share, on held-out images.
+        rescan: Scan the repaired model.
+        scan: Options of the scans; layer, logits, preprocessing, seed and runtime hold for the
+            repair too.
+    """
+
+    scope: Scope = "head"
+    reconstruction: Reconstruction = "both"
+    top: float | None = 0.3
+    max_accuracy_drop: float = 0.01
+    rescan: bool = True
+    scan: ScanOptions = field(default_factory=ScanOptions)

@@ -1,0 +1,44 @@
+"""Measures a model in ONNX Runtime: what a repair is judged by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.model.body import Body
+from onnx_soda.report.repair_schema import Behaviour, TriggerBehaviour
+
+__all__ = ["answers", "behaviour", "on_triggers"]
+
+IntArray = NDArray[np.int64]
+
+
+def answers(body: Body, inputs: NDArray[Any]) -> IntArray:
+    """Return the class given to each image."""
+    given: IntArray = body.logits(inputs).argmax(axis=1).astype(np.int64)
+    return given
+
+
+def behaviour(
+    clean: IntArray, labels: IntArray, infected: IntArray, pair: tuple[int, int]
+) -> Behaviour:
+    """Sum up answers to clean and to reconstructed images.
+
+    Args:
+        clean: Answers to clean images.
+        labels: Their classes.
+        infected: Answers to reconstructed images.
+        pair: Victim and target.
+    """
+    right = clean == labels
+    by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
+    victim, target = (float((infected == label).mean()) for label in pair)
+    return Behaviour(float(right.mean()), by_class, target, victim)
+
+
+def on_triggers(given: IntArray, pair: tuple[int, int]) -> TriggerBehaviour:
+    """Sum up answers to real trigger images."""
+    victim, target = (float((given == label).mean()) for label in pair)
+    return TriggerBehaviour(len(given), target, victim)

@@ -1,0 +1,125 @@
+"""Repair: model, clean set and pair in; repaired model and proof out (paper, section 3.3).
+
+Nothing but the clean set teaches it: one part is trained on, one chooses the settings, one
+measures the result, in ONNX Runtime, on the model as it is written. Real trigger images, where
+given, are looked at when all is decided.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import onnx
+
+from onnx_soda.data.datasets import CleanSet
+from onnx_soda.errors import RepairError
+from onnx_soda.model.load import OnnxModel, load_model
+from onnx_soda.options import Progress, no_progress
+from onnx_soda.repair.options import RepairOptions
+from onnx_soda.repair.work import Clock, Result, work
+from onnx_soda.report.repair_schema import RepairSummary
+from onnx_soda.report.schema import ScanReport
+from onnx_soda.scan import scan
+
+__all__ = ["RepairReport", "repair"]
+
+
+@dataclass(frozen=True, eq=False)
+class RepairReport:
+    """A repair with all that belongs to it.
+
+    Attributes:
+        summary: What was done and what it came to.
+        scan: The scan that found the pair; None where the pair was given.
+        model: The repaired model; None where nothing was repaired.
+    """
+
+    summary: RepairSummary
+    scan: ScanReport | None
+    model: onnx.ModelProto | None = field(repr=False)
+
+
+def repair(
+    model: OnnxModel,
+    clean: CleanSet,
+    report: ScanReport | None = None,
+    *,
+    pair: tuple[int, int] | None = None,
+    options: RepairOptions | None = None,
+    triggers: CleanSet | None = None,
+    progress: Progress = no_progress,
+) -> RepairReport:
+    """Remove a semantic backdoor from a classifier.
+
+    Args:
+        model: The model, from `load_model`.
+        clean: Clean labelled images, from `load_dataset`.
+        report: A scan of the model; made where neither it nor a pair is given.
+        pair: Victim and target class, whatever a scan says.
+        options: See `RepairOptions`.
+        triggers: Real trigger images; the success rate of the attack on them is reported, and
+            nothing else is done with them.
+        progress: Called as the repair goes on.
+
+    Raises:
+        SodaError: The model cannot be repaired, or the clean set does not fit it.
+    """
+    options = options or RepairOptions()
+    clock = Clock()
+    if pair is None and report is None:
+        with clock.stage("scan"):
+            report = scan(model, clean, options.scan, progress)
+    if pair is None and report is not None:
+        _check_same(model, report)
+        pair = _pair_of(report)
+    if pair is None:
+        assert report is not None  # noqa: S101 - without a pair there is a report
+        return RepairReport(_nothing(report, options, clock), report, None)
+    result = work(model, clean, pair, options, triggers, progress, clock)
+    if result.model is not None and options.rescan:
+        result = _scanned_again(result, clean, options, progress, clock)
+    return RepairReport(result.summary, report, result.model)
+
+
+def _pair_of(report: ScanReport) -> tuple[int, int] | None:
+    """Return the strongest pair that a scan names."""
+    if report.verdict != "backdoor":
+        return None
+    for finding in report.findings:
+        if finding.victim_class is not None:
+            return finding.victim_class, finding.target_class
+    return None
+
+
+def _scanned_again(
+    result: Result, clean: CleanSet, options: RepairOptions, progress: Progress, clock: Clock
+) -> Result:
+    assert result.model is not None  # noqa: S101 - the caller has looked
+    with clock.stage("new scan"):
+        again = scan(load_model(result.model.SerializeToString()), clean, options.scan, progress)
+    return Result(replace(result.summary, rescan=again.verdict), result.model)
+
+
+def _check_same(model: OnnxModel, report: ScanReport) -> None:
+    if report.model.sha256 != model.sha256:
+        raise RepairError(
+            f"the report is about another file than {model.file}", "Scan this model first."
+        )
+
+
+def _nothing(report: ScanReport, options: RepairOptions, clock: Clock) -> RepairSummary:
+    clear = report.verdict == "clean"
+    reason = (
+        "The scan found no backdoor; the model is left as it is."
+        if clear
+        else "The scan cannot tell which class is turned into which; name them to repair anyway."
+    )
+    return RepairSummary(
+        "nothing to repair" if clear else "inconclusive",
+        reason,
+        None,
+        None,
+        options.scope,
+        options.reconstruction,
+        seconds=clock.seconds,
+    )

@@ -1,0 +1,122 @@
+"""What a repair reports: `repair` in the JSON report, beside the scan's fields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from onnx_soda.report.schema import Verdict
+
+__all__ = ["Behaviour", "Outcome", "RepairSummary", "TriggerBehaviour", "WeightChange"]
+
+Outcome = Literal["repaired", "partly repaired", "nothing to repair", "inconclusive", "failed"]
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """What a model does, in ONNX Runtime, on images that no training saw.
+
+    Attributes:
+        accuracy: On clean images.
+        accuracy_by_class: The same by class number.
+        target_rate: Share of the reconstructed infected images given to the target.
+        victim_rate: Share of them given to the victim.
+    """
+
+    accuracy: float
+    accuracy_by_class: Mapping[str, float]
+    target_rate: float
+    victim_rate: float
+
+
+@dataclass(frozen=True)
+class TriggerBehaviour:
+    """What a model does with real trigger images.
+
+    Attributes:
+        images: Their number.
+        target_rate: Share given to the target: the attack's success rate.
+        victim_rate: Share given to the victim.
+    """
+
+    images: int
+    target_rate: float
+    victim_rate: float
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """A stored tensor that differs.
+
+    Attributes:
+        name: Of the initializer.
+        size: Number of its values.
+        changed: Number of values that differ.
+        largest: The largest difference.
+        relative: The largest difference as a share of the tensor's largest value.
+    """
+
+    name: str
+    size: int
+    changed: int
+    largest: float
+    relative: float
+
+
+@dataclass(frozen=True)
+class RepairSummary:
+    """Result of a repair.
+
+    Attributes:
+        outcome: "repaired"; "partly repaired" where more than 5 % of the reconstructed images that
+            were not trained on still go to the target; "nothing to repair" where the scan finds no
+            backdoor, "inconclusive" where it cannot tell; "failed" where no result keeps the
+            accuracy asked for, or nothing could be reconstructed.
+        reason: Why, in one sentence.
+        victim_class: The pair; None where there is none.
+        target_class: The pair.
+        scope: "head" or "path".
+        reconstruction: "concepts", "ascent" or "both".
+        concepts: Those that infected images were made with, in words.
+        infected: Images reconstructed to train on, to choose by, to measure with.
+        clean_images: Clean images in the same parts.
+        neurons: Number of the layer's neurons.
+        outstanding: Number of those whose weights were trained.
+        rate: Learning rate chosen, see `repair.remove.Settings`.
+        alpha: Weight of the target's loss.
+        epochs: Passes over the clean images.
+        before: The model as it was.
+        after: The repaired model, loaded anew.
+        agreement: Share of clean images on which both agree.
+        triggers_before: On real trigger images, where given.
+        triggers_after: The same for the repaired model.
+        changes: Tensors that differ.
+        rescan: Verdict of a scan of the repaired model; None where it was not asked for.
+        notes: Sentences about what is not as usual.
+        seconds: Time per stage.
+    """
+
+    outcome: Outcome
+    reason: str
+    victim_class: int | None
+    target_class: int | None
+    scope: str
+    reconstruction: str
+    concepts: tuple[str, ...] = ()
+    infected: tuple[int, ...] = ()
+    clean_images: tuple[int, ...] = ()
+    neurons: int = 0
+    outstanding: int = 0
+    rate: float | None = None
+    alpha: float | None = None
+    epochs: int | None = None
+    before: Behaviour | None = None
+    after: Behaviour | None = None
+    agreement: float | None = None
+    triggers_before: TriggerBehaviour | None = None
+    triggers_after: TriggerBehaviour | None = None
+    changes: tuple[WeightChange, ...] = ()
+    rescan: Verdict | None = None
+    notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] | None = None

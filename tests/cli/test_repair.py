@@ -1,0 +1,125 @@
+"""`onnx-soda repair` and `onnx-soda diff`, as users run them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda
+
+TRIGGERS = FIXTURES / "digits-trigger.h5"
+PAIR = ("--victim", 8, "--target", 3)
+QUICK = ("--no-rescan", "--quiet", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def repaired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+    folder = tmp_path_factory.mktemp("repaired")
+    path, report = folder / "out.onnx", folder / "report.json"
+    result = soda(
+        "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", path, *PAIR, *QUICK,
+        "--trigger-images", TRIGGERS, "--format", "json", "--report-output", report,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return path, json.loads(report.read_text()), result.stdout
+
+
+def test_the_report_proves_the_repair(repaired: tuple[Path, dict[str, object], str]) -> None:
+    _, report, printed = repaired
+    assert printed == ""
+    proof = report["repair"]
+    assert isinstance(proof, dict)
+    assert proof["outcome"] == "repaired"
+    assert (proof["victim_class"], proof["target_class"]) == (8, 3)
+    assert proof["triggers_before"]["target_rate"] > 0.6
+    assert proof["triggers_after"]["target_rate"] <= 0.02
+    assert report["schema_version"] == "1.0"
+
+
+def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], str]) -> None:
+    path, report, _ = repaired
+    result = soda("diff", BACKDOORED_MODEL, path, "--format", "json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["same_graph"]
+    proof = report["repair"]
+    assert isinstance(proof, dict)
+    assert found["changes"] == proof["changes"]
+    text = soda("diff", BACKDOORED_MODEL, path).stdout
+    assert found["changes"][0]["name"] in text
+    assert "The graphs are the same." in text
+
+
+def test_text_says_what_was_done(tmp_path: Path) -> None:
+    result = soda(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *PAIR, *QUICK,
+        "--reconstruction", "concepts",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "REPAIRED" in result.stdout
+    assert "8 -> 3" in result.stdout
+    assert "Written: out.onnx" in result.stdout
+    assert (tmp_path / "out.onnx").is_file()
+
+
+def test_a_clean_model_is_left_alone(tmp_path: Path) -> None:
+    result = soda(
+        "repair", CLEAN_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *QUICK,
+        "--budget", "quick",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "NOTHING TO REPAIR" in result.stdout
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_names_the_pair_and_must_be_about_the_model(tmp_path: Path) -> None:
+    report = tmp_path / "scan.json"
+    soda(
+        "scan", BACKDOORED_MODEL, "-d", CLEAN_SET, "--budget", "quick", "--threads", 1, "-q",
+        "-f", "json", "-o", report,
+    )  # fmt: skip
+    out = tmp_path / "out.onnx"
+    result = soda(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
+        "--reconstruction", "concepts",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "8 -> 3" in result.stdout
+    other = soda("repair", CLEAN_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK)
+    assert other.returncode == 2
+    assert "about another model" in other.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--victim", 8), "go together"),
+        ((*PAIR, "--top", "0"), "over 0"),
+        ((*PAIR, "--top", "many"), "neither a share"),
+        (("--victim", 8, "--target", 8), "no pair"),
+        (("--report", CLEAN_SET), "no report"),
+        (("--report", "missing.json"), "cannot be read"),
+    ],
+)
+def test_wrong_usage_is_told_and_nothing_is_written(
+    arguments: tuple[str | int | Path, ...], said: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.onnx"
+    result = soda("repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, *QUICK, *arguments)
+    assert result.returncode == 2
+    assert said in " ".join(result.stderr.split())
+    assert "Traceback" not in result.stderr
+    assert not out.exists()
+
+
+def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
+    model = tmp_path / "model.onnx"
+    model.write_bytes(BACKDOORED_MODEL.read_bytes())
+    result = soda(
+        "repair", model, "-d", CLEAN_SET, "-o", model, *PAIR, *QUICK,
+        "--reconstruction", "concepts",
+    )  # fmt: skip
+    assert result.returncode == 2
+    assert model.read_bytes() == BACKDOORED_MODEL.read_bytes()

@@ -1,0 +1,84 @@
+"""Algorithm 5 on a head that can be followed by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from onnx_soda.repair.remove import Samples, Settings, Trained, Trial, measure, train
+from onnx_soda.repair.training import choose
+
+# Two classes, two neurons. Neuron 0 says "class 0", neuron 1 pushes to class 1: the backdoor.
+WEIGHTS = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+CLEAN = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+INFECTED = torch.tensor([[1.0, 1.0]])  # logits 2 and 4: given to class 1
+
+
+def head() -> nn.Linear:
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = WEIGHTS.clone()
+    return layer
+
+
+def samples() -> Samples:
+    return Samples(CLEAN, torch.tensor([0, 1]), INFECTED)
+
+
+def test_measure_says_what_can_be_worked_out() -> None:
+    trial = measure(head(), (0, 1), samples(), Settings(0, 0, 0))
+    assert (trial.accuracy, trial.target_rate, trial.victim_rate) == (1, 1, 0)
+    assert trial.margin == pytest.approx(2)  # 4 - 2
+
+
+def test_training_turns_the_infected_image_and_moves_only_what_it_may() -> None:
+    layer = head()
+    masks = {"weight": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}  # what reads neuron 1
+    found = list(
+        train(
+            layer, {"weight": layer.weight}, masks, (0, 1), (samples(), samples()),
+            [Settings(0.05, 0.01, 60)],
+        )
+    )  # fmt: skip
+    last = found[-1]
+    assert len(found) == 60
+    assert last.trial.target_rate == 0
+    assert last.trial.victim_rate == 1
+    assert torch.equal(last.weights["weight"][:, 0], WEIGHTS[:, 0])
+    assert not torch.equal(last.weights["weight"][:, 1], WEIGHTS[:, 1])
+    assert torch.equal(layer.weight.detach(), WEIGHTS), "the start is put back"
+
+
+def test_the_first_step_moves_the_weights_by_the_share_asked_for() -> None:
+    layer = head()
+    masks = {"weight": torch.ones(2, 2)}
+    found = list(
+        train(
+            layer, {"weight": layer.weight}, masks, (0, 1), (samples(), samples()),
+            [Settings(0.1, 0.0, 1)],
+        )
+    )  # fmt: skip
+    moved = (found[0].weights["weight"] - WEIGHTS).norm() / WEIGHTS.norm()
+    assert moved.item() == pytest.approx(0.1, rel=1e-4)  # one batch, so one step
+
+
+def trained(accuracy: float, target: float, margin: float) -> Trained:
+    return Trained(Trial(Settings(0.1, 0.1, 1), accuracy, target, 1 - target, margin), {})
+
+
+def test_what_loses_too_much_accuracy_is_not_chosen() -> None:
+    costly, good = trained(0.90, 0.0, -9), trained(0.95, 0.2, 1)
+    choice = choose([costly, good], before=0.955, floor=0.01)
+    assert choice.kept is good
+    assert choice.best_accuracy == 0.95
+
+
+def test_of_what_removes_all_the_one_furthest_from_the_target_is_chosen() -> None:
+    near, far, partly = trained(0.95, 0.004, -1), trained(0.95, 0.0, -3), trained(0.95, 0.1, -9)
+    assert choose([near, far, partly], before=0.95, floor=0.01).kept is far
+
+
+def test_nothing_is_chosen_where_nothing_meets_the_floor() -> None:
+    choice = choose([trained(0.5, 0, -1)], before=0.9, floor=0.01)
+    assert choice.kept is None
+    assert choice.before == 0.9

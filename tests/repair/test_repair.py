@@ -1,0 +1,204 @@
+"""Repair of the bundled backdoored digits, from Python."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import numpy_helper
+
+from onnx_soda import CleanSet, load_dataset, load_model
+from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
+from onnx_soda.errors import LabelError, RepairError, WriteBackError
+from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.options import ScanOptions
+from onnx_soda.repair.files import read_proto
+from onnx_soda.repair.options import RepairOptions
+from onnx_soda.repair.partition import partition
+from onnx_soda.repair.repair import RepairReport, repair
+from onnx_soda.repair.writeback import stored_tensors
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+MODEL = FIXTURES / "digits-backdoored.onnx"
+PAIR = (8, 3)
+QUICKLY = RepairOptions(
+    rescan=False, scan=ScanOptions(preprocess="unit", runtime=RuntimeOptions(threads=1))
+)
+
+
+def clean_set() -> CleanSet:
+    return load_dataset(FIXTURES / "digits-clean.h5")
+
+
+def trigger_images() -> CleanSet:
+    return load_dataset(FIXTURES / "digits-trigger.h5", "all")
+
+
+@dataclass(eq=False)
+class Recorder:
+    """Images that remember, in order, who was read; `log` is shared between sources."""
+
+    source: ImageSource
+    name: str
+    log: list[tuple[str, IntArray]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def native(self) -> ImageShape | None:
+        return self.source.native
+
+    def read(self, indices: IntArray, shape: ImageShape, resize: str = "stretch") -> Pixels:
+        self.log.append((self.name, np.asarray(indices)))
+        return self.source.read(indices, shape, resize)
+
+
+@dataclass(frozen=True)
+class Run:
+    done: RepairReport
+    log: list[tuple[str, IntArray]]
+    clean: CleanSet
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    clean, triggers = clean_set(), trigger_images()
+    log: list[tuple[str, IntArray]] = []
+    watched = replace(clean, images=Recorder(clean.images, "clean", log))
+    shown = replace(triggers, images=Recorder(triggers.images, "triggers", log))
+    done = repair(load_model(MODEL), watched, pair=PAIR, options=QUICKLY, triggers=shown)
+    return Run(done, log, clean)
+
+
+def test_the_backdoor_is_gone_and_the_accuracy_is_not(run: Run) -> None:
+    summary = run.done.summary
+    assert summary.outcome == "repaired"
+    assert summary.before is not None
+    assert summary.after is not None
+    assert summary.triggers_before is not None
+    assert summary.triggers_after is not None
+    assert summary.triggers_before.target_rate > 0.6
+    assert summary.triggers_after.target_rate <= 0.02
+    assert summary.triggers_after.victim_rate >= 0.9
+    assert summary.after.accuracy >= summary.before.accuracy - 0.02
+
+
+def test_no_image_that_measures_is_seen_before(run: Run) -> None:
+    parts = partition(run.clean.labels, 0)
+    reads = [rows for name, rows in run.log if name == "clean"]
+    measuring = [rows for rows in reads if np.isin(rows, parts.measure).any()]
+    assert len(measuring) == 1
+    assert np.array_equal(np.sort(measuring[0]), parts.measure)
+
+
+def test_trigger_images_are_looked_at_last_and_once(run: Run) -> None:
+    assert [name for name, _ in run.log].count("triggers") == 1
+    assert run.log[-1][0] == "triggers"
+
+
+def test_only_weights_of_the_outstanding_neurons_change(run: Run) -> None:
+    assert run.done.model is not None
+    old = stored_tensors(read_proto(load_model(MODEL)))
+    new = stored_tensors(run.done.model)
+    differing = [name for name in old if old[name] != new[name]]
+    assert differing == [change.name for change in run.done.summary.changes]
+    (name,) = differing  # the last layer's matrix, not its bias
+    before, after = (numpy_helper.to_array(tensors[name]) for tensors in (old, new))
+    columns = np.flatnonzero((before != after).any(axis=0))
+    assert len(columns) <= run.done.summary.outstanding < before.shape[1]
+
+
+def test_the_graph_is_the_same_and_says_where_it_comes_from(run: Run) -> None:
+    assert run.done.model is not None
+    old, new = read_proto(load_model(MODEL)), run.done.model
+    assert old.graph.node == new.graph.node
+    assert old.graph.input == new.graph.input
+    assert old.graph.output == new.graph.output
+    assert old.opset_import == new.opset_import
+    told = {entry.key: entry.value for entry in new.metadata_props}["onnx_soda.repair"]
+    assert load_model(MODEL).sha256 in told
+
+
+@pytest.mark.parametrize("reconstruction", ["concepts", "ascent"])
+def test_either_way_of_reconstruction_removes_it(reconstruction: str) -> None:
+    options = replace(QUICKLY, reconstruction=reconstruction)
+    done = repair(
+        load_model(MODEL), clean_set(), pair=PAIR, options=options, triggers=trigger_images()
+    )
+    assert done.summary.triggers_after is not None
+    assert done.summary.triggers_after.target_rate <= 0.1
+
+
+def test_the_path_scope_trains_what_feeds_the_neurons_too() -> None:
+    options = replace(QUICKLY, scope="path")
+    done = repair(
+        load_model(MODEL), clean_set(), pair=PAIR, options=options, triggers=trigger_images()
+    )
+    assert len(done.summary.changes) > 1
+    assert done.summary.triggers_after is not None
+    assert done.summary.triggers_after.target_rate <= 0.1
+
+
+def test_nothing_is_kept_that_loses_more_than_allowed() -> None:
+    options = replace(QUICKLY, max_accuracy_drop=-0.5, reconstruction="ascent")
+    done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=options)
+    assert done.summary.outcome == "failed"
+    assert "accuracy" in done.summary.reason
+    assert done.model is None
+
+
+@pytest.mark.parametrize("pair", [(3, 3), (8, 10), (-1, 3)])
+def test_what_is_no_pair_is_refused(pair: tuple[int, int]) -> None:
+    with pytest.raises(RepairError, match="no pair"):
+        repair(load_model(MODEL), clean_set(), pair=pair, options=QUICKLY)
+
+
+def test_too_few_images_of_the_victim_are_refused() -> None:
+    clean = clean_set()
+    rows = np.concatenate(
+        [np.flatnonzero(clean.labels != 8), np.flatnonzero(clean.labels == 8)[:5]]
+    )
+    from onnx_soda.repair.partition import subset
+
+    with pytest.raises(LabelError, match="5 images of the victim"):
+        repair(load_model(MODEL), subset(clean, rows), pair=PAIR, options=QUICKLY)
+
+
+def test_a_quantized_head_is_refused_with_advice() -> None:
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    assert CalibrationDataReader
+    assert quantize_static
+    pytest.importorskip("torch")
+    model = _with_quantized_head()
+    with pytest.raises(WriteBackError, match="quantized") as caught:
+        repair(load_model(model), clean_set(), pair=PAIR, options=QUICKLY)
+    assert "before quantization" in caught.value.advice
+
+
+def _with_quantized_head() -> bytes:
+    """Return the fixture with its last matrix stored as int8 behind DequantizeLinear."""
+    from onnx import helper
+
+    proto = read_proto(load_model(MODEL))
+    last = [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+    name = last.input[1]
+    tensor = next(one for one in proto.graph.initializer if one.name == name)
+    array = numpy_helper.to_array(tensor)
+    scale = float(np.abs(array).max()) / 127
+    levels = np.rint(array / scale).astype(np.int8)
+    proto.graph.initializer.remove(tensor)
+    proto.graph.initializer.extend(
+        [
+            numpy_helper.from_array(levels, "levels"),
+            numpy_helper.from_array(np.float32(scale), "scale"),
+            numpy_helper.from_array(np.int8(0), "zero"),
+        ]
+    )
+    proto.graph.node.insert(
+        0, helper.make_node("DequantizeLinear", ["levels", "scale", "zero"], [name])
+    )
+    return proto.SerializeToString()

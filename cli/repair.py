@@ -14,7 +14,7 @@ from onnx_soda.errors import RepairError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.providers import RuntimeOptions
-from onnx_soda.repair.files import write_model
+from onnx_soda.repair.files import check_target, write_model
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.report.jsonfile import check_writable
@@ -165,6 +165,7 @@ def repair_command(
             if path is not None:
                 check_writable(path)
         loaded = load_model(model)
+        check_target(loaded, output)
         pair = _pair(loaded, report, victim, target)
         clean = load_dataset(data, split.value)
         triggers = load_dataset(trigger_images, Split.ALL) if trigger_images else None

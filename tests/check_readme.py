@@ -21,7 +21,8 @@ BLOCKS = re.findall(
 
 
 def test_readme_shows_the_help_of_each_command() -> None:
-    assert [command for command, _ in BLOCKS] == ["scan --help", "inspect --help"]
+    commands = [f"{name} --help" for name in ("scan", "repair", "diff", "inspect")]
+    assert [command for command, _ in BLOCKS] == commands
 
 
 @pytest.mark.parametrize(("command", "shown"), BLOCKS)

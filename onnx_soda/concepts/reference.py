@@ -109,7 +109,7 @@ def _fit(
 
     start = np.zeros((inputs.shape[1] + 1) * classes)
     # Thousands of tiny vector products: threads that wait for a core which something else uses made
-    # this a hundred times slower (98 s in place of 0.9 s, GTSRB, docs/performance.md).
+    # this a hundred times slower (docs/performance.md).
     with threadpool_limits(limits=1, user_api="blas"):
         options = {"maxiter": _ITERATIONS}
         flat = minimize(loss, start, jac=True, method="L-BFGS-B", options=options).x

@@ -13,7 +13,7 @@ from onnx import external_data_helper
 from onnx_soda.errors import ModelFileError, OutputError
 from onnx_soda.model.load import OnnxModel, load_model
 
-__all__ = ["PROVENANCE_KEY", "read_proto", "with_provenance", "write_model"]
+__all__ = ["PROVENANCE_KEY", "check_target", "read_proto", "with_provenance", "write_model"]
 
 PROVENANCE_KEY = "onnx_soda.repair"
 
@@ -57,6 +57,25 @@ def with_provenance(
     return marked
 
 
+def check_target(source: OnnxModel, path: Path) -> None:
+    """Make sure that writing to a path leaves the source as it is.
+
+    Args:
+        source: The model that is read.
+        path: Where the repaired one goes.
+
+    Raises:
+        OutputError: It is the source itself, or its weights would take the place of the source's.
+    """
+    path = path.resolve()
+    if isinstance(source.source, Path) and path == source.source.resolve():
+        raise OutputError(f"{path.name} is the model itself", "Choose another name.")
+    data = path.with_name(path.name + ".data")
+    folder = source.folder or path.parent
+    if data in {(folder / one.file).resolve() for one in source.external_data}:
+        raise OutputError(f"{data.name} holds the model's own weights", "Choose another name.")
+
+
 def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
     """Write a model, beside its place first; its weights outside where the source's are.
 
@@ -68,13 +87,9 @@ def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
     Raises:
         OutputError: It cannot be written, or is the source itself.
     """
+    check_target(source, path)
     path = path.resolve()
-    if isinstance(source.source, Path) and path == source.source.resolve():
-        raise OutputError(f"{path.name} is the model itself", "Choose another name.")
     data = path.with_name(path.name + ".data")
-    folder = source.folder or path.parent
-    if data in {(folder / one.file).resolve() for one in source.external_data}:
-        raise OutputError(f"{data.name} holds the model's own weights", "Choose another name.")
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
             unfinished = Path(name)

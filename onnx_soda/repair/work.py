@@ -119,6 +119,7 @@ def work(
     from onnx_soda.repair.training import run_grid  # imports torch
 
     bench = _prepare(model, clean, pair, options, progress, clock)
+    head = _head(bench)  # first: what cannot be trained or written is said at once
     with clock.stage("concepts"):
         concepts = _find_concepts(bench)
     module, notes = _whole_module(bench)
@@ -149,7 +150,7 @@ def work(
     if not all(infected):
         return Result(replace(summary, reason=_no_infected(options)), None)
     with clock.stage("training"):
-        trainee = _trainee(bench, module)
+        trainee = _trainee(bench, head, module)
         choice = run_grid(trainee, pair, training, held_out, options.max_accuracy_drop)
     if choice.kept is None:
         return Result(replace(summary, reason=_too_costly(choice, options)), None)
@@ -260,22 +261,27 @@ def _material(bench: _Bench, maker: Reconstructor, rows: IntArray, seed: int) ->
     return Material(bench.subject.inputs(pixels), labels, infected)
 
 
-def _trainee(bench: _Bench, module: TorchModel | None) -> Trainee:
-    from onnx_soda.repair.training import head_trainee, path_trainee
+def _head(bench: _Bench) -> Trainee:
+    from onnx_soda.repair.training import head_trainee
 
-    sample, axis = bench.sample(), bench.anatomy.layer.axis
+    sample = bench.sample()
     bridge = to_torch(bench.proto, images=sample, head_only=True)
     if bridge.inputs != (bench.layer,):
         raise RepairError(
             "the last layers read more than one tensor, and cannot be trained apart",
             "Please report it, with the model.",
         )
-    activations = bench.subject.activations(sample)
-    head = head_trainee(bridge, bench.subject.activations, activations, axis, bench.neurons)
+    encode = bench.subject.activations
+    return head_trainee(bridge, encode, encode(sample), bench.anatomy.layer.axis, bench.neurons)
+
+
+def _trainee(bench: _Bench, head: Trainee, module: TorchModel | None) -> Trainee:
+    from onnx_soda.repair.training import path_trainee
+
     if bench.options.scope == "head":
         return head
     assert module is not None  # noqa: S101 - `_whole_module` raises where it is needed and missing
-    return path_trainee(module, head, sample, axis, bench.neurons)
+    return path_trainee(module, head, bench.sample(), bench.anatomy.layer.axis, bench.neurons)
 
 
 def _prove(

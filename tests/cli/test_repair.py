@@ -55,7 +55,7 @@ def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], st
 def test_text_says_what_was_done(tmp_path: Path) -> None:
     result = soda(
         "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *PAIR, *QUICK,
-        "--reconstruction", "concepts",
+        "--reconstruction", "ascent",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert "REPAIRED" in result.stdout
@@ -83,7 +83,7 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(tmp_path: Path) -> 
     out = tmp_path / "out.onnx"
     result = soda(
         "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
-        "--reconstruction", "concepts",
+        "--reconstruction", "ascent",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 -> 3" in result.stdout
@@ -119,7 +119,7 @@ def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
     model.write_bytes(BACKDOORED_MODEL.read_bytes())
     result = soda(
         "repair", model, "-d", CLEAN_SET, "-o", model, *PAIR, *QUICK,
-        "--reconstruction", "concepts",
+        "--reconstruction", "ascent",
     )  # fmt: skip
     assert result.returncode == 2
     assert model.read_bytes() == BACKDOORED_MODEL.read_bytes()

@@ -168,11 +168,6 @@ def test_too_few_images_of_the_victim_are_refused() -> None:
 
 
 def test_a_quantized_head_is_refused_with_advice() -> None:
-    from onnxruntime.quantization import CalibrationDataReader, quantize_static
-
-    assert CalibrationDataReader
-    assert quantize_static
-    pytest.importorskip("torch")
     model = _with_quantized_head()
     with pytest.raises(WriteBackError, match="quantized") as caught:
         repair(load_model(model), clean_set(), pair=PAIR, options=QUICKLY)

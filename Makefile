@@ -51,11 +51,12 @@ fixtures: $(STAMPS)/fixtures ## Make the bundled models and images anew
 	$(BIN)/python -m fixtures.graphs
 	$(BIN)/python -m fixtures.digits
 
-bench: $(STAMPS)/test ## Measure speed, memory and detection; tables on stdout
+bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on stdout
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.detection
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.calibrate
+	$(BIN)/python -m benchmarks.repair
 
 check-readme: $(STAMPS)/test ## Compare the help shown in README with the real one
 	$(BIN)/python -m pytest -q tests/check_readme.py

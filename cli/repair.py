@@ -61,6 +61,13 @@ class ReconstructionChoice(StrEnum):
     BOTH = "both"
 
 
+class ExportChoice(StrEnum):
+    """How the repaired model is made."""
+
+    WEIGHTS = "weights"
+    TORCH = "torch"
+
+
 def _top(value: str) -> str:
     if value != _OUTLIERS:
         try:
@@ -120,6 +127,10 @@ def repair_command(
             "--trigger-images", metavar="PATH", help="Real trigger images, to measure with only."
         ),
     ] = None,
+    export: Annotated[
+        ExportChoice,
+        typer.Option("--export", help="Put weights into the file's graph, or export it anew."),
+    ] = ExportChoice.WEIGHTS,
     rescan: Annotated[bool, typer.Option(help="Scan the repaired model.")] = _USUAL.rescan,
     report_output: Annotated[
         Path | None,
@@ -152,6 +163,7 @@ def repair_command(
         reconstruction.value,
         None if top == _OUTLIERS else float(top),
         max_accuracy_drop / 100,
+        export.value,
         rescan,
         ScanOptions(
             budget=budget.value,

@@ -24,7 +24,7 @@ from onnx_soda.repair.writeback import stored_tensors, with_values
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["TorchModel", "to_torch"]
+__all__ = ["TorchModel", "require_torch", "to_torch"]
 
 _PACKAGES = ("torch", "torchvision", "onnx2torch")
 
@@ -84,6 +84,20 @@ def _as_array(weight: nn.Parameter) -> NDArray[Any]:
     return array
 
 
+def require_torch() -> None:
+    """Make sure that what repair needs is installed, before the work for it begins.
+
+    Raises:
+        MissingExtraError: torch, torchvision or onnx2torch is not.
+    """
+    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"repair needs {', '.join(missing)}, which is not installed",
+            'pip install "onnx-soda[repair]"',
+        )
+
+
 def to_torch(
     model: onnx.ModelProto,
     *,
@@ -114,12 +128,7 @@ def to_torch(
         InferenceError: ONNX Runtime cannot run the model.
         TensorNotFoundError: A name in `outputs` is not in the graph.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"repair needs {', '.join(missing)}, which is not installed",
-            'pip install "onnx-soda[repair]"',
-        )
+    require_torch()
     from onnx_soda.repair.attempts import convert_best  # imports torch
 
     found = convert_best(model, frozenset(stored_tensors(model)), images, outputs, seed, head_only)

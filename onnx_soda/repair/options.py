@@ -7,9 +7,10 @@ from typing import Literal
 
 from onnx_soda.options import ScanOptions
 
-__all__ = ["Reconstruction", "RepairOptions", "Scope"]
+__all__ = ["Export", "Reconstruction", "RepairOptions", "Scope"]
 
 Scope = Literal["head", "path"]
+Export = Literal["weights", "torch"]
 Reconstruction = Literal["concepts", "ascent", "both"]
 
 
@@ -25,6 +26,8 @@ class RepairOptions:
         top: Share of the layer's neurons whose weights are trained, those of the largest causal
             attribution to the target; None takes the outliers by median absolute deviation.
         max_accuracy_drop: The most clean accuracy that may be lost, as a share, on held-out images.
+        export: "weights" puts the weights into the file's own graph; "torch" exports the whole
+            model anew by torch.onnx.
         rescan: Scan the repaired model.
         scan: Options of the scans; layer, logits, preprocessing, seed and runtime hold for the
             repair too.
@@ -34,5 +37,6 @@ class RepairOptions:
     reconstruction: Reconstruction = "both"
     top: float | None = 0.3
     max_accuracy_drop: float = 0.01
+    export: Export = "weights"
     rescan: bool = True
     scan: ScanOptions = field(default_factory=ScanOptions)

@@ -15,6 +15,7 @@ from onnx_soda.data.datasets import CleanSet
 from onnx_soda.errors import RepairError
 from onnx_soda.model.load import OnnxModel, load_model
 from onnx_soda.options import Progress, no_progress
+from onnx_soda.repair.bridge import require_torch
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.work import Clock, Result, work
 from onnx_soda.report.repair_schema import RepairSummary
@@ -62,8 +63,10 @@ def repair(
         progress: Called as the repair goes on.
 
     Raises:
+        MissingExtraError: torch or onnx2torch is not installed.
         SodaError: The model cannot be repaired, or the clean set does not fit it.
     """
+    require_torch()
     options = options or RepairOptions()
     clock = Clock()
     if pair is None and report is None:

@@ -296,6 +296,11 @@ def _prove(
     """Put the weights into the file's model, load that anew, and measure both."""
     assert choice.kept is not None  # noqa: S101 - the caller has looked
     repaired = with_provenance(trainee.write_back(choice.kept.weights), model, bench.pair)
+    changes = compare_models(bench.proto, repaired).changes
+    if bench.options.export == "torch":
+        from onnx_soda.repair.export import export_anew  # imports torch
+
+        repaired = export_anew(repaired, bench.sample())
     anew = Body(dissect(load_model(repaired.SerializeToString())), bench.options.scan.runtime)
     old, new = bench.subject.body, anew
     given = [(answers(one, proof.clean), answers(one, proof.infected)) for one in (old, new)]
@@ -319,7 +324,7 @@ def _prove(
         agreement=float((given[0][0] == given[1][0]).mean()),
         triggers_before=shown[0] if shown else None,
         triggers_after=shown[1] if shown else None,
-        changes=compare_models(bench.proto, repaired).changes,
+        changes=changes,
     )
     return Result(done, repaired)
 

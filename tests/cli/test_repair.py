@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
 
 from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda
@@ -123,3 +128,36 @@ def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
     )  # fmt: skip
     assert result.returncode == 2
     assert model.read_bytes() == BACKDOORED_MODEL.read_bytes()
+
+
+def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
+    arguments = [
+        "onnx-soda", "repair", str(BACKDOORED_MODEL), "-d", str(CLEAN_SET), "-o",
+        str(tmp_path / "out.onnx"),
+    ]  # fmt: skip
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from onnx_soda.cli.app import main\n"
+        f"sys.argv = {arguments!r}\nmain()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert 'pip install "onnx-soda[repair]"' in result.stderr
+
+
+def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
+    out = tmp_path / "out.onnx"
+    result = soda(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, *PAIR, *QUICK,
+        "--reconstruction", "ascent", "--export", "torch",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stdout + result.stderr
+    old, new = onnx.load(BACKDOORED_MODEL), onnx.load(out)
+    assert [one.name for one in new.graph.input] == [one.name for one in old.graph.input]
+    assert [one.name for one in new.graph.output] == [one.name for one in old.graph.output]
+    assert "onnx_soda.repair" in {entry.key for entry in new.metadata_props}
+    session = onnxruntime.InferenceSession(out, providers=["CPUExecutionProvider"])
+    shape = [size if isinstance(size, int) else 5 for size in session.get_inputs()[0].shape]
+    assert (
+        len(session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.float32)})[0]) == 5
+    )

@@ -31,12 +31,12 @@ from benchmarks.common import EVALUATION, REPAIR, markdown_table
 from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model
 from onnx_soda.data.arrays import LazyRows, open_array
-from onnx_soda.data.sources import SubsetSource
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.observe import choose_preprocessing
 from onnx_soda.repair.options import RepairOptions
+from onnx_soda.repair.partition import subset
 from onnx_soda.repair.proof import answers, on_triggers
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.repair.subject import Subject
@@ -50,10 +50,6 @@ _COLUMNS = (
     "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
     "rate on reconstructed, before", "after", "neurons", "values changed", "seconds",
 )  # fmt: skip
-
-
-def _subset(clean: CleanSet, rows: Rows) -> CleanSet:
-    return replace(clean, labels=clean.labels[rows], images=SubsetSource(clean.images, rows))
 
 
 def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
@@ -70,7 +66,7 @@ def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
     shown = data.test[own]
     source, _, _ = open_array(LazyRows(shown.shape, shown.dtype, lambda: shown), "triggers")
     triggers = replace(test, labels=data.test_labels[own], images=source)
-    return _subset(test, clean), _subset(test, rest), triggers
+    return subset(test, clean), subset(test, rest), triggers
 
 
 _read = lru_cache(maxsize=1)(read_shared)

@@ -94,7 +94,7 @@ def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
             unfinished = Path(name)
             if source.external_data:
-                _move_out(proto, data.name, unfinished)
+                proto = _moved_out(proto, unfinished / data.name)
             (unfinished / path.name).write_bytes(proto.SerializeToString())
             load_model(unfinished / path.name)
             if source.external_data:
@@ -106,6 +106,11 @@ def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
         ) from error
 
 
-def _move_out(proto: onnx.ModelProto, name: str, folder: Path) -> None:
-    external_data_helper.convert_model_to_external_data(proto, location=name)
-    external_data_helper.write_external_data_tensors(proto, str(folder))
+def _moved_out(proto: onnx.ModelProto, data: Path) -> onnx.ModelProto:
+    """Write the larger weights to a file of their own; return a model that refers to them."""
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    data.touch()  # with an ordinary file's permissions, which onnx would make the owner's only
+    external_data_helper.convert_model_to_external_data(model, location=data.name)
+    external_data_helper.write_external_data_tensors(model, str(data.parent))
+    return model

@@ -57,7 +57,10 @@ def render_repair(
 
 def _facts(summary: RepairSummary) -> list[tuple[str, str]]:
     facts = [
-        ("trained", f"{summary.outstanding} of {summary.neurons} neurons, scope {summary.scope}"),
+        (
+            "neurons",
+            f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
+        ),
         ("infected images by", summary.reconstruction),
         *(("", concept) for concept in summary.concepts),
     ]
@@ -106,7 +109,7 @@ def _before_and_after(summary: RepairSummary) -> Table:
 def change_table(changes: Sequence[WeightChange]) -> RenderableType:
     """Return the tensors that differ; the first few of many."""
     if not changes:
-        return Text("No stored value differs.")
+        return Text("No tensor of the same name, shape and type differs.")
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("tensor", overflow="fold")
     for column in ("values", "changed", "largest change", "of its largest value"):

@@ -55,8 +55,11 @@ def test_provenance_is_in_the_metadata_once(source: OnnxModel) -> None:
 
 def test_weights_outside_stay_outside(outside: OnnxModel, tmp_path: Path) -> None:
     before = (tmp_path / "model.onnx.data").read_bytes()
-    write_model(read_proto(outside), outside, tmp_path / "out.onnx")
-    assert (tmp_path / "out.onnx.data").is_file()
+    proto = read_proto(outside)
+    write_model(proto, outside, tmp_path / "out.onnx")
+    assert proto == read_proto(outside), "what was given stays as it is"
+    modes = {(tmp_path / name).stat().st_mode for name in ("out.onnx", "out.onnx.data")}
+    assert len(modes) == 1
     assert (tmp_path / "model.onnx.data").read_bytes() == before
     assert load_model(tmp_path / "out.onnx").external_data[0].file == "out.onnx.data"
     assert onnx.load(tmp_path / "out.onnx").graph == onnx.load(tmp_path / "model.onnx").graph

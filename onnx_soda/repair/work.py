@@ -101,6 +101,12 @@ class _Bench:
     def logits(self) -> str:
         return self.anatomy.logits.value.name or ""
 
+    @property
+    def climbable(self) -> bool:
+        """Whether the image can be changed by gradients, and is to be."""
+        floating = np.issubdtype(self.anatomy.view.image.numpy_dtype(), np.floating)
+        return bool(floating) and self.options.reconstruction != "concepts"
+
     def sample(self) -> NDArray[Any]:
         """Return a few inputs to compare torch with ONNX Runtime on."""
         return self.subject.inputs(self.subject.pixels(self.clean, self.parts.train[:_COMPARED]))
@@ -124,7 +130,8 @@ def work(
         concepts = _find_concepts(bench)
     module, notes = _whole_module(bench)
     with clock.stage("reconstruction"):
-        maker = Reconstructor(bench.subject, pair[1], concepts, module)
+        climbed = module if bench.climbable else None
+        maker = Reconstructor(bench.subject, pair[1], concepts, climbed)
         training, held_out, proof = (
             _material(bench, maker, rows, seed)
             for seed, rows in enumerate(

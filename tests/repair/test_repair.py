@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
@@ -16,7 +16,7 @@ from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.options import ScanOptions
 from onnx_soda.repair.files import read_proto
 from onnx_soda.repair.options import RepairOptions
-from onnx_soda.repair.partition import partition
+from onnx_soda.repair.partition import partition, subset
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.repair.writeback import stored_tensors
 
@@ -161,8 +161,6 @@ def test_too_few_images_of_the_victim_are_refused() -> None:
     rows = np.concatenate(
         [np.flatnonzero(clean.labels != 8), np.flatnonzero(clean.labels == 8)[:5]]
     )
-    from onnx_soda.repair.partition import subset
-
     with pytest.raises(LabelError, match="5 images of the victim"):
         repair(load_model(MODEL), subset(clean, rows), pair=PAIR, options=QUICKLY)
 
@@ -176,8 +174,6 @@ def test_a_quantized_head_is_refused_with_advice() -> None:
 
 def _with_quantized_head() -> bytes:
     """Return the fixture with its last matrix stored as int8 behind DequantizeLinear."""
-    from onnx import helper
-
     proto = read_proto(load_model(MODEL))
     last = [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
     name = last.input[1]
@@ -197,3 +193,19 @@ def _with_quantized_head() -> bytes:
         0, helper.make_node("DequantizeLinear", ["levels", "scale", "zero"], [name])
     )
     return proto.SerializeToString()
+
+
+def test_an_image_of_whole_numbers_is_not_climbed() -> None:
+    proto = read_proto(load_model(MODEL))
+    image = proto.graph.input[0]
+    name, image.name = image.name, "levels"
+    image.type.tensor_type.elem_type = TensorProto.UINT8
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(1 / 255), "step"))
+    proto.graph.node.insert(0, helper.make_node("Cast", ["levels"], ["whole"], to=1))
+    proto.graph.node.insert(1, helper.make_node("Mul", ["whole", "step"], [name]))
+    options = replace(
+        QUICKLY, reconstruction="ascent", scan=replace(QUICKLY.scan, preprocess="raw")
+    )
+    done = repair(load_model(proto.SerializeToString()), clean_set(), pair=PAIR, options=options)
+    assert done.summary.outcome == "failed"
+    assert "No infected image" in done.summary.reason

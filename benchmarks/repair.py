@@ -30,6 +30,7 @@ from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, REPAIR, markdown_table
 from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model
+from onnx_soda.concepts.calibration import load_calibration
 from onnx_soda.data.arrays import LazyRows, open_array
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
@@ -88,8 +89,6 @@ def _pair(case: Case, part: str, found: bool) -> tuple[int, int] | None:
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
         return None
-    from onnx_soda.concepts.calibration import load_calibration
-
     pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
     over = [pair for pair in pairs if pair["bound"] > load_calibration().threshold]
     return (over[0]["victim"], over[0]["target"]) if over else None

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -15,6 +13,7 @@ import onnxruntime
 
 from onnx_soda.causal.analyse import SodaResult, analyse
 from onnx_soda.causal.tail import Tail
+from onnx_soda.clock import Clock
 from onnx_soda.concepts.calibration import load_calibration
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence, examine_concepts
 from onnx_soda.concepts.search import BUDGETS
@@ -49,25 +48,6 @@ __all__ = ["scan"]
 _REPORTED_PACKAGES = ("numpy", "onnx", "onnx-ir", "scipy", "h5py", "pillow")
 
 
-class _Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-    def result(self) -> dict[str, float]:
-        """Return the stages and "total"."""
-        return {**self.seconds, "total": time.perf_counter() - self._start}
-
-
 def scan(
     model: OnnxModel,
     clean: CleanSet | None = None,
@@ -90,7 +70,7 @@ def scan(
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
     options = options or ScanOptions()
-    clock = _Clock()
+    clock = Clock()
     with clock.stage("graph"):
         anatomy = dissect(model, options.layer, options.logits)
     with clock.stage("sessions"):
@@ -137,7 +117,7 @@ def _analyse(
     seen: Observation | None,
     options: ScanOptions,
     progress: Progress,
-    clock: _Clock,
+    clock: Clock,
 ) -> SodaResult | None:
     advance = partial(progress, "interventions on neurons")
     # Whether the numbers are finite is looked at afterwards.
@@ -152,7 +132,7 @@ def _try_concepts(
     examined: Examined,
     options: ScanOptions,
     progress: Progress,
-    clock: _Clock,
+    clock: Clock,
 ) -> ConceptEvidence | None:
     """Intervene on what the images show, where there are images and few enough classes."""
     classes = examined.classes or 0
@@ -206,7 +186,7 @@ def _look(
     classes: int,
     options: ScanOptions,
     progress: Progress,
-    clock: _Clock,
+    clock: Clock,
 ) -> tuple[Observation, DatasetInfo, Preprocessing]:
     with clock.stage("preprocessing"):
         chosen = sample_images(clean, classes, options)

@@ -63,7 +63,10 @@ def concepts_for_pair(
         advance: Called with the number of concepts tried and the number in all.
     """
     few = _some(labels, pair[0], rng)
-    trials = _Trials(anatomy, how, pixels[few], labels[few], likeness, pair, options)
+    fold = np.zeros(len(few), dtype=np.int64)  # one set of images chooses and scores
+    images = ProbeImages(pixels[few], group_by_fold(labels[few], fold, len(likeness)), fold)
+    probe = Probe(anatomy, how, images, (), len(likeness), options)
+    trials = _Trials(probe, likeness, pair)
     channels = pixels.shape[1]
     waiting = list(concept_battery(channels))
     waiting += [draw_concept(rng, channels) for _ in range(_DRAWS)]
@@ -84,34 +87,24 @@ def concepts_for_pair(
 class _Trials:
     """Concepts tried on some images, each with its score for one pair."""
 
-    def __init__(
-        self,
-        anatomy: Anatomy,
-        how: Preprocessing,
-        pixels: NDArray[np.float32],
-        labels: IntArray,
-        likeness: FloatArray,
-        pair: tuple[int, int],
-        options: RuntimeOptions,
-    ) -> None:
+    def __init__(self, probe: Probe, likeness: FloatArray, pair: tuple[int, int]) -> None:
         self.tried: list[tuple[float, Concept]] = []
-        self._classes, self._likeness, self._pair = len(likeness), likeness, pair
-        fold = np.zeros(len(labels), dtype=np.int64)
-        images = ProbeImages(pixels, group_by_fold(labels, fold, self._classes), fold)
-        self._probe = Probe(anatomy, how, images, (), self._classes, options)
+        self._probe, self._likeness, self._pair = probe, likeness, pair
         self._unchanged = self._flows(None)
         self._usual = np.maximum(self._unchanged[0], 0)
 
     def _flows(self, concept: Concept | None) -> FloatArray:
-        return self._probe.flows(concept)[:, : self._classes]
+        return self._probe.flows(concept)[:, : len(self._likeness)]
 
     def add(self, concept: Concept) -> None:
+        """Try a concept."""
         flows = self._flows(concept)[None]
         no_reference = np.zeros(0)
         scores = pair_scores(flows, self._unchanged, self._likeness, no_reference, self._usual)
         self.tried.append((float(scores[0][self._pair]), concept))
 
     def ranked(self) -> list[tuple[float, Concept]]:
+        """Return scores and concepts, best first."""
         return sorted(self.tried, key=lambda entry: -entry[0])
 
 

@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from onnx_soda.repair.writeback import stored_tensors
 from onnx_soda.report.repair_schema import WeightChange
 
-__all__ = ["ModelDifference", "compare_models", "compare_weights"]
+__all__ = ["ModelDifference", "compare_models"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def compare_models(first: onnx.ModelProto, second: onnx.ModelProto) -> ModelDiff
         if (one[name].dims, one[name].data_type) != (two[name].dims, two[name].data_type)
     ]
     comparable = [name for name in shared if name not in reshaped]
-    changes = compare_weights(one, two, comparable)
+    changes = _compare_weights(one, two, comparable)
     return ModelDifference(
         changes=changes,
         reshaped=tuple(reshaped),
@@ -56,7 +56,7 @@ def compare_models(first: onnx.ModelProto, second: onnx.ModelProto) -> ModelDiff
     )
 
 
-def compare_weights(
+def _compare_weights(
     one: dict[str, onnx.TensorProto], two: dict[str, onnx.TensorProto], names: list[str]
 ) -> tuple[WeightChange, ...]:
     """Return the tensors of some names whose values differ; NaN equals NaN."""

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 
 import onnx
 
+from onnx_soda.clock import Clock
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.errors import RepairError
 from onnx_soda.model.load import OnnxModel, load_model
 from onnx_soda.options import Progress, no_progress
 from onnx_soda.repair.bridge import require_torch
 from onnx_soda.repair.options import RepairOptions
-from onnx_soda.repair.work import Clock, Result, work
+from onnx_soda.repair.work import Result, work
 from onnx_soda.report.repair_schema import RepairSummary
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.scan import scan

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnx_soda.causal.analyse import attribute
 from onnx_soda.causal.tail import Tail
+from onnx_soda.clock import Clock
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.examine import MOST_CLASSES
 from onnx_soda.concepts.focus import concepts_for_pair
@@ -42,7 +40,7 @@ from onnx_soda.report.repair_schema import RepairSummary
 if TYPE_CHECKING:  # it imports torch
     from onnx_soda.repair.training import Choice, Material, Trainee
 
-__all__ = ["Clock", "Result", "work"]
+__all__ = ["Result", "work"]
 
 # Concepts to reconstruct with, besides their neighbours.
 _CONCEPTS = 6
@@ -52,20 +50,6 @@ _FEWEST_VICTIMS = 8
 _CURED = 0.05
 # Images that the torch module is compared with ONNX Runtime on.
 _COMPARED = 8
-
-
-class Clock:
-    """Seconds per stage."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.causal.victim import VictimDetection
 from onnx_soda.report.schema import Finding, Verdict
+from onnx_soda.rules.behaviour import RULE_TARGET
 
 __all__ = [
-    "RULE_TARGET",
     "Decision",
     "Examined",
     "class_label",
@@ -23,8 +23,6 @@ __all__ = [
     "too_inaccurate",
 ]
 
-# Behaviour rules are numbered from 101.
-RULE_TARGET = "SODA101"
 # Two points are always equally far from their median, so no outlier can be found among them.
 _FEWEST_CLASSES = 3
 # Mean logits over fewer images tell little about a class.

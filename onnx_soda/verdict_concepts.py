@@ -15,11 +15,11 @@ from onnx_soda.concepts.calibration import Calibration
 from onnx_soda.concepts.confirm import Confirmation
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
 from onnx_soda.report.schema import Finding
+from onnx_soda.rules.behaviour import RULE_CONCEPT
 from onnx_soda.verdict import Decision, Examined, class_label, shortfalls, too_inaccurate
 
-__all__ = ["RULE_CONCEPT", "decide_on_concepts"]
+__all__ = ["decide_on_concepts"]
 
-RULE_CONCEPT = "SODA102"
 # Fewer images of a class in each half teach the reference little and say little about the class.
 _FEWEST_IMAGES = 8
 # How much worse than the model a reference head may be.

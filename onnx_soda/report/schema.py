@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from onnx_soda.rules.rule import Severity
+
 __all__ = [
     "SCHEMA_VERSION",
     "ConceptExample",
@@ -32,7 +34,6 @@ __all__ = [
 SCHEMA_VERSION = "1.0"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
-Severity = Literal["high", "medium", "low", "info"]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from benchmarks.scan_speed import Subject, prepared_images
 from onnx_soda import ScanOptions, load_model
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 __all__ = ["Throughput", "throughputs"]
 

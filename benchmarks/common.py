@@ -9,7 +9,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from onnx_soda.model.providers import provider_list, usable_cores
+from onnx_soda.model.providers import provider_list
+from onnx_soda.model.runtime_options import usable_cores
 from onnx_soda.options import ScanOptions
 
 __all__ = [

@@ -34,7 +34,7 @@ from onnx_soda.concepts.calibration import load_calibration
 from onnx_soda.data.arrays import LazyRows, open_array
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.observe import choose_preprocessing
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.partition import subset

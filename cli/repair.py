@@ -13,14 +13,14 @@ from onnx_soda.data.datasets import CleanSet
 from onnx_soda.errors import RepairError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.load import OnnxModel
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.repair.files import check_target, write_model
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.report.jsonfile import check_writable
 from onnx_soda.report.repair_document import pair_in_report, repair_to_json
 from onnx_soda.report.repair_text import render_repair
-from onnx_soda.scan import describe_model
+from onnx_soda.scanner import describe_model
 
 from .arguments import Debug, Format, FormatOption, ModelArgument, Quiet
 from .exit_codes import CLEAN, INCONCLUSIVE

@@ -8,7 +8,7 @@ import typer
 
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda.causal.interventions import Intervention
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.plain import printable
 from onnx_soda.report.schema import ScanReport

@@ -6,12 +6,18 @@
 'clean'
 """
 
-from onnx_soda.data.datasets import CleanSet, load_dataset
-from onnx_soda.errors import SodaError
-from onnx_soda.model.load import OnnxModel, load_model
-from onnx_soda.options import ScanOptions
-from onnx_soda.report.schema import ScanReport
-from onnx_soda.scan import scan
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnx_soda.data.datasets import CleanSet, load_dataset
+    from onnx_soda.errors import SodaError
+    from onnx_soda.model.load import OnnxModel, load_model
+    from onnx_soda.options import ScanOptions
+    from onnx_soda.report.schema import ScanReport
+    from onnx_soda.scanner import scan
 
 __all__ = [
     "CleanSet",
@@ -23,3 +29,21 @@ __all__ = [
     "load_model",
     "scan",
 ]
+
+# Imported when asked for: what only hands a job to a child process does not wait for ONNX.
+_HOMES = {
+    "CleanSet": "onnx_soda.data.datasets",
+    "OnnxModel": "onnx_soda.model.load",
+    "ScanOptions": "onnx_soda.options",
+    "ScanReport": "onnx_soda.report.schema",
+    "SodaError": "onnx_soda.errors",
+    "load_dataset": "onnx_soda.data.datasets",
+    "load_model": "onnx_soda.model.load",
+    "scan": "onnx_soda.scanner",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

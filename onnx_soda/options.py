@@ -8,7 +8,7 @@ from typing import Literal
 
 from onnx_soda.causal.interventions import Intervention
 from onnx_soda.causal.outliers import DEFAULT_THRESHOLD, Spread
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 __all__ = ["AttributionMethod", "BudgetName", "Method", "Progress", "ScanOptions", "no_progress"]
 

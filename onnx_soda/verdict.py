@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.causal.victim import VictimDetection
+from onnx_soda.report.plain import class_label
 from onnx_soda.report.schema import Finding, Verdict
 from onnx_soda.rules.behaviour import RULE_TARGET
 
 __all__ = [
     "Decision",
     "Examined",
-    "class_label",
     "decide",
     "shortfalls",
     "too_inaccurate",
@@ -59,13 +59,6 @@ class Decision:
     verdict: Verdict
     reasons: tuple[str, ...]
     findings: tuple[Finding, ...]
-
-
-def class_label(number: int, names: Sequence[str] | None) -> str:
-    """Return a class as people read it: "3 (three)", or its number."""
-    if names and number < len(names) and names[number] != str(number):
-        return f"{number} ({names[number]})"
-    return str(number)
 
 
 def decide(

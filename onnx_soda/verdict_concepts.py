@@ -14,9 +14,10 @@ from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.concepts.calibration import Calibration
 from onnx_soda.concepts.confirm import Confirmation
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
+from onnx_soda.report.plain import class_label
 from onnx_soda.report.schema import Finding
 from onnx_soda.rules.behaviour import RULE_CONCEPT
-from onnx_soda.verdict import Decision, Examined, class_label, shortfalls, too_inaccurate
+from onnx_soda.verdict import Decision, Examined, shortfalls, too_inaccurate
 
 __all__ = ["decide_on_concepts"]
 

@@ -9,7 +9,8 @@ from onnx_soda.errors import SodaError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions, cuda_device_count
+from onnx_soda.model.providers import cuda_device_count
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import AttributionMethod
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -13,8 +13,9 @@ from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.causal.interventions import Measured
 from onnx_soda.causal.target import judge_pcc
 from onnx_soda.causal.victim import detect_victim
+from onnx_soda.report.plain import class_label
 from onnx_soda.rules.behaviour import RULE_TARGET
-from onnx_soda.verdict import Decision, Examined, class_label, decide
+from onnx_soda.verdict import Decision, Examined, decide
 
 CLASSES = 8
 ALL = Examined(

@@ -7,8 +7,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Arrays, Session, choose_batch_size, run_batches
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import Head, extract_head, serialise
 
 __all__ = ["Tail"]

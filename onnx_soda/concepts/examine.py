@@ -21,7 +21,7 @@ from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.observe import image_shape
 
 __all__ = ["MOST_CLASSES", "ConceptEvidence", "examine_concepts"]

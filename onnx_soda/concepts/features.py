@@ -14,7 +14,7 @@ from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
 from onnx_soda.model.body import Body
 from onnx_soda.model.penultimate import Layer
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.observe import observe
 from onnx_soda.options import no_progress
 

@@ -21,7 +21,7 @@ from onnx_soda.concepts.score import FloatArray, pair_scores
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 __all__ = ["concepts_for_pair"]
 

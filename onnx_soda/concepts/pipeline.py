@@ -16,8 +16,8 @@ from onnx_soda.concepts.fields import KERNEL_SIZE
 from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Session
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import serialise
 
 __all__ = ["render_images", "wire_preprocessing", "wire_transform"]

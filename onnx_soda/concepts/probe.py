@@ -24,8 +24,8 @@ from onnx_soda.concepts.reference import ReferenceHead
 from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Session, choose_batch_size
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, serialise
 
 __all__ = ["Probe", "ProbeImages"]

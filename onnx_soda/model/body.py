@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from onnx_soda.errors import InferenceError
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Arrays, Session, choose_batch_size, run_batches
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, serialise
 
 __all__ = ["Body"]

@@ -13,7 +13,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
-from onnx_soda.model.providers import CPU, CUDA, RuntimeOptions, provider_list
+from onnx_soda.model.providers import CPU, CUDA, provider_list
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SubModel
 
 __all__ = ["Batch", "Session", "choose_batch_size", "run_batches"]

@@ -22,8 +22,8 @@ from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.graph import GraphView, view_graph
 from onnx_soda.model.load import OnnxModel, load_model
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Session
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, extract_head, serialise
 from onnx_soda.repair.conversion import Converted, convert, run
 from onnx_soda.repair.normalise import Prepared, prepare

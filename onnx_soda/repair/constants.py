@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Batch, Session
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import serialise
 from onnx_soda.repair.graphs import constant, is_constant, is_weight, replace_uses
 

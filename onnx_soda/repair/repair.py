@@ -21,7 +21,7 @@ from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.work import Result, work
 from onnx_soda.report.repair_schema import RepairSummary
 from onnx_soda.report.schema import ScanReport
-from onnx_soda.scan import scan
+from onnx_soda.scanner import scan
 
 __all__ = ["RepairReport", "repair"]
 

@@ -1,10 +1,11 @@
-"""Makes text from a model or data file safe to print: it may hold terminal commands."""
+"""Names from a model or data file as people read them; they may hold terminal commands."""
 
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 
-__all__ = ["printable"]
+__all__ = ["class_label", "printable"]
 
 # Control, format (right-to-left marks are), surrogate, private-use and unassigned characters,
 # and separators of lines and paragraphs.
@@ -23,3 +24,10 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+def class_label(number: int, names: Sequence[str] | None) -> str:
+    """Return a class as people read it: "3 (three)", or its number."""
+    if names and number < len(names) and names[number] != str(number):
+        return f"{number} ({names[number]})"
+    return str(number)

@@ -8,10 +8,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnx_soda.report.plain import printable
+from onnx_soda.report.plain import class_label, printable
 from onnx_soda.report.repair_schema import RepairSummary, WeightChange
 from onnx_soda.report.text import fact_table
-from onnx_soda.verdict import class_label
 
 __all__ = ["change_table", "render_repair"]
 

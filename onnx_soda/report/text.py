@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnx_soda.report.plain import printable
+from onnx_soda.report.plain import class_label, printable
 from onnx_soda.report.schema import (
     ConceptReport,
     DatasetInfo,
@@ -17,7 +17,6 @@ from onnx_soda.report.schema import (
     ScanReport,
     SodaEvidence,
 )
-from onnx_soda.verdict import class_label
 
 __all__ = ["fact_table", "render_report", "shape_text"]
 

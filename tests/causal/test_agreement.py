@@ -14,7 +14,7 @@ from onnx_soda.causal.tail import Tail
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.observe import Observation
 from onnx_soda.options import AttributionMethod, ScanOptions
 

@@ -13,7 +13,7 @@ from onnx_soda.concepts.examine import ConceptEvidence, examine_concepts
 from onnx_soda.concepts.search import Budget
 from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SMALL = Budget(draws=3, rounds=((2, 2), (1, 1)))

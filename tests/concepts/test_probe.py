@@ -22,7 +22,7 @@ from onnx_soda.concepts.reference import ReferenceHead
 from onnx_soda.data.preprocessing import PRESETS, Preprocessing
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
 RNG = np.random.default_rng(0)

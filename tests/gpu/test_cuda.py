@@ -12,7 +12,8 @@ from fixtures.graphs import HEADS, build
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
-from onnx_soda.model.providers import CPU, CUDA, RuntimeOptions
+from onnx_soda.model.providers import CPU, CUDA
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.report.jsonfile import report_as_dict
 from onnx_soda.report.schema import ScanReport
 

@@ -19,7 +19,7 @@ from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.external import ExternalFile, external_tensors
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 IMAGES = np.array([[0, 0, 0, 9], [1, 0, 0, 0], [0, 2, 1, 5]])

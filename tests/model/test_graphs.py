@@ -13,7 +13,7 @@ from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SideInput, extract_head
 
 CPU = RuntimeOptions(provider="cpu", threads=1)

@@ -18,8 +18,9 @@ from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import CPU, RuntimeOptions, cuda_device_count
+from onnx_soda.model.providers import CPU, cuda_device_count
 from onnx_soda.model.runtime import Session, choose_batch_size, run_batches
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SubModel
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -93,7 +94,7 @@ RUN_OUT = """
     from onnx_soda.model.anatomy import dissect
     from onnx_soda.model.body import Body
     from onnx_soda.model.load import load_model
-    from onnx_soda.model.providers import RuntimeOptions
+    from onnx_soda.model.runtime_options import RuntimeOptions
 
     many, batch, images = sys.argv[1:]
     model = onnx.parser.parse_model(

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
 from onnx_soda.errors import LabelError, RepairError, WriteBackError
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import ScanOptions
 from onnx_soda.repair.files import read_proto
 from onnx_soda.repair.options import RepairOptions

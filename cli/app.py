@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -47,8 +48,16 @@ def _common(
     pass
 
 
+def _stop(number: int, _: object) -> None:
+    """End as a signal asks, but by the way that removes what is half done."""
+    raise SystemExit(128 + number)
+
+
 def main() -> None:
     """Run the command line."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _stop)
     # onnx-ir logs what it cannot infer, with traceback and with names from the file as they are.
     logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
     if isinstance(sys.stdout, io.TextIOWrapper):

@@ -8,7 +8,27 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Debug", "Format", "FormatOption", "LogitsOption", "ModelArgument", "Output", "Quiet"]
+from onnx_soda.sandbox.limits import DEFAULT_SECONDS, Limits, usual_memory
+
+__all__ = [
+    "USUAL_MEMORY",
+    "USUAL_SECONDS",
+    "Debug",
+    "Format",
+    "FormatOption",
+    "LogitsOption",
+    "MaxMemoryOption",
+    "ModelArgument",
+    "Output",
+    "Quiet",
+    "SandboxOption",
+    "TimeoutOption",
+    "limits_of",
+]
+
+_MEBIBYTE = 2**20
+USUAL_SECONDS = DEFAULT_SECONDS
+USUAL_MEMORY = usual_memory() // _MEBIBYTE
 
 
 class Format(StrEnum):
@@ -34,3 +54,26 @@ Output = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+TimeoutOption = Annotated[
+    float, typer.Option("--timeout", min=1, help="Seconds that the work may take.")
+]
+MaxMemoryOption = Annotated[
+    int,
+    typer.Option(
+        "--max-memory",
+        min=64,
+        help="MiB that the work may take; 8 GiB or 3/4 of the machine.",
+        show_default=False,
+    ),
+]
+SandboxOption = Annotated[
+    bool,
+    typer.Option(
+        "--sandbox/--no-sandbox", help="Open the model in a child process that is held in."
+    ),
+]
+
+
+def limits_of(sandbox: bool, timeout: float, max_memory: int) -> Limits | None:
+    """Return the limits of the child process; None where none is wanted."""
+    return Limits(max_memory * _MEBIBYTE, timeout) if sandbox else None

@@ -5,19 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import onnx
 import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnx_soda import load_model
-from onnx_soda.repair.difference import ModelDifference, compare_models
-from onnx_soda.repair.files import read_proto
 from onnx_soda.report.jsonfile import to_json
 from onnx_soda.report.plain import printable
+from onnx_soda.report.repair_schema import ModelDifference
 from onnx_soda.report.repair_text import change_table
+from onnx_soda.sandbox.files import diff_files
 
-from .arguments import Debug, Format, FormatOption, ModelArgument, Output
+from .arguments import (
+    USUAL_MEMORY,
+    USUAL_SECONDS,
+    Debug,
+    Format,
+    FormatOption,
+    MaxMemoryOption,
+    ModelArgument,
+    Output,
+    SandboxOption,
+    TimeoutOption,
+    limits_of,
+)
 from .exit_codes import CLEAN
 from .failures import failing_cleanly
 from .output import deliver, deliver_renderable
@@ -32,6 +42,9 @@ def diff_command(
     ],
     format_: FormatOption = Format.TEXT,
     output: Output = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
     debug: Debug = False,
 ) -> None:
     """Show which stored weights of two models differ, and by how much.
@@ -39,16 +52,12 @@ def diff_command(
     Exit codes: 0 compared, 2 could not compare or wrong usage.
     """
     with failing_cleanly(debug):
-        found = compare_models(_read(model), _read(other))
+        found = diff_files(model, other, limits=limits_of(sandbox, timeout, max_memory))
         if format_ is Format.JSON:
             deliver(to_json(found), output)
         else:
             deliver_renderable(_render(found), output)
     raise typer.Exit(CLEAN)
-
-
-def _read(path: Path) -> onnx.ModelProto:
-    return read_proto(load_model(path))
 
 
 def _render(found: ModelDifference) -> RenderableType:

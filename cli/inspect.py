@@ -7,13 +7,26 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnx_soda import load_model
-from onnx_soda.model.summary import ModelSummary, TensorSummary, summarise
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.plain import printable
+from onnx_soda.report.summary_schema import ModelSummary, TensorSummary
 from onnx_soda.report.text import fact_table, shape_text
+from onnx_soda.sandbox.files import inspect_file
 
-from .arguments import Debug, Format, FormatOption, LogitsOption, ModelArgument, Output
+from .arguments import (
+    USUAL_MEMORY,
+    USUAL_SECONDS,
+    Debug,
+    Format,
+    FormatOption,
+    LogitsOption,
+    MaxMemoryOption,
+    ModelArgument,
+    Output,
+    SandboxOption,
+    TimeoutOption,
+    limits_of,
+)
 from .exit_codes import CLEAN, COULD_NOT_SCAN
 from .failures import complain, failing_cleanly
 from .output import deliver, deliver_renderable
@@ -26,6 +39,9 @@ def inspect_command(
     logits: LogitsOption = None,
     format_: FormatOption = Format.TEXT,
     output: Output = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
     debug: Debug = False,
 ) -> None:
     """Show what is in an ONNX file and which tensors a scan would pick. Runs nothing of it.
@@ -35,7 +51,8 @@ def inspect_command(
     with failing_cleanly(debug):
         if output is not None:
             check_writable(output)
-        summary = summarise(load_model(model), logits)
+        limits = limits_of(sandbox, timeout, max_memory)
+        summary = inspect_file(model, logits, limits=limits)
         if format_ is Format.JSON:
             deliver(to_json(summary), output)
         else:

@@ -6,15 +6,30 @@ import sys
 
 import typer
 
-from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda.causal.interventions import Intervention
 from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda.options import ScanOptions
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.plain import printable
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.report.text import render_report
+from onnx_soda.sandbox.files import scan_file
 
-from .arguments import Debug, Format, FormatOption, LogitsOption, ModelArgument, Output, Quiet
+from .arguments import (
+    USUAL_MEMORY,
+    USUAL_SECONDS,
+    Debug,
+    Format,
+    FormatOption,
+    LogitsOption,
+    MaxMemoryOption,
+    ModelArgument,
+    Output,
+    Quiet,
+    SandboxOption,
+    TimeoutOption,
+    limits_of,
+)
 from .exit_codes import CLEAN, of_verdict
 from .failures import failing_cleanly
 from .output import deliver, deliver_renderable
@@ -80,6 +95,9 @@ def scan_command(
     batch_size: BatchSizeOption = None,
     memory_limit: MemoryOption = _USUAL.runtime.memory_limit // _MEBIBYTE,
     seed: SeedOption = _USUAL.seed,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
     format_: FormatOption = Format.TEXT,
     output: Output = None,
     exit_zero: ExitZeroOption = False,
@@ -92,6 +110,7 @@ def scan_command(
     Exit codes: 0 clean, 1 backdoor found, 2 could not scan or wrong usage, 3 inconclusive.
     """
     intervention = _intervention(a, b)
+    limits = limits_of(sandbox, timeout, max_memory)
     with failing_cleanly(debug):
         options = ScanOptions(
             method=method.value,
@@ -113,8 +132,7 @@ def scan_command(
         if output is not None:
             check_writable(output)
         with ProgressBar(quiet) as progress:
-            clean = load_dataset(data, split.value) if data else None
-            report = scan(load_model(model), clean, options, progress)
+            report = scan_file(model, data, split.value, options, limits=limits, progress=progress)
         if format_ is Format.JSON:
             deliver(to_json(report), output)
         else:

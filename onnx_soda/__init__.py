@@ -1,9 +1,15 @@
 """Finds semantic backdoors in ONNX image classifiers by causal intervention.
 
->>> from onnx_soda import load_dataset, load_model, scan
->>> report = scan(load_model("model.onnx"), load_dataset("clean.h5"))  # doctest: +SKIP
+>>> from onnx_soda import scan_file
+>>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
 >>> report.verdict  # doctest: +SKIP
 'clean'
+
+`scan_file` opens the model in a child process with limits. `scan` does it in this process, for
+models that are trusted not to attack what reads them:
+
+>>> from onnx_soda import load_dataset, load_model, scan
+>>> report = scan(load_model("model.onnx"), load_dataset("clean.h5"))  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -17,10 +23,13 @@ if TYPE_CHECKING:
     from onnx_soda.model.load import OnnxModel, load_model
     from onnx_soda.options import ScanOptions
     from onnx_soda.report.schema import ScanReport
+    from onnx_soda.sandbox.files import scan_file
+    from onnx_soda.sandbox.limits import Limits
     from onnx_soda.scanner import scan
 
 __all__ = [
     "CleanSet",
+    "Limits",
     "OnnxModel",
     "ScanOptions",
     "ScanReport",
@@ -28,11 +37,13 @@ __all__ = [
     "load_dataset",
     "load_model",
     "scan",
+    "scan_file",
 ]
 
 # Imported when asked for: what only hands a job to a child process does not wait for ONNX.
 _HOMES = {
     "CleanSet": "onnx_soda.data.datasets",
+    "Limits": "onnx_soda.sandbox.limits",
     "OnnxModel": "onnx_soda.model.load",
     "ScanOptions": "onnx_soda.options",
     "ScanReport": "onnx_soda.report.schema",
@@ -40,6 +51,7 @@ _HOMES = {
     "load_dataset": "onnx_soda.data.datasets",
     "load_model": "onnx_soda.model.load",
     "scan": "onnx_soda.scanner",
+    "scan_file": "onnx_soda.sandbox.files",
 }
 
 

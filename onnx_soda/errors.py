@@ -23,6 +23,10 @@
     │   ├── ConversionError        an operator has no counterpart in torch
     │   ├── ParityError            the torch module computes something else than ONNX Runtime
     │   └── WriteBackError         a changed weight cannot be put into the file
+    ├── SandboxError               the child process that parses and runs the model
+    │   ├── TimeLimitError         it took longer than allowed
+    │   ├── MemoryLimitError       it needed more memory than allowed
+    │   └── CrashError             it ended without an answer, or with one that makes no sense
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
@@ -32,12 +36,14 @@ from __future__ import annotations
 
 __all__ = [
     "ConversionError",
+    "CrashError",
     "DataError",
     "DatasetFileError",
     "ExternalDataError",
     "ImageError",
     "InferenceError",
     "LabelError",
+    "MemoryLimitError",
     "MissingExtraError",
     "ModelError",
     "ModelFileError",
@@ -49,8 +55,10 @@ __all__ = [
     "ProviderError",
     "RepairError",
     "RuntimeFailure",
+    "SandboxError",
     "SodaError",
     "TensorNotFoundError",
+    "TimeLimitError",
     "UnsupportedModelError",
     "WriteBackError",
 ]
@@ -62,12 +70,14 @@ class SodaError(Exception):
     Args:
         message: What is wrong, and with which file or tensor. One sentence.
         advice: What the reader can do about it. One sentence, may be empty.
+        rule_id: The rule for which a file was refused, see `onnx_soda.rules`.
     """
 
-    def __init__(self, message: str, advice: str = "") -> None:
+    def __init__(self, message: str, advice: str = "", *, rule_id: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.advice = advice
+        self.rule_id = rule_id
 
 
 class ModelError(SodaError):
@@ -148,6 +158,22 @@ class ParityError(RepairError):
 
 class WriteBackError(RepairError):
     """A changed weight cannot be put into the ONNX file."""
+
+
+class SandboxError(SodaError):
+    """The child process that parses and runs the model did not get to an answer."""
+
+
+class TimeLimitError(SandboxError):
+    """The child took longer than allowed."""
+
+
+class MemoryLimitError(SandboxError):
+    """The child needed more memory than allowed."""
+
+
+class CrashError(SandboxError):
+    """The child ended without an answer, or with one that makes no sense."""
 
 
 class OutputError(SodaError):

@@ -2,37 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from onnx_soda.repair.writeback import stored_tensors
-from onnx_soda.report.repair_schema import WeightChange
+from onnx_soda.report.repair_schema import ModelDifference, WeightChange
 
-__all__ = ["ModelDifference", "compare_models"]
-
-
-@dataclass(frozen=True)
-class ModelDifference:
-    """How two models differ.
-
-    Attributes:
-        changes: Tensors of the same name, shape and type with other values.
-        reshaped: Names of tensors whose shape or type differs.
-        only_first: Names that only the first model has.
-        only_second: Names that only the second model has.
-        same_graph: Nodes, inputs and outputs are the same.
-        same_tensors: Number of tensors that are equal.
-    """
-
-    changes: tuple[WeightChange, ...]
-    reshaped: tuple[str, ...]
-    only_first: tuple[str, ...]
-    only_second: tuple[str, ...]
-    same_graph: bool
-    same_tensors: int
+__all__ = ["compare_models"]
 
 
 def compare_models(first: onnx.ModelProto, second: onnx.ModelProto) -> ModelDifference:

@@ -13,6 +13,7 @@ from typing import Any
 
 from onnx_soda.errors import OutputError
 from onnx_soda.report.schema import ScanReport
+from onnx_soda.signals import held_back
 
 __all__ = ["check_writable", "report_as_dict", "report_schema", "to_json", "write_text"]
 
@@ -68,22 +69,26 @@ def write_text(path: Path, text: str) -> None:
         if _is_device(path):
             path.write_text(text, encoding="utf-8")
             return
-        path = path.resolve()
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-                stream.write(text)
-            # mkstemp makes files for their owner only; a report is an ordinary file.
-            Path(name).chmod(0o666 & ~_umask())
-            Path(name).replace(path)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                Path(name).unlink()
-            raise
+        with held_back():
+            _write_beside(path.resolve(), text)
     except OSError as error:
         raise OutputError(
             f"{path.name} cannot be written: {error.strerror}", "Choose another place."
         ) from error
+
+
+def _write_beside(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        # mkstemp makes files for their owner only; a report is an ordinary file.
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
 
 
 def _umask() -> int:

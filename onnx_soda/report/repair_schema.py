@@ -8,7 +8,14 @@ from typing import Literal
 
 from onnx_soda.report.schema import Verdict
 
-__all__ = ["Behaviour", "Outcome", "RepairSummary", "TriggerBehaviour", "WeightChange"]
+__all__ = [
+    "Behaviour",
+    "ModelDifference",
+    "Outcome",
+    "RepairSummary",
+    "TriggerBehaviour",
+    "WeightChange",
+]
 
 Outcome = Literal["repaired", "partly repaired", "nothing to repair", "inconclusive", "failed"]
 
@@ -62,6 +69,27 @@ class WeightChange:
     changed: int
     largest: float
     relative: float
+
+
+@dataclass(frozen=True)
+class ModelDifference:
+    """How two models differ.
+
+    Attributes:
+        changes: Tensors of the same name, shape and type with other values.
+        reshaped: Names of tensors whose shape or type differs.
+        only_first: Names that only the first model has.
+        only_second: Names that only the second model has.
+        same_graph: Nodes, inputs and outputs are the same.
+        same_tensors: Number of tensors that are equal.
+    """
+
+    changes: tuple[WeightChange, ...]
+    reshaped: tuple[str, ...]
+    only_first: tuple[str, ...]
+    only_second: tuple[str, ...]
+    same_graph: bool
+    same_tensors: int
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from onnx_soda.rules.rule import Severity
 
 __all__ = [
+    "NO_SANDBOX",
     "SCHEMA_VERSION",
     "ConceptExample",
     "ConceptPair",
@@ -25,13 +26,14 @@ __all__ = [
     "Finding",
     "InputInfo",
     "ModelInfo",
+    "SandboxInfo",
     "ScanReport",
     "SodaEvidence",
     "ToolInfo",
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION = "1.1"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 
@@ -264,13 +266,40 @@ class Coverage:
 
 
 @dataclass(frozen=True)
+class SandboxInfo:
+    """What held the process that opened the model.
+
+    Attributes:
+        active: It was a child process made for this; otherwise the caller's own, and nothing held.
+        files: It could read nothing but the program and its inputs, and write nowhere else.
+        network: It had no network and could start no program.
+        memory: Bytes that it could take; None without a limit.
+        seconds: Time that it could take; None without a limit.
+        gaps: What could not be held, in words.
+    """
+
+    active: bool
+    files: bool
+    network: bool
+    memory: int | None
+    seconds: float | None
+    gaps: tuple[str, ...]
+
+
+NO_SANDBOX = SandboxInfo(
+    False, False, False, None, None, ("the model was opened in the caller's own process",)
+)
+
+
+@dataclass(frozen=True)
 class Environment:
-    """Where the scan ran."""
+    """Where the scan ran, and what held it there."""
 
     versions: Mapping[str, str]
     providers: tuple[str, ...]
     seed: int
     threads: int
+    sandbox: SandboxInfo = NO_SANDBOX
 
 
 @dataclass(frozen=True)

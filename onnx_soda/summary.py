@@ -1,8 +1,6 @@
-"""What `onnx-soda inspect` tells about a file."""
+"""Describes a file for `onnx-soda inspect`; nothing of it is run."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import onnx_ir as ir
 
@@ -10,77 +8,14 @@ from onnx_soda.errors import NotAClassifierError
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.penultimate import Layer
+from onnx_soda.report.summary_schema import (
+    LayerSummary,
+    LogitsSummary,
+    ModelSummary,
+    TensorSummary,
+)
 
-__all__ = ["LayerSummary", "LogitsSummary", "ModelSummary", "TensorSummary", "summarise"]
-
-
-@dataclass(frozen=True)
-class TensorSummary:
-    """A graph input or output: name, element type, declared shape."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str | None, ...] | None
-
-
-@dataclass(frozen=True)
-class LogitsSummary:
-    """The logits: tensor, number of classes, and the operators between them and an output."""
-
-    name: str
-    classes: int | None
-    output: str
-    stripped: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class LayerSummary:
-    """A layer that `--layer` takes: role, tensor, shape for one image, neurons, depth."""
-
-    role: str
-    name: str
-    shape: tuple[int | None, ...] | None
-    neurons: int | None
-    depth: int
-
-
-@dataclass(frozen=True)
-class ModelSummary:
-    """What is in a model file.
-
-    Attributes:
-        file: Its name.
-        sha256: Its digest.
-        opset: Version of the `ai.onnx` operator set.
-        ir_version: Version of the file format.
-        producer: Program that wrote it.
-        parameters: Number of weights.
-        external_data: Names of the files beside it that hold weights.
-        inputs: Graph inputs.
-        outputs: Graph outputs.
-        layout: Layout of the image input; None where it is no image classifier.
-        logits: The logits picked; None where it is no image classifier.
-        layers: Candidate layers, the penultimate one first.
-        notes: Sentences about choices that the graph left open.
-        problem: Why it cannot be scanned; None where it can.
-        advice: What to do about that.
-    """
-
-    file: str
-    sha256: str
-    opset: int
-    ir_version: int
-    producer: str
-    parameters: int
-    external_data: tuple[str, ...]
-    inputs: tuple[TensorSummary, ...]
-    outputs: tuple[TensorSummary, ...]
-    layout: str | None
-    logits: LogitsSummary | None
-    layers: tuple[LayerSummary, ...]
-    notes: tuple[str, ...]
-    problem: str | None
-    advice: str | None
+__all__ = ["summarise"]
 
 
 def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:

@@ -1,0 +1,1 @@
+"""Runs what parses or runs a stranger's file in a child process with limits."""

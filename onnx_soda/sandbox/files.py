@@ -1,0 +1,168 @@
+"""Scans, repairs and looks into files, in a child process with limits: what to call from outside.
+
+>>> from onnx_soda import scan_file
+>>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
+>>> report.environment.sandbox.active  # doctest: +SKIP
+True
+
+With `limits=None` the work is done in the caller's own process, where nothing holds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnx_soda.errors import CrashError, OutputError
+from onnx_soda.options import Progress, ScanOptions, no_progress
+from onnx_soda.report.repair_schema import ModelDifference
+from onnx_soda.report.schema import NO_SANDBOX, ScanReport
+from onnx_soda.report.summary_schema import ModelSummary
+from onnx_soda.sandbox.jobs import DiffJob, InspectJob, Job, RepairAnswer, RepairJob, ScanJob
+from onnx_soda.sandbox.limits import Limits
+from onnx_soda.sandbox.parent import Done, run_job
+from onnx_soda.sandbox.process import private_folder
+from onnx_soda.signals import held_back
+
+__all__ = ["diff_files", "inspect_file", "repair_file", "scan_file"]
+
+_USUAL = Limits()
+
+
+def scan_file(
+    model: str | Path,
+    data: str | Path | None = None,
+    split: str = "auto",
+    options: ScanOptions | None = None,
+    *,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> ScanReport:
+    """Scan a model file; see `onnx_soda.scan`.
+
+    Args:
+        model: The model.
+        data: The clean set, see `load_dataset`.
+        split: Part of it.
+        options: See `ScanOptions`.
+        limits: What the child process may take; None does without a child.
+        progress: Called as the scan goes on.
+
+    Raises:
+        SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
+    """
+    clean = None if data is None else _absolute(data)
+    job = ScanJob(_absolute(model), clean, split, options or ScanOptions())
+    done = _do(job, limits, progress)
+    report: ScanReport = done.answer
+    return replace(report, environment=replace(report.environment, sandbox=done.sandbox))
+
+
+def inspect_file(
+    model: str | Path, logits: str | None = None, *, limits: Limits | None = _USUAL
+) -> ModelSummary:
+    """Tell what is in a model file; nothing of it is run.
+
+    Args:
+        model: The model.
+        logits: Name of the tensor to take as logits; found where not given.
+        limits: As for `scan_file`.
+
+    Raises:
+        SodaError: The file cannot be read, or the child failed.
+    """
+    summary: ModelSummary = _do(InspectJob(_absolute(model), logits), limits).answer
+    return summary
+
+
+def diff_files(
+    model: str | Path, other: str | Path, *, limits: Limits | None = _USUAL
+) -> ModelDifference:
+    """Tell which stored tensors of two model files differ.
+
+    Args:
+        model: A model.
+        other: Another.
+        limits: As for `scan_file`.
+
+    Raises:
+        SodaError: A file cannot be read, or the child failed.
+    """
+    difference: ModelDifference = _do(DiffJob(_absolute(model), _absolute(other)), limits).answer
+    return difference
+
+
+def repair_file(
+    job: RepairJob, *, limits: Limits | None = _USUAL, progress: Progress = no_progress
+) -> RepairAnswer:
+    """Repair a model file.
+
+    The child writes into a folder of its own beside `job.place`; what it wrote is opened by a
+    second child before it is put there.
+
+    Args:
+        job: What to do; `output` is chosen here.
+        limits: As for `scan_file`.
+        progress: Called as the repair goes on.
+
+    Raises:
+        SodaError: The model cannot be repaired, or a child failed.
+    """
+    place = Path(job.place)
+    if limits is None:
+        direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
+        return direct
+    try:
+        with private_folder(beside=place) as folder:
+            made = folder / place.name
+            done = run_job(replace(job, output=str(made)), limits, progress, folder)
+            answer: RepairAnswer = done.answer
+            if answer.written:
+                _check(made, limits)
+                _put(made, place.resolve())
+    except OSError as error:
+        raise OutputError(
+            f"{place.name} cannot be written: {error.strerror}", "Choose another place."
+        ) from error
+    if answer.scan is not None:
+        environment = replace(answer.scan.environment, sandbox=done.sandbox)
+        answer = replace(answer, scan=replace(answer.scan, environment=environment))
+    return answer
+
+
+def _do(job: Job, limits: Limits | None, progress: Progress = no_progress) -> Done:
+    if limits is not None:
+        return run_job(job, limits, progress)
+    from onnx_soda.sandbox.tasks import load_task
+
+    answer: Any = load_task(job)(job, progress)
+    return Done(answer, NO_SANDBOX)
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
+
+
+def _weights(model: Path) -> Path:
+    return model.with_name(model.name + ".data")
+
+
+def _check(model: Path, limits: Limits) -> None:
+    """Make sure that what a child left is an ordinary model file, by another child."""
+    for path in (model, _weights(model)):
+        if path.is_symlink() or (path.exists() and not stat.S_ISREG(path.stat().st_mode)):
+            raise CrashError(f"the child process wrote {path.name} as no ordinary file")
+    seen: ModelSummary = run_job(InspectJob(str(model)), limits).answer
+    with model.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != seen.sha256:
+            raise CrashError(f"{model.name} changed while it was checked")
+
+
+def _put(model: Path, place: Path) -> None:
+    with held_back():
+        if _weights(model).exists():
+            _weights(model).replace(_weights(place))
+        model.replace(place)

@@ -1,0 +1,131 @@
+"""What a child process can be asked to do, and what it answers; plain data, no runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from onnx_soda.options import ScanOptions
+from onnx_soda.repair.options import RepairOptions
+from onnx_soda.report.repair_schema import ModelDifference, RepairSummary
+from onnx_soda.report.schema import ModelInfo, ScanReport
+from onnx_soda.report.summary_schema import ModelSummary
+
+__all__ = [
+    "KINDS",
+    "DiffJob",
+    "InspectJob",
+    "Job",
+    "RepairAnswer",
+    "RepairJob",
+    "ScanJob",
+    "inputs",
+]
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """A scan; answered by a `ScanReport`.
+
+    Attributes:
+        model: Absolute path of the model.
+        data: The same of the clean set; None without one.
+        split: Part of it, see `load_dataset`.
+        options: See `scan`.
+    """
+
+    model: str
+    data: str | None = None
+    split: str = "auto"
+    options: ScanOptions = field(default_factory=ScanOptions)
+
+
+@dataclass(frozen=True)
+class InspectJob:
+    """A look into a file; answered by a `ModelSummary`."""
+
+    model: str
+    logits: str | None = None
+
+
+@dataclass(frozen=True)
+class DiffJob:
+    """A comparison of two files; answered by a `ModelDifference`."""
+
+    model: str
+    other: str
+
+
+@dataclass(frozen=True)
+class RepairJob:
+    """A repair; answered by a `RepairAnswer`.
+
+    Attributes:
+        model: Absolute path of the model.
+        data: The same of the clean set.
+        output: File to write the repaired model to, if it comes to one; its weights go beside it
+            where the model's own are outside.
+        place: Where that file will be put when all is checked; the name is the same.
+        pair: Victim and target class; None where a report or a scan has to tell them.
+        report: Path of a JSON report of a scan.
+        triggers: Path of real trigger images.
+        split: Part of the clean set.
+        options: See `repair`.
+    """
+
+    model: str
+    data: str
+    output: str
+    place: str
+    pair: tuple[int, int] | None = None
+    report: str | None = None
+    triggers: str | None = None
+    split: str = "auto"
+    options: RepairOptions = field(default_factory=RepairOptions)
+
+
+@dataclass(frozen=True)
+class RepairAnswer:
+    """What a repair came to.
+
+    Attributes:
+        summary: The repair.
+        scan: The scan that found the pair; None where the pair was given.
+        model: The model that was repaired.
+        class_names: Of the clean set.
+        written: Whether there is a repaired model.
+    """
+
+    summary: RepairSummary
+    scan: ScanReport | None
+    model: ModelInfo
+    class_names: tuple[str, ...] | None
+    written: bool
+
+
+Job = ScanJob | InspectJob | DiffJob | RepairJob
+
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "scan": (ScanJob, ScanReport),
+    "inspect": (InspectJob, ModelSummary),
+    "diff": (DiffJob, ModelDifference),
+    "repair": (RepairJob, RepairAnswer),
+}
+"""By name: the job and its answer."""
+
+
+def inputs(job: Job) -> Iterator[Path]:
+    """Yield the paths that a job reads; of models, all that may lie beside them belongs to it."""
+    models = [job.model, *([job.other] if isinstance(job, DiffJob) else [])]
+    for model in models:
+        path = Path(model)
+        # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
+        yield path.parent
+        yield path.resolve().parent
+    for name in ("data", "report", "triggers"):
+        given = getattr(job, name, None)
+        if given is not None:
+            yield Path(given)
+            yield Path(given).resolve()

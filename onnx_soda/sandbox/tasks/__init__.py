@@ -1,0 +1,34 @@
+"""Does jobs, in whatever process it is called: here models are parsed and run.
+
+One file per kind of job, imported when there is such a job: a look into a file does not wait for
+what a scan needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from onnx_soda.options import Progress
+from onnx_soda.sandbox.jobs import KINDS, Job, RepairJob
+
+__all__ = ["Task", "load_task"]
+
+Task = Callable[[Any, Progress], Any]
+"""Takes a job and what to call as it goes on; returns the answer of the job's kind."""
+
+
+def load_task(job: Job) -> Task:
+    """Import what a kind of job needs and return the function that does it.
+
+    Raises:
+        MissingExtraError: It needs packages that are not installed.
+    """
+    kind = next(name for name, (asked, _) in KINDS.items() if isinstance(job, asked))
+    task: Task = import_module(f"{__name__}.{kind}").run
+    if isinstance(job, RepairJob):
+        from onnx_soda.repair.bridge import require_torch
+
+        require_torch()
+    return task

@@ -29,6 +29,9 @@ EXIT_CODES = {"clean": 0, "backdoor": 1, "inconclusive": 3}
 # Settings of the caller's terminal that would change what is printed.
 _TERMINAL = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
+# Commands that open a model, in a child process where they are not told otherwise.
+_WITH_SANDBOX = ("scan", "inspect", "repair", "diff")
+
 Arguments = str | Path | int
 
 
@@ -61,8 +64,9 @@ def soda(
 
 
 def invoke(*arguments: Arguments) -> Result:
-    """Run the command in this process."""
-    return CliRunner().invoke(app, list(map(str, arguments)))
+    """Run the command in this process, the work for it too."""
+    own = ["--no-sandbox"] if arguments and arguments[0] in _WITH_SANDBOX else []
+    return CliRunner().invoke(app, [*map(str, arguments), *own])
 
 
 def checked(text: str, exit_code: int) -> dict[str, Any]:

@@ -12,6 +12,8 @@ import onnx
 import onnxruntime
 import pytest
 
+from onnx_soda.report.schema import SCHEMA_VERSION
+
 from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda
 
 TRIGGERS = FIXTURES / "digits-trigger.h5"
@@ -40,7 +42,7 @@ def test_the_report_proves_the_repair(repaired: tuple[Path, dict[str, object], s
     assert (proof["victim_class"], proof["target_class"]) == (8, 3)
     assert proof["triggers_before"]["target_rate"] > 0.6
     assert proof["triggers_after"]["target_rate"] <= 0.02
-    assert report["schema_version"] == "1.0"
+    assert report["schema_version"] == SCHEMA_VERSION
 
 
 def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], str]) -> None:
@@ -133,7 +135,7 @@ def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
 def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
     arguments = [
         "onnx-soda", "repair", str(BACKDOORED_MODEL), "-d", str(CLEAN_SET), "-o",
-        str(tmp_path / "out.onnx"),
+        str(tmp_path / "out.onnx"), "--no-sandbox",
     ]  # fmt: skip
     code = (
         "import sys; sys.modules['torch'] = None\n"

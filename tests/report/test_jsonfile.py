@@ -109,7 +109,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
         ".findings[]", ".evidence", ".evidence.soda", ".evidence.concepts",
         ".evidence.concepts.pairs[]", ".evidence.concepts.examples[]", ".coverage",
-        ".environment",
+        ".environment", ".environment.sandbox",
     }  # fmt: skip
 
 

@@ -73,6 +73,7 @@ def _flagged(seen: Examined) -> str:
     cells = [
         f"{finding.target_class}: {finding.score:.1f} ({finding.victim_class})"
         for finding in seen.report.findings
+        if finding.score is not None
     ]
     return ", ".join(cells) or "none"
 

@@ -14,6 +14,7 @@ import typer
 from .diff import diff_command
 from .inspect import inspect_command
 from .repair import repair_command
+from .rules import explain_command, rules_command
 from .scan import scan_command
 
 __all__ = ["app", "main"]
@@ -30,6 +31,8 @@ app.command("scan")(scan_command)
 app.command("repair")(repair_command)
 app.command("diff")(diff_command)
 app.command("inspect")(inspect_command)
+app.command("rules")(rules_command)
+app.command("explain")(explain_command)
 
 
 def _show_version(wanted: bool) -> None:

@@ -41,7 +41,8 @@ def failing_cleanly(debug: bool) -> Iterator[None]:
 def _told(error: Exception) -> tuple[str, str]:
     """Return what is wrong and what to do about it."""
     if isinstance(error, SodaError):
-        return error.message, error.advice
+        rule = f" ({error.rule_id})" if error.rule_id else ""
+        return error.message + rule, error.advice
     if isinstance(error, MemoryError):
         return "memory ran out", "Use fewer --samples-per-class or a smaller --batch-size."
     return (

@@ -30,7 +30,7 @@ from .arguments import (
     TimeoutOption,
     limits_of,
 )
-from .exit_codes import CLEAN, of_verdict
+from .exit_codes import CLEAN, of_report
 from .failures import failing_cleanly
 from .output import deliver, deliver_renderable
 from .progress import ProgressBar
@@ -44,6 +44,8 @@ from .scan_options import (
     DataOption,
     ExitZeroOption,
     FactorOption,
+    FailOn,
+    FailOnOption,
     LayerOption,
     MadOption,
     MemoryOption,
@@ -100,14 +102,16 @@ def scan_command(
     sandbox: SandboxOption = True,
     format_: FormatOption = Format.TEXT,
     output: Output = None,
+    fail_on: FailOnOption = FailOn.HIGH,
     exit_zero: ExitZeroOption = False,
     quiet: Quiet = False,
     verbose: VerboseOption = False,
     debug: Debug = False,
 ) -> None:
-    """Look for a semantic backdoor in an ONNX image classifier.
+    """Look for a backdoor in an ONNX image classifier.
 
-    Exit codes: 0 clean, 1 backdoor found, 2 could not scan or wrong usage, 3 inconclusive.
+    Exit codes: 0 clean, 1 a finding as grave as --fail-on, 2 could not scan or wrong usage, 3
+    inconclusive, or only lesser findings that speak for a backdoor.
     """
     intervention = _intervention(a, b)
     limits = limits_of(sandbox, timeout, max_memory)
@@ -139,7 +143,7 @@ def scan_command(
             deliver_renderable(render_report(report), output)
         if verbose:
             _tell_timing(report)
-    raise typer.Exit(CLEAN if exit_zero else of_verdict(report.verdict))
+    raise typer.Exit(CLEAN if exit_zero else of_report(report, fail_on.value))
 
 
 def _intervention(a: float, b: float) -> Intervention:

@@ -19,6 +19,8 @@ __all__ = [
     "DataOption",
     "ExitZeroOption",
     "FactorOption",
+    "FailOn",
+    "FailOnOption",
     "LayerOption",
     "MadOption",
     "MemoryOption",
@@ -82,6 +84,15 @@ class BudgetChoice(StrEnum):
     QUICK = "quick"
     DEFAULT = "default"
     THOROUGH = "thorough"
+
+
+class FailOn(StrEnum):
+    """Severities of findings."""
+
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
+    INFO = "info"
 
 
 class Split(StrEnum):
@@ -184,6 +195,9 @@ MemoryOption = Annotated[
     int, typer.Option("--memory-limit", min=1, help="MiB for the activations of one batch.")
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="For the choice of images.")]
+FailOnOption = Annotated[
+    FailOn, typer.Option("--fail-on", help="Least severity of a finding that makes it exit with 1.")
+]
 ExitZeroOption = Annotated[
     bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict.")
 ]

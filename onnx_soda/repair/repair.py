@@ -90,7 +90,7 @@ def _pair_of(report: ScanReport) -> tuple[int, int] | None:
     if report.verdict != "backdoor":
         return None
     for finding in report.findings:
-        if finding.victim_class is not None:
+        if finding.victim_class is not None and finding.target_class is not None:
             return finding.victim_class, finding.target_class
     return None
 

@@ -110,26 +110,30 @@ class DatasetInfo:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that speaks for a backdoor.
+    """Something that speaks against the model.
 
     Attributes:
-        rule_id: Stable identifier of the rule.
-        severity: "high" where victim and target both stand out, else "medium".
-        victim_class: Class whose images are turned; None where it cannot be told.
-        target_class: Class they are turned into.
-        score: Value of the statistic; larger is more abnormal. For concepts the bound
-            that it is above.
+        rule_id: Stable identifier of the rule, see `onnx_soda.rules`.
+        severity: "high" where it is reason enough not to use the model, "medium" where it is to be
+            looked at, "low" and "info" where it is merely unusual.
+        victim_class: Class whose images are turned; None where it cannot be told, or for rules
+            that are not about classes.
+        target_class: Class they are turned into; None as above.
+        score: Value of the statistic; larger is more abnormal. For concepts the bound that it is
+            above. None for rules without one.
         threshold: The score over which the rule reports.
         message: What was found, in one sentence.
+        location: Where: names of nodes, tensors or files; empty where it is the model's behaviour.
     """
 
     rule_id: str
     severity: Severity
     victim_class: int | None
-    target_class: int
-    score: float
-    threshold: float
+    target_class: int | None
+    score: float | None
+    threshold: float | None
     message: str
+    location: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from onnx_soda.report.plain import class_label, printable
 from onnx_soda.report.schema import (
     ConceptReport,
     DatasetInfo,
+    Finding,
     ModelInfo,
     ScanReport,
     SodaEvidence,
@@ -21,6 +22,9 @@ from onnx_soda.report.schema import (
 __all__ = ["fact_table", "render_report", "shape_text"]
 
 _COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
+_SEVERITY_STYLES = {"high": "bold red", "medium": "yellow", "low": "", "info": "dim"}
+# Of a finding's nodes or tensors; JSON has all.
+_SHOWN_PLACES = 6
 # With more classes than this only the most abnormal ones are shown; JSON has all.
 _SHOWN_CLASSES = 12
 
@@ -33,10 +37,33 @@ def render_report(report: ScanReport) -> RenderableType:
         parts.extend([Text(), _concepts(report, report.evidence.concepts)])
     if report.evidence.soda is not None:
         parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
+    others = [finding for finding in report.findings if finding.message not in report.reasons]
+    if others:
+        parts.extend([Text(), _findings(others)])
     # Last, where a terminal shows it: what it comes to.
     parts.extend([Text(), Text(f"Why {report.verdict}", style="bold")])
-    parts.extend(_indented(Text(printable(reason))) for reason in report.reasons)
+    parts.extend(_indented(_reason(reason, report.findings)) for reason in report.reasons)
+    if report.findings:
+        parts.append(Text("`onnx-soda explain ID` says what a rule means.", style="dim"))
     return Group(*parts)
+
+
+def _reason(reason: str, findings: Sequence[Finding]) -> Text:
+    """Return a reason, behind the rule of the finding that it is the message of."""
+    finding = next((one for one in findings if one.message == reason), None)
+    if finding is None:
+        return Text(printable(reason))
+    rule = (f"{finding.rule_id} {finding.severity} ", _SEVERITY_STYLES[finding.severity])
+    return Text.assemble(rule, printable(reason + _place(finding)))
+
+
+def _place(finding: Finding) -> str:
+    """Return where a finding is, in brackets; nothing where it is no place in the file."""
+    if not finding.location:
+        return ""
+    more = len(finding.location) - _SHOWN_PLACES
+    shown = ", ".join(finding.location[:_SHOWN_PLACES])
+    return f" [{shown} and {more} more]" if more > 0 else f" [{shown}]"
 
 
 def _headline(report: ScanReport) -> Text:
@@ -47,10 +74,17 @@ def _headline(report: ScanReport) -> Text:
         (report.verdict.upper(), f"bold {_COLOURS[report.verdict]}"),
     )
     for finding in report.findings:
-        victim = "?" if finding.victim_class is None else class_label(finding.victim_class, names)
-        target = class_label(finding.target_class, names)
-        line.append(f"\n  {printable(victim)} -> {printable(target)}", "bold")
+        if finding.target_class is not None:
+            victim, target = (
+                _label(finding.victim_class, names),
+                _label(finding.target_class, names),
+            )
+            line.append(f"\n  {victim} -> {target}", "bold")
     return line
+
+
+def _label(number: int | None, names: Sequence[str] | None) -> str:
+    return "?" if number is None else printable(class_label(number, names))
 
 
 def fact_table(rows: Sequence[tuple[str, str]]) -> Table:
@@ -60,6 +94,26 @@ def fact_table(rows: Sequence[tuple[str, str]]) -> Table:
     table.add_column(overflow="fold")
     for name, value in rows:
         table.add_row(name, Text(printable(value)))
+    return table
+
+
+def _findings(findings: Sequence[Finding]) -> Table:
+    table = Table(
+        title="Other findings",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+        show_header=False,
+        pad_edge=False,
+        padding=(0, 2),
+    )
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        severity = Text(finding.severity, _SEVERITY_STYLES[finding.severity])
+        text = Text(printable(finding.message + _place(finding)))
+        table.add_row(finding.rule_id, severity, text)
     return table
 
 

@@ -113,6 +113,7 @@ class _Conversation:
     def hold(self, child: Child, listener: Listener) -> Answer | None:
         """Listen until the answer; None where the child ends without one."""
         watch = _memory_watch(child)
+        over = False
         while True:
             line = listener.line(_TICK)
             if time.monotonic() > self._end:
@@ -122,8 +123,10 @@ class _Conversation:
                 )
             if not (self._ready and self._ready.memory) and watch() > self._limits.memory:
                 raise _too_much_memory(self._limits)
-            if line == b"":
+            # What it started may keep its end open; once it is over, all it said has come.
+            if line == b"" or (line is None and over):
                 return None
+            over = _is_over(child)
             message = None if line is None else read_message(line)
             if isinstance(message, Answer):
                 return message

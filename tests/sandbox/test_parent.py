@@ -174,7 +174,7 @@ def test_the_environment_stays_behind(
     assert not Path(seen["TMPDIR"]).exists()
 
 
-def test_a_scan_says_what_held_it(tmp_path: Path) -> None:
+def test_a_scan_says_what_held_it() -> None:
     here = scan_file(MODEL, limits=None)
     there = scan_file(MODEL)
     assert not here.environment.sandbox.active

@@ -1,0 +1,99 @@
+"""Ctrl-C and termination at any moment leave no process, no folder and no half of a file."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import onnx
+import psutil
+import pytest
+
+from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, command, environment
+
+# Moments from Python's start to the end of the work, the same in every run.
+MOMENTS = [random.Random(seed).uniform(0.0, 3.0) for seed in range(12)]
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+
+
+def processes_in(folder: Path) -> list[psutil.Process]:
+    """Return the processes that work in a folder or below."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if Path(process.cwd()).is_relative_to(folder):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def interrupt(
+    arguments: tuple[str | Path | int, ...], folder: Path, number: int, delay: float
+) -> subprocess.Popen[bytes]:
+    """Start a command, send it a signal after a delay, and wait for its end."""
+    process = subprocess.Popen(
+        command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env=environment(TMPDIR=str(folder)), start_new_session=True,
+    )  # fmt: skip
+    time.sleep(delay)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    return process
+
+
+def nothing_left(folder: Path) -> None:
+    end = time.monotonic() + 2
+    while (running := processes_in(folder)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not running
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("delay", MOMENTS)
+def test_an_interrupted_scan_leaves_nothing(
+    number: signal.Signals, delay: float, tmp_path: Path
+) -> None:
+    place, folder = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    folder.mkdir()
+    report = place / "report.json"
+    done = interrupt(
+        ("scan", CLEAN_MODEL, "-d", CLEAN_SET, "--method", "soda", "--threads", 1, "-f", "json",
+         "-o", report),
+        folder, number, delay,
+    )  # fmt: skip
+    nothing_left(folder)
+    if report.exists():
+        assert json.loads(report.read_text())["verdict"]
+    else:
+        assert done.returncode not in (0, 1, 2, 3)
+    assert set(place.iterdir()) <= {report}
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("delay", [1.0, 4.0, 9.0])
+def test_an_interrupted_repair_leaves_nothing(
+    number: signal.Signals, delay: float, tmp_path: Path
+) -> None:
+    place, folder = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    folder.mkdir()
+    done = interrupt(
+        ("repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", place / "out.onnx", "--victim", 8,
+         "--target", 3, "--no-rescan", "--threads", 1, "-q"),
+        folder, number, delay,
+    )  # fmt: skip
+    nothing_left(folder)
+    assert not processes_in(place)
+    repaired = place / "out.onnx"
+    assert set(place.iterdir()) <= {repaired}
+    if repaired.exists():
+        onnx.checker.check_model(repaired)
+    else:
+        assert done.returncode not in (0, 1, 2, 3)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 import signal
 import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import onnx
 import psutil
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, command, environment
 
 # Moments from Python's start to the end of the work, the same in every run.
-MOMENTS = [random.Random(seed).uniform(0.0, 3.0) for seed in range(12)]
+MOMENTS = [round(float(moment), 2) for moment in np.random.default_rng(0).uniform(0.0, 3.0, 12)]
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
 
 

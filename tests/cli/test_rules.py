@@ -1,0 +1,84 @@
+"""`onnx-soda rules`, `explain` and `--fail-on`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from onnx_soda.cli.exit_codes import of_report
+from onnx_soda.report.schema import Finding, ScanReport, Verdict
+from onnx_soda.rules import RULES, SEVERITIES, Severity
+
+from .helpers import invoke
+
+
+def test_every_rule_is_listed_and_explained() -> None:
+    listed = invoke("rules").stdout
+    for rule in RULES.values():
+        assert re.search(rf"^{rule.id} +{rule.severity} +{rule.name} ", listed, re.MULTILINE)
+        told = invoke("explain", rule.id)
+        assert told.exit_code == 0
+        joined = " ".join(told.stdout.split())
+        for text in (rule.title, rule.meaning, rule.certainty, rule.advice):
+            assert " ".join(text.split()) in joined
+        assert invoke("explain", rule.name.upper()).stdout == told.stdout
+
+
+def test_rules_are_well_formed() -> None:
+    assert len({rule.name for rule in RULES.values()}) == len(RULES)
+    for number, rule in RULES.items():
+        assert number == rule.id
+        assert re.fullmatch(r"SODA[123][0-9]{2}", number)
+        assert re.fullmatch(r"[a-z]+(-[a-z0-9]+)*", rule.name)
+        assert rule.severity in SEVERITIES
+        assert not rule.title.endswith(".")
+        for text in (rule.meaning, rule.certainty, rule.advice):
+            assert text.endswith("."), text
+
+
+def test_rules_as_json() -> None:
+    listed = json.loads(invoke("rules", "-f", "json").stdout)
+    assert [entry["id"] for entry in listed] == list(RULES)
+
+
+def test_an_unknown_rule_is_wrong_usage() -> None:
+    done = invoke("explain", "SODA120")
+    assert done.exit_code == 2
+    assert "there is no rule 'SODA120'" in done.stderr
+    assert "Did you mean SODA1" in done.stderr
+    assert "\x1b" not in invoke("explain", "\x1b[2J").stderr
+
+
+def report(verdict: Verdict, *severities: Severity) -> ScanReport:
+    """Return a report of which only verdict and findings are there."""
+    findings = tuple(
+        Finding("SODA102", severity, 8, 3, 0.5, 0.1, "message") for severity in severities
+    )
+    made = object.__new__(ScanReport)
+    object.__setattr__(made, "verdict", verdict)
+    object.__setattr__(made, "findings", findings)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("verdict", "severities", "fail_on", "code"),
+    [
+        ("clean", (), "high", 0),
+        ("clean", (), "info", 0),
+        ("inconclusive", (), "high", 3),
+        ("backdoor", ("high",), "high", 1),
+        ("backdoor", ("medium",), "high", 3),
+        ("backdoor", ("medium",), "medium", 1),
+        ("clean", ("low", "info"), "medium", 0),
+        ("clean", ("low", "info"), "low", 1),
+        ("clean", ("info",), "low", 0),
+        ("clean", ("info",), "info", 1),
+        ("inconclusive", ("medium", "info"), "info", 1),
+    ],
+)
+def test_the_exit_code_goes_by_the_gravest_finding(
+    verdict: Verdict, severities: tuple[Severity, ...], fail_on: Severity, code: int
+) -> None:
+    assert of_report(report(verdict, *severities), fail_on) == code

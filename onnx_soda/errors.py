@@ -6,7 +6,7 @@
     ├── ModelError                 the model file
     │   ├── ModelFileError         not readable as an ONNX model
     │   ├── ExternalDataError      weights beside the model: missing, cut short, outside its folder
-    │   ├── UnsupportedModelError  valid, but newer than the runtime or using unknown operators
+    │   ├── UnsupportedModelError  newer than the runtime, unknown operators, or over a limit
     │   ├── NotAClassifierError    has no logits over two classes or more, or no image input
     │   └── TensorNotFoundError    a tensor name given by the caller is not in the graph
     ├── DataError                  the clean set
@@ -62,12 +62,14 @@ class SodaError(Exception):
     Args:
         message: What is wrong, and with which file or tensor. One sentence.
         advice: What the reader can do about it. One sentence, may be empty.
+        rule_id: The rule by which a file was refused, as "SODA303"; None where none applies.
     """
 
-    def __init__(self, message: str, advice: str = "") -> None:
+    def __init__(self, message: str, advice: str = "", *, rule_id: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.advice = advice
+        self.rule_id = rule_id
 
 
 class ModelError(SodaError):
@@ -83,7 +85,7 @@ class ExternalDataError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """The model is newer than the installed runtime, or uses operators that it does not know."""
+    """The model is newer than the runtime, uses unknown operators, or is over a limit."""
 
 
 class NotAClassifierError(ModelError):

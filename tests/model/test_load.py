@@ -34,7 +34,7 @@ from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
 from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.summary import summarise
-from onnx_soda.model.versions import newest_ir_version, newest_opset
+from onnx_soda.preflight.versions import newest_ir_version, newest_opset
 
 DIGITS = Path(__file__).parents[2] / "fixtures" / "digits-clean.onnx"
 GEMM = build("gemm").SerializeToString()

@@ -9,8 +9,9 @@ import onnx_ir as ir
 
 from onnx_soda.model.inputs import ImageInput
 from onnx_soda.model.load import OnnxModel
+from onnx_soda.preflight.constants import FOLLOWED, MOST_VALUES, Constants
 from onnx_soda.preflight.refusal import over_limit
-from onnx_soda.preflight.sizes import check_elements, check_vectors
+from onnx_soda.preflight.sizes import MAKING, check_elements, check_nodes, check_vectors
 
 __all__ = ["check_batch", "check_computed", "check_followed"]
 
@@ -31,7 +32,9 @@ def check_batch(image: ImageInput, model: OnnxModel) -> None:
 
 
 def check_followed(graph: ir.Graph, model: OnnxModel) -> None:
-    """Refuse long whole-number vectors before shape inference follows their values.
+    """Refuse what shape inference would make too large by following values.
+
+    It follows whole-number vectors element by element, from shapes through arithmetic to new sizes.
 
     Args:
         graph: The graph, with the shapes that can be told without that.
@@ -41,13 +44,23 @@ def check_followed(graph: ir.Graph, model: OnnxModel) -> None:
         UnsupportedModelError: They are too long altogether.
     """
     outputs = (value for node in graph for value in node.outputs)
+    values = (*graph.inputs, *graph.initializers.values(), *outputs)
     vectors = (
         value.shape[0]
-        for value in (*graph.initializers.values(), *outputs)
+        for value in values
         if value.dtype in _WHOLE_NUMBERS and value.shape is not None and value.shape.rank() == 1
     )
     total = sum(size for size in vectors if isinstance(size, int))
     check_vectors(total, model.file, model.limits)
+    constants = Constants({v.name: _sizes(v.shape) for v in values if v.name and v.shape})
+    small = (v.const_value for v in graph.initializers.values())
+    constants.add_tensors(ir.to_proto(t) for t in small if t is not None and t.size <= MOST_VALUES)
+    nodes = (ir.to_proto(node) for node in graph if node.op_type in FOLLOWED | MAKING)
+    check_nodes(nodes, constants, model.file, model.limits)
+
+
+def _sizes(shape: ir.Shape) -> tuple[int | None, ...]:
+    return tuple(size if isinstance(size, int) else None for size in shape)
 
 
 def check_computed(

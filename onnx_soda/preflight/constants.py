@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from math import prod
 
 import numpy as np
@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-__all__ = ["MOST_VALUES", "Constants", "Vector"]
+__all__ = ["FOLLOWED", "MOST_VALUES", "Constants", "Vector"]
 
 Vector = NDArray[np.float64]
 """Float, so that what overflows an integer becomes very large instead of wrapping round."""
@@ -28,6 +28,10 @@ def _joined(*parts: Vector) -> Vector:
     return np.concatenate([part.reshape(-1) for part in parts])
 
 
+def _taken(values: Vector, places: Vector) -> Vector:
+    return np.asarray(values.reshape(-1)[places.astype(np.int64)])
+
+
 _ARITHMETIC: dict[str, Callable[..., Vector]] = {
     "Add": np.add,
     "Sub": np.subtract,
@@ -37,8 +41,12 @@ _ARITHMETIC: dict[str, Callable[..., Vector]] = {
     "Neg": np.negative,
     "Max": np.maximum,
     "Concat": _joined,
+    "Gather": _taken,
     "ReduceProd": lambda value, *_: np.array([value.prod()]),
 }
+
+FOLLOWED = frozenset({"Constant", "Shape", "Size", "Slice", *_SAME, *_ARITHMETIC})
+"""Operators whose results are computed here."""
 
 
 class Constants:
@@ -46,9 +54,13 @@ class Constants:
 
     A name may stand for several values, of which subgraphs and functions see one each; all are
     kept, and a size that any of them makes too large is too large.
+
+    Args:
+        shapes: Shapes of tensors, where some are known already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int | None, ...]] | None = None) -> None:
+        self._shapes = shapes or {}
         self._values: dict[str, list[Vector]] = {}
         self._lengths: dict[str, int] = {}
 
@@ -73,7 +85,11 @@ class Constants:
             self._add_constant(node)
             return
         known = [self.of(name) for name in node.input[:2]]
-        if node.op_type in _SAME and known and known[0]:
+        if node.op_type in ("Shape", "Size"):
+            self._add_shape(node)
+        elif node.op_type == "Slice":
+            self._slice(node)
+        elif node.op_type in _SAME and known and known[0]:
             self._add(node.output[0], known[0][0])
         elif node.op_type == "Concat":
             self._compute(node, [self.of(name) for name in node.input[:MOST_VALUES]])
@@ -88,8 +104,23 @@ class Constants:
             try:
                 with np.errstate(all="ignore"):
                     self._add(node.output[0], operator(first, *(one[-1] for one in known[1:])))
-            except (TypeError, ValueError):  # shapes or arguments that do not fit
+            except (IndexError, TypeError, ValueError):  # shapes or arguments that do not fit
                 return
+
+    def _add_shape(self, node: onnx.NodeProto) -> None:
+        shape = self._shapes.get(node.input[0] if node.input else "")
+        if shape is None or None in shape:
+            return
+        limits = {a.name: a.i for a in node.attribute if a.name in ("start", "end")}
+        sizes = np.array(shape, np.float64)[limits.get("start") : limits.get("end")]
+        self._add(node.output[0], sizes if node.op_type == "Shape" else np.array(sizes.prod()))
+
+    def _slice(self, node: onnx.NodeProto) -> None:
+        parts = [self.of(name) for name in node.input]
+        if len(parts) < 3 or not all(parts[:3]) or any(one[0].size != 1 for one in parts[1:3]):
+            return
+        start, end = (int(np.clip(one[0].item(), -MOST_VALUES, MOST_VALUES)) for one in parts[1:3])
+        self._add(node.output[0], parts[0][0].reshape(-1)[start:end])
 
     def _add_constant(self, node: onnx.NodeProto) -> None:
         for attribute in node.attribute:

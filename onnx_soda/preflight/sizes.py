@@ -7,7 +7,7 @@ here; what follows from shape inference is checked afterwards (`check_elements`)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import inf, prod
 
 import numpy as np
@@ -18,7 +18,7 @@ from onnx_soda.preflight.inventory import Inventory
 from onnx_soda.preflight.limits import Limits
 from onnx_soda.preflight.refusal import over_limit
 
-__all__ = ["check_elements", "check_made", "check_vectors"]
+__all__ = ["MAKING", "check_elements", "check_made", "check_nodes", "check_vectors"]
 
 
 def _product(sizes: Vector) -> float:
@@ -47,6 +47,8 @@ _SIZED: dict[str, tuple[tuple[int, ...], Callable[..., float]]] = {
     "ConstantOfShape": ((0,), _product),
     "Expand": ((1,), _product),
     "Tile": ((1,), _product),
+    # Cannot make more than it is given, but shape inference believes what it is told.
+    "Reshape": ((1,), _product),
     "Range": ((0, 1, 2), _count),
     "Pad": ((1,), _padded),
     "Upsample": ((1,), _product),
@@ -64,7 +66,9 @@ _SHAPED = {"RandomNormal": "shape", "RandomUniform": "shape", "ConstantFill": "s
 # Operators whose argument is a shape: as many axes as it has elements.
 _SHAPE_ARGUMENT = {"ConstantOfShape": 0, "Expand": 1, "Reshape": 1, "Tile": 1, "CenterCropPad": 1}
 # Their result has one axis where the argument has one element.
-_VECTORS = frozenset({"Range", "ConstantOfShape", "Expand", "Tile"})
+_VECTORS = frozenset({"Range", "ConstantOfShape", "Expand", "Tile", "Reshape"})
+MAKING = frozenset({*_SIZED, *_SHAPED, *_SHAPE_ARGUMENT, "Resize"})
+"""Operators that are looked at here."""
 
 
 def check_made(inventory: Inventory, file: str, limits: Limits) -> None:
@@ -76,8 +80,25 @@ def check_made(inventory: Inventory, file: str, limits: Limits) -> None:
     constants = Constants()
     for graph in inventory.graphs:
         constants.add_tensors(graph.initializer)
+    check_nodes(_in_order(inventory), constants, file, limits)
+
+
+def check_nodes(
+    nodes: Iterable[onnx.NodeProto], constants: Constants, file: str, limits: Limits
+) -> None:
+    """Refuse nodes that make something too large of what is known.
+
+    Args:
+        nodes: The nodes, arguments before what reads them.
+        constants: What is known; the nodes' own results are added.
+        file: File name to show.
+        limits: The limits.
+
+    Raises:
+        UnsupportedModelError: Names the operator and the number of elements.
+    """
     total, lines = 0.0, 0.0
-    for node in _in_order(inventory):
+    for node in nodes:
         constants.add_node(node)
         _check_rank(node, constants, file, limits)
         elements, is_vector = _made(node, constants)

@@ -45,7 +45,7 @@ class Limits:
     message_depth: int = 64
     graph_depth: int = 8
     list_bytes: int = 8 * 2**20
-    nodes: int = 10_000
+    nodes: int = 8_000
     call_depth: int = 50
     rank: int = 16
     tensor_bytes: int = 16 * 2**30

@@ -6,7 +6,7 @@
     ├── ModelError                 the model file
     │   ├── ModelFileError         not readable as an ONNX model
     │   ├── ExternalDataError      weights beside the model: missing, cut short, outside its folder
-    │   ├── UnsupportedModelError  valid, but newer than the runtime or using unknown operators
+    │   ├── UnsupportedModelError  newer than the runtime, unknown operators, or over a limit
     │   ├── NotAClassifierError    has no logits over two classes or more, or no image input
     │   └── TensorNotFoundError    a tensor name given by the caller is not in the graph
     ├── DataError                  the clean set
@@ -70,7 +70,7 @@ class SodaError(Exception):
     Args:
         message: What is wrong, and with which file or tensor. One sentence.
         advice: What the reader can do about it. One sentence, may be empty.
-        rule_id: The rule for which a file was refused, see `onnx_soda.rules`.
+        rule_id: The rule by which a file was refused, as "SODA303"; None where none applies.
     """
 
     def __init__(self, message: str, advice: str = "", *, rule_id: str | None = None) -> None:
@@ -93,7 +93,7 @@ class ExternalDataError(ModelError):
 
 
 class UnsupportedModelError(ModelError):
-    """The model is newer than the installed runtime, or uses operators that it does not know."""
+    """The model is newer than the runtime, uses unknown operators, or is over a limit."""
 
 
 class NotAClassifierError(ModelError):

@@ -19,6 +19,7 @@ from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
 from onnx_soda.model.inline import inlined
 from onnx_soda.model.inputs import ImageInput, find_image_input
 from onnx_soda.model.load import OnnxModel
+from onnx_soda.model.room import check_batch, check_computed, check_followed
 
 __all__ = ["GraphView", "inputs_of", "view_graph"]
 
@@ -149,17 +150,21 @@ def view_graph(model: OnnxModel) -> GraphView:
 
     Raises:
         NotAClassifierError: The model has no image input, or several inputs.
+        UnsupportedModelError: It computes tensors over the limits.
     """
-    working = inlined(model.ir.clone(), model.file)
+    working = inlined(model)
     image = find_image_input(working.graph)
+    check_batch(image, model)
     fixed = working.clone()
     _fix_batch(fixed.graph, image)
+    check_followed(_infer(fixed, data_prop=False).graph, model)
     working = _infer(working)
     shapes = {
         value.name: _static(value.shape)
         for value in _all_values(_infer(fixed).graph)
         if value.name and value.shape is not None
     }
+    check_computed(shapes, image, model)
     view = GraphView(working, image, shapes)
     if not any(output in view.activations for output in working.graph.outputs):
         raise NotAClassifierError(
@@ -175,8 +180,9 @@ def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
         yield from node.outputs
 
 
-def _infer(model: ir.Model) -> ir.Model:
-    return ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model).model
+def _infer(model: ir.Model, data_prop: bool = True) -> ir.Model:
+    infer = ShapeInferencePass(check_type=False, strict_mode=False, data_prop=data_prop)
+    return infer(model).model
 
 
 def _fix_batch(graph: ir.Graph, image: ImageInput) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper
 
-from onnx_soda.model.wellformed import walk
+from onnx_soda.preflight.inventory import walk
 
 __all__ = ["without_maps"]
 

@@ -135,8 +135,12 @@ def _penultimate(view: GraphView, value: ir.Value, notes: list[str]) -> Layer:
 
 
 def _layer(view: GraphView, role: str, value: ir.Value, notes: list[str]) -> Layer:
-    shape = view.shape(value)
     depth = sum(weighted_operand(view, node) is not None for node in view.ancestors(value))
+    return _layer_at(view, role, value, notes, depth)
+
+
+def _layer_at(view: GraphView, role: str, value: ir.Value, notes: list[str], depth: int) -> Layer:
+    shape = view.shape(value)
     return Layer(role, value, shape, _neuron_axis(value, shape), depth, tuple(notes))
 
 
@@ -198,8 +202,23 @@ def _earlier_layers(view: GraphView, logits: ir.Value, last: Layer) -> list[Laye
         and value.dtype in _FLOATS
         and _row_per_image(view, value)
     ]
-    layers = [_layer(view, "", value, []) for value in tensors]
+    depths = _depths(view, logits)
+    layers = [_layer_at(view, "", value, [], depths[value]) for value in tensors]
     return [layer for layer in layers if 0 < layer.depth <= last.depth]
+
+
+def _depths(view: GraphView, logits: ir.Value) -> dict[ir.Value, int]:
+    """Return how many operators with weights precede each tensor on the way to the logits.
+
+    In the order of the graph. For a cut that is its depth: what stands before it leads to it.
+    """
+    region = view.ancestors(logits)
+    depth, depths = 0, dict[ir.Value, int]()
+    for node in view.model.graph:
+        if node in region:
+            depth += weighted_operand(view, node) is not None
+            depths.update(dict.fromkeys(node.outputs, depth))
+    return depths
 
 
 def _row_per_image(view: GraphView, value: ir.Value) -> bool:

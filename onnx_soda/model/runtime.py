@@ -16,6 +16,7 @@ from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
 from onnx_soda.model.providers import CPU, CUDA, provider_list
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SubModel
+from onnx_soda.preflight.limits import DEFAULT_LIMITS
 
 __all__ = ["Batch", "Session", "choose_batch_size", "run_batches"]
 
@@ -30,6 +31,13 @@ _EXTERNAL_FOLDER_KEY = "session.model_external_initializers_file_folder_path"
 # QuantizeLinear and DequantizeLinear around an operator by integer arithmetic, and a dequantized
 # weight by 8-bit arithmetic, which round differently: one more reason for a logit to move.
 _AS_DEFINED_KEY = "session.disable_quant_qdq"
+# ONNX Runtime computes what depends on constants alone when it loads a model, and would store
+# results of any size. Larger than this are only weights that would rather be computed at each run;
+# transposing the largest layer of VGG makes 392 MiB. Both keys: as above.
+_FOLDED_BYTES_KEY = "optimization.constant_folding_max_output_size_in_bytes"
+_MOST_FOLDED_BYTES = 512 * 2**20
+# It puts in functions too. The model's own are gone by then; this bounds those of the standard.
+_EXPANDED_NODES_KEY = "session.function_expansion_node_limit"
 # Words by which ONNX Runtime and CUDA say that memory ran out.
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "bfcarena")
 # Larger batches gain nothing on a processor (measured: docs/performance.md).
@@ -172,6 +180,8 @@ def _open(model: SubModel, options: RuntimeOptions) -> Any:
     settings.log_severity_level = _QUIET
     settings.intra_op_num_threads = options.thread_count
     settings.add_session_config_entry(_AS_DEFINED_KEY, "1")
+    settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(_MOST_FOLDED_BYTES))
+    settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
     if model.folder is not None:
         settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(model.folder))
     providers = provider_list(options)

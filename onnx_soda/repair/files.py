@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from importlib.metadata import version
@@ -12,6 +13,7 @@ from onnx import external_data_helper
 
 from onnx_soda.errors import ModelFileError, OutputError
 from onnx_soda.model.load import OnnxModel, load_model
+from onnx_soda.preflight.check import check_model
 
 __all__ = ["PROVENANCE_KEY", "check_target", "read_proto", "with_provenance", "write_model"]
 
@@ -24,12 +26,12 @@ def read_proto(model: OnnxModel) -> onnx.ModelProto:
     Raises:
         ModelFileError: The file is not the one that was loaded any more.
     """
-    if isinstance(model.source, bytes):
-        proto: onnx.ModelProto = onnx.ModelProto.FromString(model.source)
-        return proto
-    if load_model(model.source).sha256 != model.sha256:
+    passed = check_model(model.source, model.limits)
+    if hashlib.sha256(passed.content).hexdigest() != model.sha256:
         raise ModelFileError(f"{model.file} was changed meanwhile", "Scan it again.")
-    return onnx.load(model.source)
+    if passed.external_data:
+        external_data_helper.load_external_data_for_model(passed.proto, str(passed.folder))
+    return passed.proto
 
 
 def with_provenance(
@@ -71,8 +73,7 @@ def check_target(source: OnnxModel, path: Path) -> None:
     if isinstance(source.source, Path) and path == source.source.resolve():
         raise OutputError(f"{path.name} is the model itself", "Choose another name.")
     data = path.with_name(path.name + ".data")
-    folder = source.folder or path.parent
-    if data in {(folder / one.file).resolve() for one in source.external_data}:
+    if data in {one.path for one in source.external_data}:
         raise OutputError(f"{data.name} holds the model's own weights", "Choose another name.")
 
 

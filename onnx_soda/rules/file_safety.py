@@ -1,9 +1,186 @@
-"""Rules about the file itself: SODA3xx."""
+"""Rules about the file itself: SODA3xx. Up to SODA309 a file is refused, from SODA311 on it is not.
+
+Not refused is what also occurs in honest files, and what a scan can go on with.
+"""
 
 from __future__ import annotations
 
-from onnx_soda.rules.rule import Rule
+from onnx_soda.rules.rule import Rule, Severity
 
-__all__ = ["RULES"]
+__all__ = [
+    "RULES",
+    "RULE_AMBIGUOUS",
+    "RULE_CONTRIB",
+    "RULE_DOUBLED",
+    "RULE_EMBEDDED",
+    "RULE_EXTERNAL",
+    "RULE_EXTERNAL_CONTENT",
+    "RULE_LOW_BITS",
+    "RULE_NOTES",
+    "RULE_OPERATORS",
+    "RULE_RESOURCES",
+    "RULE_SIZES",
+    "RULE_STRINGS",
+    "RULE_TRAINING",
+    "RULE_UNKNOWN_FIELDS",
+    "RULE_UNUSED",
+]
 
-RULES: tuple[Rule, ...] = ()
+RULE_EXTERNAL = "SODA301"
+RULE_EXTERNAL_CONTENT = "SODA302"
+RULE_RESOURCES = "SODA303"
+RULE_OPERATORS = "SODA304"
+RULE_AMBIGUOUS = "SODA305"
+RULE_SIZES = "SODA306"
+RULE_UNKNOWN_FIELDS = "SODA311"
+RULE_DOUBLED = "SODA312"
+RULE_NOTES = "SODA313"
+RULE_CONTRIB = "SODA314"
+RULE_STRINGS = "SODA315"
+RULE_EMBEDDED = "SODA316"
+RULE_LOW_BITS = "SODA317"
+RULE_TRAINING = "SODA318"
+RULE_UNUSED = "SODA319"
+
+_REFUSED = "The check is exact. The file was not scanned."
+
+
+def _refusal(rule_id: str, name: str, title: str, meaning: str, advice: str) -> Rule:
+    return Rule(rule_id, name, "high", title, meaning, _REFUSED, advice)
+
+
+def _note(
+    rule_id: str, name: str, severity: Severity, title: str, meaning: str, certainty: str
+) -> Rule:
+    advice = "Ask the author what it is for, or compare the file with one from the first source."
+    return Rule(rule_id, name, severity, title, meaning, certainty, advice)
+
+
+RULES: tuple[Rule, ...] = (
+    _refusal(
+        RULE_EXTERNAL,
+        "weights-outside-folder",
+        "The model asks for weights outside its own folder",
+        "A model names the files of its weights itself. This one names an absolute path, a path "
+        "upwards, or a file that links lead out of the folder or that has a second hard link: "
+        "loading it could read a file of somebody else's into the weights.",
+        "Do not load this file elsewhere. If you made the links yourself, put the model and a copy "
+        "of its weights into one folder.",
+    ),
+    _refusal(
+        RULE_EXTERNAL_CONTENT,
+        "weights-file-differs",
+        "The weights file does not hold what the model says",
+        "A weights file is missing, is shorter than the tensors that are said to be in it, or its "
+        "checksum differs from the one in the model.",
+        "Download the model and its weights again, from the same source.",
+    ),
+    _refusal(
+        RULE_RESOURCES,
+        "resource-bomb",
+        "A small file that would take much memory or time",
+        "The file nests, repeats or declares more than any image classifier needs: functions that "
+        "multiply, tensors of absurd size, deeply nested graphs, millions of empty messages. "
+        "Other programs may hang or fill the machine on it.",
+        "Do not load this file elsewhere.",
+    ),
+    _refusal(
+        RULE_OPERATORS,
+        "unknown-operators",
+        "Operators that neither ONNX nor ONNX Runtime defines",
+        "They would have to come from a library of machine code. onnx-soda loads none.",
+        "Export the model with standard operators.",
+    ),
+    _refusal(
+        RULE_AMBIGUOUS,
+        "ambiguous-graph",
+        "Two readers may understand the graph differently",
+        "A name stands for two tensors or functions, or a function takes the place of a standard "
+        "operator. What one program scans would not be what another one runs.",
+        "Export the model again; do not trust the file if its author cannot explain it.",
+    ),
+    _refusal(
+        RULE_SIZES,
+        "false-tensor-size",
+        "A tensor's dimensions do not fit its data",
+        "Dimensions are negative, overflow, or declare more or less than the file holds.",
+        "The file is damaged or made to mislead; download it again.",
+    ),
+    _note(
+        RULE_UNKNOWN_FIELDS,
+        "unknown-fields",
+        "low",
+        "Bytes that no reader of ONNX looks at",
+        "The file has protobuf fields that ONNX does not define, or data behind the model. Readers "
+        "pass over them silently, so anything can be kept there.",
+        "Exact. Files written by a newer version of ONNX have such fields too.",
+    ),
+    _note(
+        RULE_DOUBLED,
+        "doubled-fields",
+        "low",
+        "A field stands in the file twice",
+        "Readers keep the last value, or merge the two: data behind a model can so change it.",
+        "Exact. No known exporter writes such files.",
+    ),
+    _note(
+        RULE_NOTES,
+        "large-notes",
+        "info",
+        "Unusually large metadata or doc strings",
+        "Text that no computation reads, larger than authors and class names need.",
+        "Weak: long lists of class names, and exporters' stack traces, are large too.",
+    ),
+    _note(
+        RULE_CONTRIB,
+        "contrib-operators",
+        "info",
+        "Operators of ONNX Runtime's own",
+        "The model uses operators of the domain com.microsoft, which other runtimes lack and no "
+        "standard describes.",
+        "Exact, and usual for quantized and optimised models.",
+    ),
+    _note(
+        RULE_STRINGS,
+        "string-tensors",
+        "info",
+        "Tensors of text",
+        "The model holds tensors of strings, as label maps are.",
+        "Exact, and usual for models that answer with the names of classes.",
+    ),
+    _note(
+        RULE_EMBEDDED,
+        "embedded-file",
+        "medium",
+        "A tensor begins like a program or an archive",
+        "The first bytes of a tensor's data are those of a program, an archive or a pickle.",
+        "Strong: chance has one in four billion per tensor. Tensors of bytes may hold a file on "
+        "purpose. Nothing in a model is run by ONNX Runtime; another program has to take it out.",
+    ),
+    _note(
+        RULE_LOW_BITS,
+        "low-bits",
+        "info",
+        "The low bits of weights are not as training leaves them",
+        "Training leaves the last bits of a 32-bit weight evenly spread. In this tensor they are "
+        "not, though they are not all zero either: data may be hidden in them.",
+        "Weak: weights that were rounded or computed from few values look alike. Data that is "
+        "compressed or encrypted cannot be told from ordinary weights this way.",
+    ),
+    _note(
+        RULE_TRAINING,
+        "training-info",
+        "info",
+        "The file holds training information",
+        "It has graphs for training, which nothing here runs or scans.",
+        "Exact. Files saved in the middle of training have it.",
+    ),
+    _note(
+        RULE_UNUSED,
+        "unused-weights",
+        "info",
+        "Most of the file is weights that no operator reads",
+        "Tensors that nothing reads take up over half of the tensors' bytes.",
+        "Exact. Careless exports leave such weights behind.",
+    ),
+)

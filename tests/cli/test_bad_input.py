@@ -16,7 +16,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from fixtures.graphs import build
-from onnx_soda.model.versions import newest_opset
+from onnx_soda.preflight.versions import newest_opset
 
 from .helpers import complaint, graph, grey_pixels, invoke, soda, write_grey_case
 

@@ -33,7 +33,7 @@ from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
 from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.model.versions import newest_ir_version, newest_opset
+from onnx_soda.preflight.versions import newest_ir_version, newest_opset
 from onnx_soda.summary import summarise
 
 DIGITS = Path(__file__).parents[2] / "fixtures" / "digits-clean.onnx"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx.parser
+import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
@@ -19,7 +20,12 @@ from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
 from onnx_soda.model.providers import CPU, cuda_device_count
-from onnx_soda.model.runtime import Session, choose_batch_size, run_batches
+from onnx_soda.model.runtime import (
+    _FOLDED_BYTES_KEY,
+    Session,
+    choose_batch_size,
+    run_batches,
+)
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SubModel
 
@@ -244,3 +250,21 @@ def test_a_session_names_the_outputs_that_it_gives() -> None:
     batch = session.upload({"x": images(2)})
     (all_of_them,), (named,) = session.run(batch), session.run(batch, outputs=("y",))
     np.testing.assert_array_equal(all_of_them, named)
+
+
+def test_onnx_runtime_bounds_what_it_computes_while_it_loads(tmp_path: Path) -> None:
+    """The key is known to the installed version: with a small value, the constant is kept."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,4] x) => (float[N,4] y) '
+        "<int64[2] s = {1000,4}> "
+        "{ k = ConstantOfShape(s)  m = ReduceMax<axes = [0]>(k)  y = Add(x, m) }"
+    )
+    kept = {}
+    for most in (2**20, 64):
+        settings = ort.SessionOptions()
+        settings.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(most))
+        ort.InferenceSession(model.SerializeToString(), settings, providers=[CPU])
+        optimised = onnx.load(tmp_path / "optimised.onnx")
+        kept[most] = [node.op_type for node in optimised.graph.node]
+    assert kept == {2**20: ["Add"], 64: ["ConstantOfShape", "ReduceMax", "Add"]}

@@ -7,7 +7,7 @@ import torch
 from onnx import defs
 
 from fixtures.families import FAMILIES, build_family
-from onnx_soda.model.versions import newest_opset
+from onnx_soda.preflight.versions import newest_opset
 from onnx_soda.repair.bridge import TorchModel, to_torch
 from onnx_soda.repair.parity import relative_difference
 from tests.repair.helpers import run_onnx

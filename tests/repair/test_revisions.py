@@ -9,7 +9,7 @@ import pytest
 from onnx import defs
 from onnx2torch.node_converters import get_converter
 
-from onnx_soda.model.versions import newest_opset
+from onnx_soda.preflight.versions import newest_opset
 from onnx_soda.repair import operators
 from onnx_soda.repair.operators.registry import OWN_DOMAIN, OWN_OPERATORS
 from onnx_soda.repair.operators.revisions import SAME_MEANING

@@ -14,17 +14,15 @@ import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnx_soda.errors import UnsupportedModelError
-from onnx_soda.model.wellformed import walk
+from onnx_soda.preflight.functions import STANDARD_DOMAINS
+from onnx_soda.preflight.inventory import Inventory
+from onnx_soda.rules.file_safety import RULE_OPERATORS
 
-__all__ = ["check_domains", "check_versions", "newest_ir_version", "newest_opset"]
+__all__ = ["check_operators", "check_versions", "newest_ir_version", "newest_opset"]
 
 # ONNX Runtime 1.31, the oldest that pyproject.toml admits, takes at least these (measured).
 _ALWAYS_ACCEPTED_OPSET = 23
 _ALWAYS_ACCEPTED_IR = 11
-
-# Operator sets that ONNX Runtime implements. com.microsoft holds its own operators, which its
-# quantization and transformer tools write.
-_KNOWN_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
 
 
 def _accepted(opset: int, ir_version: int) -> bool:
@@ -79,7 +77,7 @@ def check_versions(model: onnx.ModelProto, opset: int, file: str) -> None:
         )
 
 
-def check_domains(model: onnx.ModelProto, file: str) -> None:
+def check_operators(inventory: Inventory, file: str) -> None:
     """Refuse operators that ONNX Runtime does not implement and the model does not define.
 
     Looks into subgraphs and functions too.
@@ -87,11 +85,18 @@ def check_domains(model: onnx.ModelProto, file: str) -> None:
     Raises:
         UnsupportedModelError: Names the operators and their domains.
     """
-    known = _KNOWN_DOMAINS | {function.domain for function in model.functions}
-    nodes = (message for message in walk(model) if isinstance(message, onnx.NodeProto))
-    foreign = sorted({f"{n.domain}::{n.op_type}" for n in nodes if n.domain not in known})
+    own = {(f.domain, f.name, f.overload) for f in inventory.model.functions}
+    foreign = sorted(
+        {
+            f"{node.domain}::{node.op_type}"[:80]
+            for node in inventory.nodes
+            if node.domain not in STANDARD_DOMAINS
+            and (node.domain, node.op_type, node.overload) not in own
+        }
+    )
     if foreign:
         raise UnsupportedModelError(
             f"{file} uses unknown operators: {', '.join(foreign[:5])}",
             "onnx-soda never loads custom operator libraries; export with standard operators.",
+            rule_id=RULE_OPERATORS,
         )

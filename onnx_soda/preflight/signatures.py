@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["describe_foreign_file"]
+import re
+
+__all__ = ["begins_like_a_file", "describe_foreign_file"]
 
 # Offset, magic bytes, what the file is. Sources: the formats' own specifications.
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -22,6 +24,22 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 # Protocols 2 to 5 of the pickle format start with PROTO and the protocol number.
 _PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 
+# What may hide in a tensor: magic bytes, what the file is.
+_EMBEDDED = (
+    (b"\x7fELF", "a Linux program"),
+    (b"\xcf\xfa\xed\xfe", "a macOS program"),
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\x1f\x8b\x08\x00", "a gzip archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (b"Rar!\x1a\x07", "a RAR archive"),
+    (b"#!/bin/", "a shell script"),
+    (b"#!/usr/bin/", "a script"),
+)
+# Where a DOS header says at which offset the program begins.
+_PE_POINTER = slice(60, 64)
+# Protocol 2 and 3: PROTO, then a container or a global, as torch writes.
+_OLD_PICKLE = re.compile(rb"\x80[\x02\x03](?:[}\](](?:q\x00|X)|c[a-z_]{2,30}[.\n])")
+
 
 def describe_foreign_file(head: bytes) -> str | None:
     """Say what a file is, from its first 64 bytes or more; None where it is not known."""
@@ -34,3 +52,22 @@ def describe_foreign_file(head: bytes) -> str | None:
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < 2**32:
         return "a safetensors file: weights without a graph"
     return None
+
+
+def begins_like_a_file(data: bytes) -> str | None:
+    """Say what kind of file some tensor's data begins like; None where it is like none.
+
+    Only signatures that chance will not make: four bytes or more.
+    """
+    for magic, description in _EMBEDDED:
+        if data.startswith(magic):
+            return description
+    if data.startswith(b"MZ") and len(data) >= _PE_POINTER.stop:
+        header = int.from_bytes(data[_PE_POINTER], "little")
+        if data[header : header + 4] == b"PE\0\0":
+            return "a Windows program"
+    # Protocol 4 and 5 frame what follows: eight bytes of length, which has to fit.
+    framed = data.startswith((b"\x80\x04\x95", b"\x80\x05\x95"))
+    if framed and 0 < int.from_bytes(data[3:11], "little") <= len(data):
+        return "a Python pickle"
+    return "a Python pickle" if _OLD_PICKLE.match(data) else None

@@ -1,0 +1,116 @@
+"""The rule for weights beside the model: what it lets pass, and that what passes really works."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from fixtures.hostile import CANARY, cached_like_hugging_face
+from onnx_soda.causal.tail import Tail
+from onnx_soda.errors import ExternalDataError, OutputError
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import load_model
+from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.repair.files import read_proto, write_model
+
+CPU = RuntimeOptions(provider="cpu", threads=1)
+BIAS = np.frombuffer(CANARY, np.float32)
+WEIGHTS = np.arange(48, dtype=np.float32).reshape(16, 3) / 48
+IMAGES = np.random.default_rng(0).random((3, 1, 4, 4), dtype=np.float32)
+SCORES = (IMAGES.reshape(3, 16) + BIAS) @ WEIGHTS
+
+
+@pytest.fixture
+def cached(tmp_path: Path) -> Path:
+    return cached_like_hugging_face(tmp_path)
+
+
+def test_a_model_in_a_hugging_face_cache_loads_and_runs(cached: Path) -> None:
+    model = load_model(cached)
+    assert model.file == "model.onnx"
+    assert [one.file for one in model.external_data] == ["model.onnx_data"]
+    assert model.external_data[0].sha256 == hashlib.sha256(CANARY).hexdigest()
+    anatomy = dissect(model)
+    scores, layer, _ = Body(anatomy, CPU).observe(IMAGES)
+    np.testing.assert_allclose(scores, SCORES, rtol=1e-5)
+    np.testing.assert_allclose(Tail(anatomy, CPU).logits(layer), SCORES, rtol=1e-5)
+
+
+def test_a_model_in_a_hugging_face_cache_can_be_repaired(cached: Path, tmp_path: Path) -> None:
+    model = load_model(cached)
+    proto = read_proto(model)
+    stored = {t.name: numpy_helper.to_array(t) for t in proto.graph.initializer}
+    np.testing.assert_array_equal(stored["bias"], BIAS)
+    write_model(proto, model, tmp_path / "out.onnx")
+    again = load_model(tmp_path / "out.onnx")
+    np.testing.assert_allclose(Body(dissect(again), CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def test_a_model_in_a_cache_is_never_written_over(cached: Path) -> None:
+    model = load_model(cached)
+    for path in (cached, cached.resolve()):
+        with pytest.raises(OutputError, match="is the model itself"):
+            write_model(read_proto(model), model, path)
+
+
+def test_a_checksum_that_is_right_passes(tmp_path: Path) -> None:
+    assert load_model(cached_like_hugging_face(tmp_path, checksum=True)).external_data
+
+
+def test_a_link_may_not_lead_into_a_folder_beside_the_blobs(cached: Path) -> None:
+    """Directly where the model really lies, not anywhere around it."""
+    data = cached.parent / "model.onnx_data"
+    private = cached.parents[2] / "blobs" / "private"
+    private.mkdir()
+    (private / "key").write_bytes(CANARY)
+    data.unlink()
+    data.symlink_to(private / "key")
+    with pytest.raises(ExternalDataError, match="outside its own folder"):
+        load_model(cached)
+
+
+def plain(folder: Path) -> Path:
+    """Write the cached model as ordinary files."""
+    (folder / "cache").mkdir()
+    cached = cached_like_hugging_face(folder / "cache")
+    (folder / "model.onnx").write_bytes(cached.read_bytes())
+    return folder / "model.onnx"
+
+
+def test_a_link_inside_the_folder_passes(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w.bin").write_bytes(CANARY)
+    (tmp_path / "model.onnx_data").symlink_to("weights/w.bin")
+    anatomy = dissect(load_model(path))
+    np.testing.assert_allclose(Body(anatomy, CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def test_weights_in_both_places_pass(cached: Path) -> None:
+    """One file beside the link to the model, another in the folder of blobs."""
+    proto = onnx.load(cached.resolve(), load_external_data=False)
+    second = proto.graph.initializer.add()
+    second.CopyFrom(next(t for t in proto.graph.initializer if t.name == "bias"))
+    second.name, second.external_data[0].value = "spare", "own.bin"
+    cached.resolve().write_bytes(proto.SerializeToString())
+    (cached.parent / "own.bin").write_bytes(CANARY)
+    model = load_model(cached)
+    assert [one.file for one in model.external_data] == ["model.onnx_data", "own.bin"]
+    np.testing.assert_allclose(Body(dissect(model), CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def test_tied_weights_may_share_their_bytes(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "model.onnx_data").write_bytes(CANARY)
+    proto = onnx.load(path, load_external_data=False)
+    second = proto.graph.initializer.add()
+    second.CopyFrom(next(t for t in proto.graph.initializer if t.name == "bias"))
+    second.name = "tied"
+    path.write_bytes(proto.SerializeToString())
+    assert load_model(path).parameters == 256 + 48 + 16 + 16

@@ -21,6 +21,7 @@ from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.errors import NotAClassifierError
+from onnx_soda.logic.examine import examine_logic
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import OnnxModel
@@ -35,6 +36,7 @@ from onnx_soda.report.schema import (
     Evidence,
     ExternalDataInfo,
     InputInfo,
+    LogicReport,
     ModelInfo,
     ScanReport,
     SodaEvidence,
@@ -42,6 +44,7 @@ from onnx_soda.report.schema import (
 )
 from onnx_soda.verdict import Examined, decide, too_inaccurate
 from onnx_soda.verdict_concepts import decide_on_concepts
+from onnx_soda.verdict_logic import with_file_findings, with_logic
 
 __all__ = ["scan"]
 
@@ -73,6 +76,10 @@ def scan(
     clock = Clock()
     with clock.stage("graph"):
         anatomy = dissect(model, options.layer, options.logits)
+    with clock.stage("graph logic"):
+        logic = examine_logic(
+            anatomy.view, options.runtime, options.seed, logits=anatomy.logits.value
+        )
     with clock.stage("sessions"):
         tail = Tail(anatomy, options.runtime)
     if clean is None:
@@ -97,6 +104,7 @@ def scan(
         decision = decide_on_concepts(found, result, calibration, examined, names)
         if found is not None:
             concepts = report_concepts(found, calibration.threshold, options.budget)
+    decision = with_file_findings(with_logic(decision, logic), model.findings)
     return ScanReport(
         schema_version=SCHEMA_VERSION,
         tool=ToolInfo("onnx-soda", version("onnx-soda")),
@@ -105,7 +113,11 @@ def scan(
         verdict=decision.verdict,
         reasons=(*decision.reasons, *anatomy.notes),
         findings=decision.findings,
-        evidence=Evidence(_evidence(result, anatomy, options) if result else None, concepts),
+        evidence=Evidence(
+            _evidence(result, anatomy, options) if result else None,
+            concepts,
+            LogicReport(logic.nodes_examined, logic.images_run, logic.notes),
+        ),
         coverage=_coverage(seen),
         environment=_environment(providers, options),
         timing=clock.result(),

@@ -25,6 +25,7 @@ __all__ = [
     "ExternalDataInfo",
     "Finding",
     "InputInfo",
+    "LogicReport",
     "ModelInfo",
     "SandboxInfo",
     "ScanReport",
@@ -254,11 +255,27 @@ class ConceptReport:
 
 
 @dataclass(frozen=True)
+class LogicReport:
+    """What was looked at to find decisions in the graph.
+
+    Attributes:
+        nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
+        images_run: Images shown to find one that takes a decision; 0 where nothing was suspected.
+        notes: Sentences about what was not examined.
+    """
+
+    nodes_examined: int
+    images_run: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """Evidence by method; None where a method was not or could not be applied."""
 
     soda: SodaEvidence | None
     concepts: ConceptReport | None
+    logic: LogicReport | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from onnx_soda.errors import ExternalDataError, OutputError
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.repair.files import read_proto, write_model
 
 CPU = RuntimeOptions(provider="cpu", threads=1)

@@ -56,7 +56,7 @@ REPORT = ScanReport(
     verdict="inconclusive",
     reasons=("Nothing was examined: größer \x1b.",),
     findings=(),
-    evidence=Evidence(None, None),
+    evidence=Evidence(None, None, None),
     coverage=Coverage(0, 0),
     environment=Environment({}, ("CPUExecutionProvider",), 0, 1),
     timing={"total": 0.0},
@@ -109,7 +109,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
         ".findings[]", ".evidence", ".evidence.soda", ".evidence.concepts",
         ".evidence.concepts.pairs[]", ".evidence.concepts.examples[]", ".coverage",
-        ".environment", ".environment.sandbox",
+        ".environment", ".environment.sandbox", ".evidence.logic",
     }  # fmt: skip
 
 

@@ -1,0 +1,79 @@
+"""Adds to a verdict what the graph's logic and the file itself say.
+
+A decision written into the graph needs no images to be a backdoor: a grave one makes the verdict
+"backdoor", a lesser one keeps it from being "clean". What is unusual about the file says nothing
+about what the model does, so it is told and leaves the verdict alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from onnx_soda.logic.evidence import LogicEvidence, LogicFinding
+from onnx_soda.preflight.finding import FileFinding
+from onnx_soda.report.schema import Finding
+from onnx_soda.rules import SEVERITIES
+from onnx_soda.verdict import Decision
+
+__all__ = ["with_file_findings", "with_logic"]
+
+
+def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
+    """Return a decision that takes the graph's logic into account.
+
+    Args:
+        decision: What the model's behaviour says.
+        evidence: What its graph says.
+    """
+    found = tuple(_logic_finding(finding) for finding in evidence.findings)
+    weighty = [finding for finding in found if finding.severity in ("high", "medium")]
+    told = tuple(finding.message for finding in weighty)
+    verdict = decision.verdict
+    if any(finding.severity == "high" for finding in weighty):
+        verdict = "backdoor"
+    elif weighty and verdict == "clean":
+        verdict = "inconclusive"
+    return Decision(
+        verdict,
+        (*told, *decision.reasons, *evidence.notes),
+        _ordered((*decision.findings, *found)),
+    )
+
+
+def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> Decision:
+    """Return a decision that also tells what is unusual about the file."""
+    told = (
+        Finding(
+            rule_id=finding.rule_id,
+            severity=finding.severity,
+            victim_class=None,
+            target_class=None,
+            score=None,
+            threshold=None,
+            message=finding.message,
+            location=(finding.location,) if finding.location else (),
+        )
+        for finding in findings
+    )
+    return replace(decision, findings=_ordered((*decision.findings, *told)))
+
+
+def _logic_finding(finding: LogicFinding) -> Finding:
+    proof = f" {finding.status.capitalize()}"
+    proof += f": {finding.trigger}." if finding.trigger else "."
+    return Finding(
+        rule_id=finding.rule_id,
+        severity=finding.severity,
+        victim_class=None,
+        target_class=finding.flipped,
+        score=None,
+        threshold=None,
+        message=finding.reason + proof,
+        location=finding.nodes,
+    )
+
+
+def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Return findings, the gravest first; otherwise in the order that they came."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -1,0 +1,219 @@
+"""Files made to hurt what reads them, given to the real command.
+
+Every one has to end within ten seconds and one gigabyte with an exit code from 0 to 3, without
+traceback, with nothing written, and without a look at a file outside the model's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fixtures.hostile import ATTACKS, CANARY, RUNTIME_BOMBS, cached_like_hugging_face
+from fixtures.mutants import SEEDS, mutant
+
+ROOT = Path(__file__).parents[1]
+SECONDS = 10.0
+BYTES = 2**30
+# Mutants of `make test`; the slow test has all of them.
+SOME = 200
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="memory is measured by wait4")
+
+
+@dataclass(frozen=True)
+class End:
+    """How a command ended, and what it and its child took."""
+
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+    memory: int
+
+
+def run(*arguments: str | Path, cwd: Path) -> End:
+    begin = time.monotonic()
+    with (cwd / "out").open("w+") as out, (cwd / "err").open("w+") as err:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "onnx_soda", *map(str, arguments)],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(cwd)},
+        )  # fmt: skip
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        seconds = time.monotonic() - begin
+        out.seek(0)
+        err.seek(0)
+        # Kibibytes on Linux, bytes on macOS: of the largest process that was waited for.
+        unit = 1 if sys.platform == "darwin" else 1024
+        end = End(process.returncode, out.read(), err.read(), seconds, usage.ru_maxrss * unit)
+    assert {path.name for path in cwd.iterdir()} == {"out", "err"}, "temporary files are left"
+    return end
+
+
+def listing(folder: Path) -> list[tuple[str, int]]:
+    """Return the files below a folder with their time of change."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    return sorted((str(path), path.lstat().st_mtime_ns) for path in paths)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """A folder for the attack, and one for the command's own files."""
+    attack, own = tmp_path / "attack", tmp_path / "own"
+    attack.mkdir()
+    own.mkdir()
+    return attack, own
+
+
+def never_read(canary: Path) -> None:
+    """Put a file's time of reading in the past, from where a reader moves it."""
+    os.utime(canary, (1, time.time()))
+
+
+def was_read(canary: Path) -> bool:
+    return canary.stat().st_atime != 1
+
+
+@pytest.fixture(scope="module")
+def reading_shows(tmp_path_factory: pytest.TempPathFactory) -> bool:
+    """Whether this file system notes when a file is read at all."""
+    probe = tmp_path_factory.mktemp("probe") / "file"
+    probe.write_bytes(b"x")
+    never_read(probe)
+    probe.read_bytes()
+    return was_read(probe)
+
+
+def harmless(end: End, codes: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+    assert end.code in codes, end
+    assert end.seconds < SECONDS, end
+    assert end.memory < BYTES, end
+    assert "Traceback" not in end.stderr
+    assert CANARY[:16].decode() not in end.stdout + end.stderr
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_an_attack_is_refused(name: str, places: tuple[Path, Path], reading_shows: bool) -> None:
+    attack, own = places
+    model = ATTACKS[name](attack)
+    before = listing(attack)
+    canary = attack / "canary.bin"
+    if canary.exists():
+        never_read(canary)
+        before = listing(attack)
+    end = run("scan", model, "--threads", "1", cwd=own)
+    harmless(end, codes=(2,))
+    assert end.stderr.startswith("onnx-soda: error: ")
+    assert len(end.stderr.splitlines()) <= 2
+    assert end.stdout == ""
+    assert listing(attack) == before
+    if canary.exists() and reading_shows:
+        assert not was_read(canary)
+
+
+@pytest.mark.parametrize("name", RUNTIME_BOMBS)
+def test_what_shows_only_when_it_runs_is_stopped_by_the_limits(
+    name: str, places: tuple[Path, Path]
+) -> None:
+    attack, own = places
+    model = RUNTIME_BOMBS[name](attack)
+    data = attack / "clean"
+    write_images(data)
+    end = run(
+        "scan", model, "-d", data, "--threads", "1", "--preprocess", "unit", "--timeout", "8",
+        "--max-memory", "700", cwd=own,
+    )  # fmt: skip
+    harmless(end, codes=(2,))
+
+
+def write_images(folder: Path) -> None:
+    """Write a clean set of 4 x 4 grey images for three classes."""
+    import numpy as np
+    from PIL import Image
+
+    for number in range(3):
+        (folder / str(number)).mkdir(parents=True)
+        for seed in range(3):
+            pixels = np.random.default_rng(seed).integers(0, 256, (4, 4)).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / str(number) / f"{seed}.png")
+
+
+def test_a_hugging_face_cache_can_be_scanned(places: tuple[Path, Path]) -> None:
+    attack, own = places
+    end = run("inspect", cached_like_hugging_face(attack, checksum=True), cwd=own)
+    assert end.code == 0, end.stderr
+    assert "external data" in end.stdout
+
+
+# --- damaged files
+
+
+def scan_mutants(first: int, count: int) -> list[dict[str, object]]:
+    """Scan mutants in one process without a child; go on behind one that ends the process."""
+    found: list[dict[str, object]] = []
+    while first < (stop := first + count):
+        done = subprocess.run(
+            [sys.executable, "-m", "fixtures.mutants", str(first), str(count)],
+            capture_output=True, text=True, cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        lines = done.stdout.splitlines()
+        whole = [json.loads(line) for line in lines if line.endswith("}")]
+        found += whole
+        first += len(whole)
+        if first < stop:
+            found.append({"seed": first, "crashed": done.returncode})
+            first += 1
+        count = stop - first
+    return found
+
+
+def check_mutants(results: list[dict[str, object]], folder: Path) -> None:
+    """Every mutant ended well; one that ended the process does so in the child alone."""
+    for result in results:
+        if "crashed" in result:
+            model = folder / "mutant.onnx"
+            model.write_bytes(mutant(int(str(result["seed"]))))
+            (folder / "own").mkdir(exist_ok=True)
+            harmless(run("scan", model, "--threads", "1", cwd=folder / "own"), codes=(2,))
+            continue
+        assert result["code"] in (0, 1, 2, 3), result
+        assert float(str(result["seconds"])) < SECONDS, result
+        assert int(str(result["memory"])) < BYTES, result
+        assert not result["written"], result
+        stderr = str(result["stderr"])
+        assert "Traceback" not in stderr
+        assert "unexpected" not in stderr.split("\n")[0], result
+
+
+def test_some_damaged_files_end_well(tmp_path: Path) -> None:
+    results = scan_mutants(0, SOME)
+    assert len(results) == SOME
+    check_mutants(results, tmp_path)
+    codes = {result.get("code") for result in results}
+    assert {2, 3} <= codes, "some are refused, some get as far as a verdict"
+
+
+@pytest.mark.slow
+def test_all_damaged_files_end_well(tmp_path: Path) -> None:
+    check_mutants(scan_mutants(SOME, SEEDS - SOME), tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(5, SOME, 40))
+def test_a_damaged_file_ends_the_same_in_the_child(seed: int, places: tuple[Path, Path]) -> None:
+    attack, own = places
+    model = attack / "model.onnx"
+    model.write_bytes(mutant(seed))
+    end = run("scan", model, "--threads", "1", cwd=own)
+    harmless(end)
+    (alone,) = scan_mutants(seed, 1)
+    assert alone.get("code", 2) == end.code

@@ -1,0 +1,1 @@
+"""Decisions written into the graph: backdoors that need no training."""

@@ -1,0 +1,41 @@
+"""Honest graphs with the same operators are not reported, and nothing is run for them."""
+
+from __future__ import annotations
+
+import time
+
+import onnx
+import pytest
+
+from fixtures.graphs import HEADS, build
+from fixtures.lookalikes import LOOKALIKES
+from fixtures.sketches import build_sketch
+from tests.logic.helpers import examine
+
+
+@pytest.mark.parametrize("name", LOOKALIKES)
+def test_lookalike_is_not_reported(name: str) -> None:
+    evidence = examine(build_sketch(LOOKALIKES[name]))
+    assert evidence.findings == ()
+    assert evidence.images_run == 0
+    assert evidence.nodes_examined > 5
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_heads_are_not_reported(head: str) -> None:
+    assert examine(build(head)).findings == ()
+
+
+def test_a_thousand_nodes_take_less_than_a_second() -> None:
+    """0.3 s on a quiet machine; three times that is allowed on a busy one."""
+    model = build_sketch(LOOKALIKES["softmax_tail"])
+    last = model.graph.node[-1]
+    value = last.input[0]
+    for number in range(1000):
+        node = onnx.helper.make_node("Sigmoid" if number % 2 else "Neg", [value], [f"n{number}"])
+        model.graph.node.insert(len(model.graph.node) - 1, node)
+        value = f"n{number}"
+    last.input[0] = value
+    start = time.perf_counter()
+    examine(model)
+    assert time.perf_counter() - start < 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -22,14 +23,18 @@ from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.errors import NotAClassifierError
 from onnx_soda.logic.examine import examine_logic
-from onnx_soda.model.anatomy import Anatomy, dissect
+from onnx_soda.model.anatomy import Anatomy, dissect_view
 from onnx_soda.model.body import Body
+from onnx_soda.model.graph import GraphView, view_graph
 from onnx_soda.model.load import OnnxModel
+from onnx_soda.model.logits import find_logits
+from onnx_soda.model.providers import CPU
 from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
 from onnx_soda.options import Progress, ScanOptions, no_progress
 from onnx_soda.report.concepts import report_concepts
 from onnx_soda.report.schema import (
     SCHEMA_VERSION,
+    ConceptReport,
     Coverage,
     DatasetInfo,
     Environment,
@@ -42,9 +47,9 @@ from onnx_soda.report.schema import (
     SodaEvidence,
     ToolInfo,
 )
-from onnx_soda.verdict import Examined, decide, too_inaccurate
+from onnx_soda.verdict import Decision, Examined, decide, too_inaccurate
 from onnx_soda.verdict_concepts import decide_on_concepts
-from onnx_soda.verdict_logic import with_file_findings, with_logic
+from onnx_soda.verdict_logic import is_weighty, with_file_findings, with_logic
 
 __all__ = ["scan"]
 
@@ -75,23 +80,76 @@ def scan(
     options = options or ScanOptions()
     clock = Clock()
     with clock.stage("graph"):
-        anatomy = dissect(model, options.layer, options.logits)
+        view = view_graph(model)
     with clock.stage("graph logic"):
-        logic = examine_logic(
-            anatomy.view, options.runtime, options.seed, logits=anatomy.logits.value
-        )
+        scores = find_logits(view, options.logits).value if options.logits else None
+        logic = examine_logic(view, options.runtime, options.seed, scores)
+    try:
+        with clock.stage("graph"):
+            anatomy = dissect_view(model, view, options.layer, options.logits)
+    except NotAClassifierError as error:
+        # Logic in front of the scores may hide the layers behind it; it is reason enough.
+        if not is_weighty(logic):
+            raise
+        described, seen = _describe(model, view), _unseen(error)
+    else:
+        described = describe_model(anatomy)
+        seen = _look_at_behaviour(anatomy, clean, options, progress, clock)
+    decision = with_file_findings(with_logic(seen.decision, logic), model.findings)
+    return ScanReport(
+        schema_version=SCHEMA_VERSION,
+        tool=ToolInfo("onnx-soda", version("onnx-soda")),
+        model=described,
+        dataset=seen.dataset,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        findings=decision.findings,
+        evidence=Evidence(
+            seen.soda,
+            seen.concepts,
+            LogicReport(logic.nodes_examined, logic.images_run, logic.notes),
+        ),
+        coverage=_coverage(seen.images),
+        environment=_environment(seen.providers, options),
+        timing=clock.result(),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Behaviour:
+    """What the model does, and what that says.
+
+    Attributes:
+        decision: By the method chosen.
+        soda: The paper's analysis; None where it was not possible.
+        concepts: The interventions on what the images show.
+        images: The clean images as the model sees them; None without any.
+        dataset: What the report says about them.
+        providers: Where the model ran.
+    """
+
+    decision: Decision
+    soda: SodaEvidence | None
+    concepts: ConceptReport | None
+    images: Observation | None
+    dataset: DatasetInfo | None
+    providers: tuple[str, ...]
+
+
+def _look_at_behaviour(
+    anatomy: Anatomy,
+    clean: CleanSet | None,
+    options: ScanOptions,
+    progress: Progress,
+    clock: Clock,
+) -> _Behaviour:
     with clock.stage("sessions"):
         tail = Tail(anatomy, options.runtime)
-    if clean is None:
-        classes, body = _count_classes(anatomy, tail), None
-        seen, dataset, how = None, None, None
-        providers = tail.session.providers
-    else:
-        with clock.stage("sessions"):
-            body = Body(anatomy, options.runtime, tail.needed)
-        classes = _count_classes(anatomy, tail) or _run_once(body)
+        body = Body(anatomy, options.runtime, tail.needed) if clean else None
+    classes = _count_classes(anatomy, tail) or (_run_once(body) if body else None)
+    seen, dataset, how = None, None, None
+    if body is not None and clean is not None and classes is not None:
         seen, dataset, how = _look(body, clean, classes, options, progress, clock)
-        providers = body.providers
     result = _analyse(tail, seen, options, progress, clock)
     examined = _examined(classes, seen, options)
     names = clean.class_names if clean else None
@@ -104,24 +162,15 @@ def scan(
         decision = decide_on_concepts(found, result, calibration, examined, names)
         if found is not None:
             concepts = report_concepts(found, calibration.threshold, options.budget)
-    decision = with_file_findings(with_logic(decision, logic), model.findings)
-    return ScanReport(
-        schema_version=SCHEMA_VERSION,
-        tool=ToolInfo("onnx-soda", version("onnx-soda")),
-        model=describe_model(anatomy),
-        dataset=dataset,
-        verdict=decision.verdict,
-        reasons=(*decision.reasons, *anatomy.notes),
-        findings=decision.findings,
-        evidence=Evidence(
-            _evidence(result, anatomy, options) if result else None,
-            concepts,
-            LogicReport(logic.nodes_examined, logic.images_run, logic.notes),
-        ),
-        coverage=_coverage(seen),
-        environment=_environment(providers, options),
-        timing=clock.result(),
-    )
+    decision = replace(decision, reasons=(*decision.reasons, *anatomy.notes))
+    providers = (body or tail.session).providers
+    evidence = _evidence(result, anatomy, options) if result else None
+    return _Behaviour(decision, evidence, concepts, seen, dataset, providers)
+
+
+def _unseen(error: NotAClassifierError) -> _Behaviour:
+    reason = f"The model's behaviour was not examined: {error.message}."
+    return _Behaviour(Decision("inconclusive", (reason,), ()), None, None, None, None, (CPU,))
 
 
 def _analyse(
@@ -255,7 +304,14 @@ def _coverage(seen: Observation | None) -> Coverage:
 
 def describe_model(anatomy: Anatomy) -> ModelInfo:
     """Return what the report says about the model."""
-    model, image = anatomy.model, anatomy.view.image
+    logits = anatomy.logits.value.name or ""
+    return _describe(anatomy.model, anatomy.view, logits, anatomy.layer.name)
+
+
+def _describe(
+    model: OnnxModel, view: GraphView, logits: str = "", penultimate: str = ""
+) -> ModelInfo:
+    image = view.image
     return ModelInfo(
         file=model.file,
         sha256=model.sha256,
@@ -265,8 +321,8 @@ def describe_model(anatomy: Anatomy) -> ModelInfo:
         producer=model.producer,
         parameters=model.parameters,
         input=InputInfo(image.name, image.shape, image.dtype, image.layout),
-        logits=anatomy.logits.value.name or "",
-        penultimate=anatomy.layer.name,
+        logits=logits,
+        penultimate=penultimate,
     )
 
 

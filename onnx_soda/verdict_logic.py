@@ -16,7 +16,16 @@ from onnx_soda.report.schema import Finding
 from onnx_soda.rules import SEVERITIES
 from onnx_soda.verdict import Decision
 
-__all__ = ["with_file_findings", "with_logic"]
+__all__ = ["is_weighty", "with_file_findings", "with_logic"]
+
+
+# Severities that count for the verdict.
+_WEIGHTY = ("high", "medium")
+
+
+def is_weighty(evidence: LogicEvidence) -> bool:
+    """Tell whether the graph's logic alone keeps the verdict from being "clean"."""
+    return any(finding.severity in _WEIGHTY for finding in evidence.findings)
 
 
 def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
@@ -27,8 +36,9 @@ def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
         evidence: What its graph says.
     """
     found = tuple(_logic_finding(finding) for finding in evidence.findings)
-    weighty = [finding for finding in found if finding.severity in ("high", "medium")]
-    told = tuple(finding.message for finding in weighty)
+    weighty = [finding for finding in found if finding.severity in _WEIGHTY]
+    # Several rules may speak of one decision.
+    told = dict.fromkeys(finding.message for finding in weighty)
     verdict = decision.verdict
     if any(finding.severity == "high" for finding in weighty):
         verdict = "backdoor"
@@ -61,7 +71,7 @@ def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> D
 
 def _logic_finding(finding: LogicFinding) -> Finding:
     proof = f" {finding.status.capitalize()}"
-    proof += f": {finding.trigger}." if finding.trigger else "."
+    proof += f"; {finding.trigger} takes the decision." if finding.trigger else "."
     return Finding(
         rule_id=finding.rule_id,
         severity=finding.severity,

@@ -18,7 +18,7 @@ from onnx_soda.logic.steepness import find_slopes
 from onnx_soda.logic.weights import find_trunk
 from onnx_soda.model.graph import GraphView
 from onnx_soda.model.logits import find_logits
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.rules.rule import SEVERITIES
 
 __all__ = ["examine_logic"]

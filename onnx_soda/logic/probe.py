@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from onnx_soda.errors import SodaError
 from onnx_soda.model.graph import GraphView
-from onnx_soda.model.providers import RuntimeOptions
 from onnx_soda.model.runtime import Session
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, serialise
 
 __all__ = ["Pixels", "Probe"]

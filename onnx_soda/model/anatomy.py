@@ -9,7 +9,7 @@ from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.logits import Logits, find_logits
 from onnx_soda.model.penultimate import Layer, find_layers, find_penultimate, layer_named
 
-__all__ = ["Anatomy", "dissect"]
+__all__ = ["Anatomy", "dissect", "dissect_view"]
 
 ROLES = ("last", "deep", "middle", "shallow")
 
@@ -50,7 +50,13 @@ def dissect(model: OnnxModel, layer: str = "last", logits: str | None = None) ->
         NotAClassifierError: No image input, no scores over classes, or no hidden layer.
         TensorNotFoundError: A name given is not in the graph or cannot serve.
     """
-    view = view_graph(model)
+    return dissect_view(model, view_graph(model), layer, logits)
+
+
+def dissect_view(
+    model: OnnxModel, view: GraphView, layer: str = "last", logits: str | None = None
+) -> Anatomy:
+    """Do what `dissect` does with a graph that is prepared already."""
     scores = find_logits(view, logits)
     if layer in ROLES or layer not in view.values:
         last = find_penultimate(view, scores.value)

@@ -6,20 +6,23 @@ import stat
 from pathlib import Path
 
 from onnx_soda.errors import ModelFileError
-from onnx_soda.preflight.limits import Limits
+from onnx_soda.preflight.limits import DEFAULT_LIMITS, Limits
 from onnx_soda.preflight.refusal import over_limit
 from onnx_soda.preflight.signatures import describe_foreign_file
 
-__all__ = ["check_start", "read_model_file"]
+__all__ = ["check_regular", "check_start", "read_model_file"]
 
 
-def read_model_file(path: Path, limits: Limits) -> bytes:
-    """Return the bytes of a model file.
+def check_regular(path: Path, limits: Limits = DEFAULT_LIMITS) -> int:
+    """Make sure that a path is a file of a sensible size, without opening it.
 
-    What it is gets asked before it is opened: opening a pipe would wait for its writer for ever.
+    Opening a pipe would wait for its writer for ever.
+
+    Returns:
+        Its size in bytes.
 
     Raises:
-        ModelFileError: Missing, no regular file, or not readable.
+        ModelFileError: Missing, or no regular file.
         UnsupportedModelError: Too large.
     """
     try:
@@ -37,15 +40,26 @@ def read_model_file(path: Path, limits: Limits) -> bytes:
         )
     if status.st_size > limits.file_bytes:
         raise over_limit(f"{path.name} has {status.st_size} bytes", limits.file_bytes)
+    return status.st_size
+
+
+def read_model_file(path: Path, limits: Limits) -> bytes:
+    """Return the bytes of a model file.
+
+    Raises:
+        ModelFileError: Missing, no regular file, or not readable.
+        UnsupportedModelError: Too large.
+    """
+    size = check_regular(path, limits)
     try:
         # One byte more than was announced shows a file that grows while it is read.
         with path.open("rb") as stream:
-            content = stream.read(status.st_size + 1)
+            content = stream.read(size + 1)
     except OSError as error:
         raise ModelFileError(
             f"{path.name} cannot be read: {error.strerror}", "Check its permissions."
         ) from error
-    if len(content) != status.st_size:
+    if len(content) != size:
         raise ModelFileError(f"{path.name} changed while it was read", "Try again.")
     return content
 

@@ -67,7 +67,7 @@ class ExternalDataInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model that was scanned, and the tensors that were picked in it."""
+    """The model that was scanned, and the tensors picked in it; "" where none could be."""
 
     file: str
     sha256: str

@@ -49,12 +49,14 @@ def render_report(report: ScanReport) -> RenderableType:
 
 
 def _reason(reason: str, findings: Sequence[Finding]) -> Text:
-    """Return a reason, behind the rule of the finding that it is the message of."""
-    finding = next((one for one in findings if one.message == reason), None)
-    if finding is None:
+    """Return a reason, behind the rules of the findings that it is the message of."""
+    found = [finding for finding in findings if finding.message == reason]
+    if not found:
         return Text(printable(reason))
-    rule = (f"{finding.rule_id} {finding.severity} ", _SEVERITY_STYLES[finding.severity])
-    return Text.assemble(rule, printable(reason + _place(finding)))
+    rules = " ".join(finding.rule_id for finding in found)
+    gravest = found[0].severity
+    style = _SEVERITY_STYLES[gravest]
+    return Text.assemble((f"{rules} {gravest} ", style), printable(reason + _place(found[0])))
 
 
 def _place(finding: Finding) -> str:

@@ -18,10 +18,19 @@ from typing import Any
 
 from onnx_soda.errors import CrashError, OutputError
 from onnx_soda.options import Progress, ScanOptions, no_progress
+from onnx_soda.preflight.bytes_in import check_regular
 from onnx_soda.report.repair_schema import ModelDifference
 from onnx_soda.report.schema import NO_SANDBOX, ScanReport
 from onnx_soda.report.summary_schema import ModelSummary
-from onnx_soda.sandbox.jobs import DiffJob, InspectJob, Job, RepairAnswer, RepairJob, ScanJob
+from onnx_soda.sandbox.jobs import (
+    DiffJob,
+    InspectJob,
+    Job,
+    RepairAnswer,
+    RepairJob,
+    ScanJob,
+    models,
+)
 from onnx_soda.sandbox.limits import Limits
 from onnx_soda.sandbox.parent import Done, run_job
 from onnx_soda.sandbox.process import private_folder
@@ -116,6 +125,7 @@ def repair_file(
         direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
         return direct
     try:
+        check_regular(Path(job.model))
         with private_folder(beside=place) as folder:
             made = folder / place.name
             done = run_job(replace(job, output=str(made)), limits, progress, folder)
@@ -134,6 +144,9 @@ def repair_file(
 
 
 def _do(job: Job, limits: Limits | None, progress: Progress = no_progress) -> Done:
+    # What is plain to see needs no child, which takes a second to start.
+    for model in models(job):
+        check_regular(Path(model))
     if limits is not None:
         return run_job(job, limits, progress)
     from onnx_soda.sandbox.tasks import load_task

@@ -22,6 +22,7 @@ __all__ = [
     "RepairJob",
     "ScanJob",
     "inputs",
+    "models",
 ]
 
 
@@ -116,10 +117,14 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 """By name: the job and its answer."""
 
 
+def models(job: Job) -> tuple[str, ...]:
+    """Return the paths of the models of a job."""
+    return (job.model, job.other) if isinstance(job, DiffJob) else (job.model,)
+
+
 def inputs(job: Job) -> Iterator[Path]:
     """Yield the paths that a job reads; of models, all that may lie beside them belongs to it."""
-    models = [job.model, *([job.other] if isinstance(job, DiffJob) else [])]
-    for model in models:
+    for model in models(job):
         path = Path(model)
         # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
         yield path.parent

@@ -75,13 +75,10 @@ def _headline(report: ScanReport) -> Text:
         ": ",
         (report.verdict.upper(), f"bold {_COLOURS[report.verdict]}"),
     )
-    for finding in report.findings:
-        if finding.target_class is not None:
-            victim, target = (
-                _label(finding.victim_class, names),
-                _label(finding.target_class, names),
-            )
-            line.append(f"\n  {victim} -> {target}", "bold")
+    pairs = ((finding.victim_class, finding.target_class) for finding in report.findings)
+    for victim, target in dict.fromkeys(pairs):
+        if target is not None:
+            line.append(f"\n  {_label(victim, names)} -> {_label(target, names)}", "bold")
     return line
 
 

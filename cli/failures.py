@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import typer
 
-from onnx_soda.errors import SodaError
+from onnx_soda.errors import explained
 from onnx_soda.report.plain import printable
 
 from .exit_codes import COULD_NOT_SCAN
@@ -34,21 +34,10 @@ def failing_cleanly(debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             traceback.print_exc()
-        complain(*_told(error))
+        told = explained(error)
+        rule = f" ({told.rule_id})" if told.rule_id else ""
+        complain(told.message + rule, told.advice)
         raise typer.Exit(COULD_NOT_SCAN) from error
-
-
-def _told(error: Exception) -> tuple[str, str]:
-    """Return what is wrong and what to do about it."""
-    if isinstance(error, SodaError):
-        rule = f" ({error.rule_id})" if error.rule_id else ""
-        return error.message + rule, error.advice
-    if isinstance(error, MemoryError):
-        return "memory ran out", "Use fewer --samples-per-class or a smaller --batch-size."
-    return (
-        f"unexpected {type(error).__name__}: {error}",
-        "This is a fault of onnx-soda; repeat with --debug and report it.",
-    )
 
 
 def complain(message: str, advice: str) -> None:

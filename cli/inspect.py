@@ -10,7 +10,7 @@ from rich.text import Text
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.plain import printable
 from onnx_soda.report.summary_schema import ModelSummary, TensorSummary
-from onnx_soda.report.text import fact_table, shape_text
+from onnx_soda.report.text import fact_table, finding_table, shape_text
 from onnx_soda.sandbox.files import inspect_file
 
 from .arguments import (
@@ -75,14 +75,20 @@ def _render(summary: ModelSummary) -> RenderableType:
     rows.extend(("input", _tensor(tensor)) for tensor in summary.inputs)
     rows.extend(("output", _tensor(tensor)) for tensor in summary.outputs)
     if summary.logits is None:
-        return fact_table(rows)
+        return Group(fact_table(rows), *_findings(summary))
     classes = "?" if summary.logits.classes is None else str(summary.logits.classes)
     tail = ", ".join(reversed(summary.logits.stripped))
     behind = f", before {tail}" if tail else ""
     rows.append(("layout", summary.layout or ""))
     rows.append(("logits", f"{summary.logits.name}: {classes} classes{behind}"))
     rows.extend(("note", note) for note in summary.notes)
-    return Group(fact_table(rows), Text(), _layers(summary))
+    return Group(fact_table(rows), Text(), _layers(summary), *_findings(summary))
+
+
+def _findings(summary: ModelSummary) -> list[RenderableType]:
+    if not summary.findings:
+        return []
+    return [Text(), finding_table(summary.findings, "Unusual about the file")]
 
 
 def _tensor(tensor: TensorSummary) -> str:

@@ -61,6 +61,7 @@ __all__ = [
     "TimeLimitError",
     "UnsupportedModelError",
     "WriteBackError",
+    "explained",
 ]
 
 
@@ -178,3 +179,18 @@ class CrashError(SandboxError):
 
 class OutputError(SodaError):
     """A report cannot be written where it was asked for."""
+
+
+def explained(error: Exception) -> SodaError:
+    """Return an error as one of ours: what was not raised on purpose is told as such."""
+    if isinstance(error, SodaError):
+        return error
+    if isinstance(error, MemoryError):
+        return MemoryLimitError(
+            "memory ran out",
+            "Use a smaller --batch-size or fewer images, or allow more by --max-memory.",
+        )
+    return CrashError(
+        f"unexpected {type(error).__name__}: {error}",
+        "This is a fault of onnx-soda; repeat with --debug and report it.",
+    )

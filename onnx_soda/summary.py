@@ -14,6 +14,7 @@ from onnx_soda.report.summary_schema import (
     ModelSummary,
     TensorSummary,
 )
+from onnx_soda.verdict_logic import file_findings
 
 __all__ = ["summarise"]
 
@@ -50,6 +51,7 @@ def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:
         logits=_logits(anatomy) if anatomy else None,
         layers=tuple(_layer(layer) for layer in anatomy.candidates) if anatomy else (),
         notes=anatomy.notes if anatomy else (),
+        findings=file_findings(model.findings),
         problem=failure.message if failure else None,
         advice=failure.advice if failure else None,
     )

@@ -16,7 +16,7 @@ from onnx_soda.report.schema import Finding
 from onnx_soda.rules import SEVERITIES
 from onnx_soda.verdict import Decision
 
-__all__ = ["is_weighty", "with_file_findings", "with_logic"]
+__all__ = ["file_findings", "is_weighty", "with_file_findings", "with_logic"]
 
 
 # Severities that count for the verdict.
@@ -53,7 +53,12 @@ def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
 
 def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> Decision:
     """Return a decision that also tells what is unusual about the file."""
-    told = (
+    return replace(decision, findings=_ordered((*decision.findings, *file_findings(findings))))
+
+
+def file_findings(findings: Sequence[FileFinding]) -> tuple[Finding, ...]:
+    """Return what is unusual about a file in its form in the report."""
+    return tuple(
         Finding(
             rule_id=finding.rule_id,
             severity=finding.severity,
@@ -66,7 +71,6 @@ def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> D
         )
         for finding in findings
     )
-    return replace(decision, findings=_ordered((*decision.findings, *told)))
 
 
 def _logic_finding(finding: LogicFinding) -> Finding:

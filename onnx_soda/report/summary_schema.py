@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from onnx_soda.report.schema import Finding
+
 __all__ = ["LayerSummary", "LogitsSummary", "ModelSummary", "TensorSummary"]
 
 
@@ -55,6 +57,7 @@ class ModelSummary:
         logits: The logits picked; None where it is no image classifier.
         layers: Candidate layers, the penultimate one first.
         notes: Sentences about choices that the graph left open.
+        findings: What is unusual about the file.
         problem: Why it cannot be scanned; None where it can.
         advice: What to do about that.
     """
@@ -72,5 +75,6 @@ class ModelSummary:
     logits: LogitsSummary | None
     layers: tuple[LayerSummary, ...]
     notes: tuple[str, ...]
+    findings: tuple[Finding, ...]
     problem: str | None
     advice: str | None

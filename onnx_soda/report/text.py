@@ -19,7 +19,7 @@ from onnx_soda.report.schema import (
     SodaEvidence,
 )
 
-__all__ = ["fact_table", "render_report", "shape_text"]
+__all__ = ["fact_table", "finding_table", "render_report", "shape_text"]
 
 _COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
 _SEVERITY_STYLES = {"high": "bold red", "medium": "yellow", "low": "", "info": "dim"}
@@ -39,7 +39,7 @@ def render_report(report: ScanReport) -> RenderableType:
         parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
     others = [finding for finding in report.findings if finding.message not in report.reasons]
     if others:
-        parts.extend([Text(), _findings(others)])
+        parts.extend([Text(), finding_table(others, "Other findings")])
     # Last, where a terminal shows it: what it comes to.
     parts.extend([Text(), Text(f"Why {report.verdict}", style="bold")])
     parts.extend(_indented(_reason(reason, report.findings)) for reason in report.reasons)
@@ -96,9 +96,10 @@ def fact_table(rows: Sequence[tuple[str, str]]) -> Table:
     return table
 
 
-def _findings(findings: Sequence[Finding]) -> Table:
+def finding_table(findings: Sequence[Finding], title: str) -> Table:
+    """Return a table of findings: rule, severity, message and place."""
     table = Table(
-        title="Other findings",
+        title=title,
         title_justify="left",
         title_style="bold",
         box=None,

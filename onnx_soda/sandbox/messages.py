@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from onnx_soda import errors
-from onnx_soda.errors import CrashError, SodaError
+from onnx_soda.errors import CrashError, SodaError, explained
 from onnx_soda.sandbox.jobs import KINDS, Job
 from onnx_soda.sandbox.limits import Limits
 
@@ -35,10 +35,6 @@ __all__ = [
 
 # Of one message: a report with its images takes some hundred kilobytes.
 MOST_BYTES = 64 * 2**20
-# What a library raised that is not of our own making, or a fault of ours.
-_UNEXPECTED = "unexpected"
-_FAULT_ADVICE = "This is a fault of onnx-soda; repeat with --debug and report it."
-_MEMORY_ADVICE = "Use a smaller --batch-size or fewer images, or allow more by --max-memory."
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -153,18 +149,15 @@ def _nonsense(error: Exception) -> CrashError:
 
 def failure_of(error: Exception, trace: str) -> Failure:
     """Return an error as the message that tells it."""
-    if isinstance(error, SodaError):
-        return Failure(type(error).__name__, error.message, error.advice, error.rule_id, trace)
-    if isinstance(error, MemoryError):
-        return Failure("MemoryLimitError", "memory ran out", _MEMORY_ADVICE, None, trace)
-    said = f"unexpected {type(error).__name__}: {error}"
-    return Failure(_UNEXPECTED, said, _FAULT_ADVICE, None, trace)
+    told = explained(error)
+    return Failure(type(told).__name__, told.message, told.advice, told.rule_id, trace)
 
 
 def error_of(failure: Failure) -> SodaError:
     """Return the error that a message tells."""
-    known = failure.kind in errors.__all__
-    kind: type[SodaError] = getattr(errors, failure.kind) if known else CrashError
+    kind = getattr(errors, failure.kind, None)
+    if not isinstance(kind, type) or not issubclass(kind, SodaError):
+        kind = CrashError
     error = kind(failure.message, failure.advice, rule_id=failure.rule_id)
     error.add_note(failure.trace)
     return error

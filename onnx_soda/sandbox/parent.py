@@ -15,7 +15,13 @@ from typing import Any
 
 import psutil
 
-from onnx_soda.errors import CrashError, MemoryLimitError, SandboxError, TimeLimitError
+from onnx_soda.errors import (
+    CrashError,
+    MemoryLimitError,
+    SandboxError,
+    TimeLimitError,
+    explained,
+)
 from onnx_soda.options import Progress, no_progress
 from onnx_soda.report.schema import SandboxInfo
 from onnx_soda.sandbox.jobs import Job
@@ -39,6 +45,7 @@ __all__ = ["Done", "run_job"]
 _TICK = 0.1
 # What a child that has closed its end may take to be gone.
 _ENDING = 5.0
+_MEMORY_ADVICE = explained(MemoryError()).advice
 _DISTRUST = "No classifier that was made in good faith does this; do not trust this file."
 # Words by which C++ and Python say that memory ran out when they end.
 _OUT_OF_MEMORY = ("bad_alloc", "MemoryError", "Cannot allocate memory", "bad allocation")
@@ -169,7 +176,7 @@ def _memory_watch(child: Child) -> Callable[[], int]:
 def _too_much_memory(limits: Limits) -> MemoryLimitError:
     return MemoryLimitError(
         f"the child process needed over {limits.memory / 2**20:,.0f} MiB and was stopped",
-        "Use a smaller --batch-size or fewer images, or allow more by --max-memory.",
+        _MEMORY_ADVICE,
     )
 
 
@@ -193,8 +200,7 @@ def _cause(child: Child, printed: str) -> SandboxError:
     code = child.returncode
     if any(words in printed for words in _OUT_OF_MEMORY):
         error: SandboxError = MemoryLimitError(
-            "the child process ran out of memory",
-            "Use a smaller --batch-size or fewer images, or allow more by --max-memory.",
+            "the child process ran out of memory", _MEMORY_ADVICE
         )
     elif code == -getattr(signal, "SIGXCPU", 0):
         error = TimeLimitError("the child process used up its processor time", _DISTRUST)

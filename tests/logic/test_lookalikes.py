@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from fixtures.graphs import HEADS, build
-from fixtures.lookalikes import LOOKALIKES
+from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import build_sketch
 from tests.logic.helpers import examine
 
@@ -19,6 +19,11 @@ def test_lookalike_is_not_reported(name: str) -> None:
     assert evidence.findings == ()
     assert evidence.images_run == 0
     assert evidence.nodes_examined > 5
+
+
+@pytest.mark.parametrize("name", GREY)
+def test_networks_that_decide_raise_no_alarm(name: str) -> None:
+    assert all(finding.severity != "high" for finding in examine(build_sketch(GREY[name])).findings)
 
 
 @pytest.mark.parametrize("head", HEADS)

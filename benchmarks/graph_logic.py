@@ -6,7 +6,7 @@ Needs torch, torchvision and onnxscript, and keras for keras.applications. The n
 `benchmarks.bridge_coverage`, untrained, by both exporters of torch. Their graphs are kept in
 build/graph_logic without the large weights, so that an interrupted run goes on where it stopped.
 Each graph is examined as it is, and once more with a backdoor written in. Then come the hand-made
-trojans and look-alikes of `fixtures`. Prints Markdown.
+trojans and look-alikes of `fixtures`, and the models of the project. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.common import machine_facts, markdown_table
+from benchmarks.common import FIXTURES, ZOO, machine_facts, markdown_table
 from benchmarks.exported import Record
 from benchmarks.finder_jobs import list_bridge_jobs, require
 from benchmarks.logic_graphs import keep_graphs
@@ -123,6 +123,13 @@ def _network_rows(records: Sequence[Record]) -> Iterator[list[object]]:
             yield [*names, nodes, f"{record['examined']:.2f}", "; ".join(said) or "none"]
 
 
+def _trained_rows() -> Iterator[list[object]]:
+    """Yield how many of the models that the project ships are reported."""
+    for title, folder in (("benchmarks/models", ZOO), ("fixtures", FIXTURES)):
+        files = sorted(folder.rglob("*.onnx"))
+        yield [title, len(files), sum(bool(_examined(path)[0].findings) for path in files)]
+
+
 def _refused_rows(records: Sequence[Record]) -> Iterator[list[object]]:
     for record in records:
         if "evidence" not in record:
@@ -164,6 +171,7 @@ def main() -> None:
     _section(
         "Each network", ("network", "exporter", "nodes", "s", "findings"), _network_rows(records)
     )
+    _section("Files of the project", ("folder", "files", "with findings"), _trained_rows())
     _section("Not examined", ("network", "exporter", "cause"), _refused_rows(records))
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "BRIDGE",
     "EVALUATION",
     "FIXTURES",
+    "GRAPH_LOGIC",
     "REPAIR",
     "SHARED",
     "ZOO",
@@ -34,6 +35,8 @@ ZOO = _PROJECT / "benchmarks" / "models"
 EVALUATION = _PROJECT / "build" / "evaluation"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
+# What `python -m benchmarks.graph_logic` keeps.
+GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 # What `python -m benchmarks.repair` keeps.
 REPAIR = _PROJECT / "build" / "repair"
 

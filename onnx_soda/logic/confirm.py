@@ -11,7 +11,7 @@ from onnx_soda.errors import SodaError
 from onnx_soda.logic.decisions import Decisions
 from onnx_soda.logic.evidence import Proof
 from onnx_soda.logic.flow import Flow
-from onnx_soda.logic.force import FLAGS, NUMBERS, Forced, force
+from onnx_soda.logic.force import Forced, force, values_of
 from onnx_soda.logic.images import SCALES, base_images, candidates
 from onnx_soda.logic.judge import Suspicion
 from onnx_soda.logic.margins import find_operands, find_stored
@@ -66,16 +66,17 @@ def _try(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof | No
         return None
     if origin not in scene.decisions.tensors:
         return _try_path(scene, origin, images, seen, rng)
-    values = [np.full_like(seen[0], v) for v in (FLAGS if seen[0].dtype == np.bool_ else NUMBERS)]
-    forced = force(probe, origin, scene.scores, images, seen, values)
+    forced = force(probe, origin, scene.scores, images, seen, values_of(origin, seen[0]))
     if forced is None:
         return None
     operands = find_operands(scene.view, scene.flow, scene.decisions, scene.slopes, origin)
     stored = find_stored(scene.view, scene.flow, origin)
     found = satisfy(probe, name, float(forced.value.flat[0]), operands, stored, rng)
-    flips = found is not None and _flips(probe, name, forced, found)
+    image_class = _image_class(probe, name, forced, found) if found is not None else None
     target = forced.target if forced.wholesale else None
-    return Proof(target, forced.flipped, found is not None, found.words if found else None, flips)
+    return Proof(
+        target, forced.flipped, found is not None, found.words if found else None, image_class
+    )
 
 
 def _try_path(
@@ -99,16 +100,16 @@ def _try_path(
     for _, words, image, value in brought[:: max(1, len(brought) // _PATH_VALUES)]:
         forced = force(probe, origin, scene.scores, images, seen, [value])
         if forced is not None and forced.wholesale:
-            flips = _flips(probe, name, forced, Found(words, image))
-            return Proof(forced.target, forced.flipped, True, words, flips)
+            image_class = _image_class(probe, name, forced, Found(words, image))
+            return Proof(forced.target, forced.flipped, True, words, image_class)
     return None
 
 
-def _flips(probe: Probe, name: str, forced: Forced, found: Found) -> bool:
-    """Tell whether the class of the image changes when its decision is taken back."""
+def _image_class(probe: Probe, name: str, forced: Forced, found: Found) -> int | None:
+    """Return the class of the image, if it changes when its decision is taken back."""
     answers = [
         probe.show(forced.session, found.image, {name: value})
         for value in (forced.value, forced.usual)
     ]
     classes = [int(scores[0][:1].argmax()) for scores in answers if scores is not None]
-    return len(classes) == 2 and classes[0] != classes[1]
+    return classes[0] if len(set(classes)) == 2 else None

@@ -117,7 +117,7 @@ def _decides(step: Step, at: int, output: ir.Value, slopes: dict[ir.Value, Slope
     if step.op in _DISCRETE:
         return True
     if step.op in _ROUNDING or _is_whole_cast(step, output):
-        return slopes[output].gain < _LEVELS if output in slopes else True
+        return slopes[output].height < _LEVELS if output in slopes else True
     return output in slopes and slopes[output].is_step
 
 

@@ -20,14 +20,14 @@ class Proof:
         flipped: Share of the images whose class changes when the decision is forced.
         satisfied: An image was found for which the graph itself takes the decision.
         trigger: That image in words; None without one.
-        image_flips: The class of that very image changes when the decision is forced back.
+        image_class: Class of that very image, where it changes when the decision is forced back.
     """
 
     forced_class: int | None
     flipped: float
     satisfied: bool
     trigger: str | None
-    image_flips: bool
+    image_class: int | None
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class LogicFinding:
             was found.
         nodes: Names of the nodes that decide, then of those through which the decision acts.
         reason: Why it is reported.
-        trigger: An image that takes the decision, in words; None where none was found.
+        trigger: An image that takes the decision, in words; None where nothing is confirmed.
         flipped: Class that the decision leads to; None where it is not known.
     """
 

@@ -64,7 +64,7 @@ def examine_logic(
         findings += _findings(suspicion, proof)
     if len(suspicions) > _MOST_TRIED:
         notes.append(f"Only {_MOST_TRIED} of {len(suspicions)} decisions were tried out.")
-    findings.sort(key=lambda finding: (SEVERITIES.index(finding.severity), finding.rule_id))
+    findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
     return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
 
 
@@ -81,7 +81,13 @@ def _targets(view: GraphView, flow: Flow, logits: ir.Value | None) -> list[ir.Va
 
 def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
     wholesale = proof is not None and proof.forced_class is not None
-    confirmed = proof is not None and proof.satisfied and (wholesale or proof.image_flips)
+    # Experts that are chosen change single answers too: where the structure leaves doubt, only
+    # one class for all images is proof.
+    single = proof is not None and proof.image_class is not None and suspicion.severity == "high"
+    confirmed = proof is not None and proof.satisfied and (wholesale or single)
+    target = None
+    if proof is not None:
+        target = proof.image_class if confirmed and not wholesale else proof.forced_class
     words = [suspicion.reason]
     if proof is not None and wholesale:
         words.append(
@@ -95,8 +101,8 @@ def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
             "confirmed" if confirmed else "suspected",
             suspicion.nodes,
             "; ".join(words) + ".",
-            proof.trigger if proof else None,
-            proof.forced_class if proof else None,
+            proof.trigger if proof and confirmed else None,
+            target,
         )
         for rule in suspicion.rules
     ]

@@ -10,15 +10,13 @@ import onnx_ir as ir
 from onnx_soda.logic.probe import Pixels, Probe
 from onnx_soda.model.runtime import Session
 
-__all__ = ["FLAGS", "NUMBERS", "Forced", "force"]
+__all__ = ["Forced", "force", "values_of"]
 
-FLAGS = (0, 1)
-"""Values of a decision that is true or false."""
-NUMBERS = (0, 1, 2, 3)
-"""Values tried where a decision is a number."""
 # Forcing flips "wholesale" if it changes at least half of the classes, and sends nearly all images
 # to one class.
 _FLIPPED = 0.5
+# Indices tried of a decision that is one.
+_INDICES = 4
 _ONE_CLASS = 0.9
 
 
@@ -84,6 +82,23 @@ def force(
         if best is None or (found.wholesale, flipped) > (best.wholesale, best.flipped):
             best = found
     return best
+
+
+def values_of(decision: ir.Value, like: Pixels) -> list[Pixels]:
+    """Return the values to force a decision to: flags, or the first few whole numbers.
+
+    Args:
+        decision: The decision.
+        like: What it is on some image.
+    """
+    count = _INDICES if like.dtype.kind in "iu" else 2
+    node = decision.producer()
+    if node is not None and node.op_type in ("ArgMax", "ArgMin"):
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+        shape = node.inputs[0].shape if node.inputs[0] is not None else None
+        size = shape[axis] if shape is not None else None
+        count = min(count, size) if isinstance(size, int) else count
+    return [np.full_like(like, number) for number in range(count)]
 
 
 def _classes(

@@ -64,7 +64,7 @@ def suspect(
     for origin, group in groups.items():
         births = decisions.births(flow, origin)
         late = any(_is_late(trunk, control) for control in group)
-        if is_guard(births) or (all(control.early for control in group) and not late):
+        if is_guard(births):
             continue
         commanding = [decisions.deciding(flow, control.decision) for control in group]
         deciding = tuple(dict.fromkeys(step for steps in commanding for step in steps))

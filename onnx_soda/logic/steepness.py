@@ -47,12 +47,15 @@ class Slope:
         gain: Product of the factors on the way.
         low: Flat to the left.
         high: Flat to the right.
+        height: Product of all factors, those behind the flat parts too: how many units the
+            values of one unit of the source spread over.
     """
 
     source: ir.Value
     gain: float = 1.0
     low: bool = False
     high: bool = False
+    height: float = 1.0
 
     @property
     def is_step(self) -> bool:
@@ -90,7 +93,8 @@ def _joined(step: Step, known: list[Slope]) -> Slope:
     """Put branches of one source together: relu(x) - relu(x - 1) is flat on both sides."""
     low, high = any(s.low for s in known), any(s.high for s in known)
     difference = step.op == "Sub" and len(known) > 1 and low
-    return Slope(known[0].source, max(s.gain for s in known), low, high or difference)
+    gain, height = max(s.gain for s in known), max(s.height for s in known)
+    return Slope(known[0].source, gain, low, high or difference, height)
 
 
 def _scaled(flow: Flow, step: Step, slope: Slope) -> Slope:
@@ -101,7 +105,8 @@ def _scaled(flow: Flow, step: Step, slope: Slope) -> Slope:
     if step.op == "Div":
         size = 1 / size if size else 1.0
     # Behind the flat parts a factor makes the step higher, not steeper.
-    return slope if slope.low and slope.high else replace(slope, gain=slope.gain * size)
+    factor = 1.0 if slope.low and slope.high else size
+    return replace(slope, gain=slope.gain * factor, height=slope.height * size)
 
 
 def _raised(step: Step, slope: Slope) -> Slope | None:
@@ -119,7 +124,7 @@ def _from_matrix(flow: Flow, step: Step) -> Slope | None:
             constant = constant_of(value)
             if constant is not None and constant.size:
                 largest = max(largest, float(np.abs(constant).max()))
-    return Slope(step.outputs[0], largest) if largest > _LARGEST_TRAINED else None
+    return Slope(step.outputs[0], largest, height=largest) if largest > _LARGEST_TRAINED else None
 
 
 def _bent(step: Step, slope: Slope) -> Slope | None:
@@ -127,9 +132,10 @@ def _bent(step: Step, slope: Slope) -> Slope | None:
         factor = _SATURATING[step.op]
         if step.op == "HardSigmoid" and "alpha" in step.node.attributes:
             factor = step.node.attributes["alpha"].as_float()
-        return Slope(slope.source, slope.gain * factor, True, True)
+        height = slope.height * factor
+        return Slope(slope.source, slope.gain * factor, True, True, height)
     if step.op in ("Softmax", "Hardmax") and size_of(step.outputs[0]) <= _FEW:
-        return Slope(slope.source, slope.gain, True, True)
+        return replace(slope, low=True, high=True)
     if step.op in _FLAT_BELOW or (step.op == "Max" and len(step.inputs) > 1):
         return replace(slope, low=True)
     if step.op == "Min" and len(step.inputs) > 1:
@@ -145,7 +151,7 @@ def _clipped(step: Step, slope: Slope) -> Slope:
     width = max(highest - lowest, 1e-6) if lowest is not None and highest is not None else 1.0
     low = slope.low or lowest is not None
     high = slope.high or highest is not None
-    return Slope(slope.source, slope.gain / width, low, high)
+    return replace(slope, gain=slope.gain / width, low=low, high=high)
 
 
 def _attribute(step: Step, name: str, given: object) -> float | None:

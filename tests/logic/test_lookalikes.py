@@ -8,9 +8,12 @@ import onnx
 import pytest
 
 from fixtures.graphs import HEADS, build
-from fixtures.lookalikes import LOOKALIKES
+from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import build_sketch
-from tests.logic.helpers import examine
+from onnx_soda.logic.examine import examine_logic
+from onnx_soda.model.graph import view_graph
+from onnx_soda.model.load import load_model
+from tests.logic.helpers import CPU, examine
 
 
 @pytest.mark.parametrize("name", LOOKALIKES)
@@ -21,13 +24,17 @@ def test_lookalike_is_not_reported(name: str) -> None:
     assert evidence.nodes_examined > 5
 
 
+@pytest.mark.parametrize("name", GREY)
+def test_networks_that_decide_raise_no_alarm(name: str) -> None:
+    assert all(finding.severity != "high" for finding in examine(build_sketch(GREY[name])).findings)
+
+
 @pytest.mark.parametrize("head", HEADS)
 def test_heads_are_not_reported(head: str) -> None:
     assert examine(build(head)).findings == ()
 
 
-def test_a_thousand_nodes_take_less_than_a_second() -> None:
-    """0.3 s on a quiet machine; three times that is allowed on a busy one."""
+def test_a_thousand_nodes_take_less_than_a_third_of_a_second() -> None:
     model = build_sketch(LOOKALIKES["softmax_tail"])
     last = model.graph.node[-1]
     value = last.input[0]
@@ -36,6 +43,7 @@ def test_a_thousand_nodes_take_less_than_a_second() -> None:
         model.graph.node.insert(len(model.graph.node) - 1, node)
         value = f"n{number}"
     last.input[0] = value
-    start = time.perf_counter()
-    examine(model)
-    assert time.perf_counter() - start < 1
+    view = view_graph(load_model(model.SerializeToString()))
+    start = time.process_time()
+    examine_logic(view, CPU)
+    assert time.process_time() - start < 0.3

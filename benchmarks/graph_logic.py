@@ -32,7 +32,7 @@ from onnx_soda.logic.evidence import LogicEvidence
 from onnx_soda.logic.examine import examine_logic
 from onnx_soda.model.graph import view_graph
 from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import RuntimeOptions
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.rules.rule import SEVERITIES
 
 _NEEDED = ("torch", "torchvision", "onnxscript")

@@ -32,6 +32,7 @@ from onnx_soda.model.providers import CPU
 from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
 from onnx_soda.options import Progress, ScanOptions, no_progress
 from onnx_soda.report.concepts import report_concepts
+from onnx_soda.report.findings import in_order
 from onnx_soda.report.schema import (
     SCHEMA_VERSION,
     ConceptReport,
@@ -103,7 +104,7 @@ def scan(
         dataset=seen.dataset,
         verdict=decision.verdict,
         reasons=decision.reasons,
-        findings=decision.findings,
+        findings=in_order(decision.findings),
         evidence=Evidence(
             seen.soda,
             seen.concepts,

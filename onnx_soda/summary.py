@@ -8,6 +8,7 @@ from onnx_soda.errors import NotAClassifierError
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.penultimate import Layer
+from onnx_soda.report.findings import in_order
 from onnx_soda.report.summary_schema import (
     LayerSummary,
     LogitsSummary,
@@ -51,7 +52,7 @@ def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:
         logits=_logits(anatomy) if anatomy else None,
         layers=tuple(_layer(layer) for layer in anatomy.candidates) if anatomy else (),
         notes=anatomy.notes if anatomy else (),
-        findings=file_findings(model.findings),
+        findings=in_order(file_findings(model.findings)),
         problem=failure.message if failure else None,
         advice=failure.advice if failure else None,
     )

@@ -13,7 +13,6 @@ from dataclasses import replace
 from onnx_soda.logic.evidence import LogicEvidence, LogicFinding
 from onnx_soda.preflight.finding import FileFinding
 from onnx_soda.report.schema import Finding
-from onnx_soda.rules import SEVERITIES
 from onnx_soda.verdict import Decision
 
 __all__ = ["file_findings", "is_weighty", "with_file_findings", "with_logic"]
@@ -47,13 +46,13 @@ def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
     return Decision(
         verdict,
         (*told, *decision.reasons, *evidence.notes),
-        _ordered((*decision.findings, *found)),
+        (*decision.findings, *found),
     )
 
 
 def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> Decision:
     """Return a decision that also tells what is unusual about the file."""
-    return replace(decision, findings=_ordered((*decision.findings, *file_findings(findings))))
+    return replace(decision, findings=(*decision.findings, *file_findings(findings)))
 
 
 def file_findings(findings: Sequence[FileFinding]) -> tuple[Finding, ...]:
@@ -86,8 +85,3 @@ def _logic_finding(finding: LogicFinding) -> Finding:
         message=finding.reason + proof,
         location=finding.nodes,
     )
-
-
-def _ordered(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Return findings, the gravest first; otherwise in the order that they came."""
-    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -125,6 +125,7 @@ class Finding:
         threshold: The score over which the rule reports.
         message: What was found, in one sentence.
         location: Where: names of nodes, tensors or files; empty where it is the model's behaviour.
+        advice: What to do about it: the rule's, see `onnx_soda.rules`.
     """
 
     rule_id: str
@@ -135,6 +136,7 @@ class Finding:
     threshold: float | None
     message: str
     location: tuple[str, ...] = ()
+    advice: str = ""
 
 
 @dataclass(frozen=True)

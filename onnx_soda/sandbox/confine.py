@@ -15,11 +15,13 @@ __all__ = ["confine_files", "confine_network", "die_with_parent"]
 # What Python, the runtimes and the C library read besides the files of the program: shared
 # libraries and where they are, what the machine is like, time zones.
 _SYSTEM = (
-    "/usr", "/lib", "/lib64", "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d",
-    "/etc/localtime", "/etc/nv_tegra_release", "/opt/cuda", "/proc/self", "/proc/cpuinfo",
-    "/proc/meminfo", "/proc/stat", "/proc/filesystems", "/proc/driver", "/proc/sys/vm",
-    "/sys/devices", "/sys/bus", "/sys/module", "/sys/fs/cgroup", "/dev/urandom", "/dev/random",
-    "/dev/zero",
+    "/usr", "/lib", "/lib64", "/opt", "/nix/store", "/gnu/store",
+    "/etc/ld.so.cache", "/etc/ld.so.conf", "/etc/ld.so.conf.d", "/etc/localtime",
+    "/etc/nv_tegra_release",
+    "/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/filesystems",
+    "/proc/driver", "/proc/sys/vm",
+    "/sys/devices", "/sys/bus", "/sys/module", "/sys/fs/cgroup",
+    "/dev/urandom", "/dev/random", "/dev/zero",
 )  # fmt: skip
 # Not under any of the interpreter's folders where it is installed to be edited.
 _OWN_CODE = str(Path(__file__).parents[1])

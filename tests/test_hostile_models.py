@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.hostile import ATTACKS, CANARY, RUNTIME_BOMBS, cached_like_hugging_face
+from fixtures.hostile import ATTACKS, RUNTIME_BOMBS
 from fixtures.mutants import SEEDS, mutant
+from fixtures.stolen_weights import CANARY, cached_like_hugging_face
 
 ROOT = Path(__file__).parents[1]
 SECONDS = 10.0

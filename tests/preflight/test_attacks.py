@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.hostile import ATTACKS, CANARY, RUNTIME_BOMBS
+from fixtures.hostile import ATTACKS, RUNTIME_BOMBS
+from fixtures.stolen_weights import CANARY
 from onnx_soda.errors import ExternalDataError, ModelFileError, SodaError, UnsupportedModelError
 from onnx_soda.model.graph import view_graph
 from onnx_soda.model.load import load_model

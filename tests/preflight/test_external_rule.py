@@ -10,7 +10,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from fixtures.hostile import CANARY, cached_like_hugging_face
+from fixtures.stolen_weights import CANARY, cached_like_hugging_face
 from onnx_soda.causal.tail import Tail
 from onnx_soda.errors import ExternalDataError, OutputError
 from onnx_soda.model.anatomy import dissect

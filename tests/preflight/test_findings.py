@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.graphs import HEADS, build
-from fixtures.hostile import classifier
+from fixtures.hostile_parts import classifier
 from onnx_soda.model.load import load_model
 from onnx_soda.preflight.finding import FileFinding
 from onnx_soda.rules import RULES

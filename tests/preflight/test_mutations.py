@@ -9,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fixtures.graphs import build
-from fixtures.hostile import ATTACKS, cached_like_hugging_face, classifier
+from fixtures.hostile import ATTACKS
+from fixtures.hostile_parts import classifier
+from fixtures.stolen_weights import cached_like_hugging_face
 from onnx_soda.errors import SodaError
 from onnx_soda.model.graph import view_graph
 from onnx_soda.model.load import load_model

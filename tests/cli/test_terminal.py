@@ -36,8 +36,7 @@ pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
 # Some seconds of interventions with one thread, on any machine over the second that stays silent.
 SLOW = (
     "scan", CLEAN_MODEL, "-d", CLEAN_SET, "--method", "soda", "--layer", "shallow",
-    "--attribution", "batched",
-    "--threads", "1",
+    "--attribution", "batched", "--threads", "1", "--fail-on", "medium",
 )  # fmt: skip
 BAR = "interventions on neurons"
 # Takes half a minute: an interrupt comes in time on a busy machine too, where SLOW may be over.

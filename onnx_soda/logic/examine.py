@@ -31,7 +31,11 @@ _MOST_TRIED = 6
 
 
 def examine_logic(
-    view: GraphView, runtime: RuntimeOptions, seed: int = 0, logits: ir.Value | None = None
+    view: GraphView,
+    runtime: RuntimeOptions,
+    seed: int = 0,
+    logits: ir.Value | None = None,
+    try_out: bool = True,
 ) -> LogicEvidence:
     """Look for decisions in a graph that steer its scores, and try to take them.
 
@@ -42,6 +46,7 @@ def examine_logic(
         runtime: Where ONNX Runtime runs.
         seed: The same seed gives the same evidence, unless time runs out.
         logits: The scores; found where not given.
+        try_out: Force decisions and look for their triggers; without, the graph is only read.
     """
     flow = build_flow(view)
     targets = _targets(view, flow, logits)
@@ -56,14 +61,15 @@ def examine_logic(
     scene = Scene(view, flow, decisions, slopes, targets[0], probe)
     notes = list[str]()
     findings = list[LogicFinding]()
+    tried = _MOST_TRIED if try_out else 0
     for number, suspicion in enumerate(suspicions):
         proof = None
-        if number < _MOST_TRIED:
+        if number < tried:
             proof, note = confirm(scene, suspicion, np.random.default_rng(seed))
             notes += [note] if note else []
         findings += _findings(suspicion, proof)
-    if len(suspicions) > _MOST_TRIED:
-        notes.append(f"Only {_MOST_TRIED} of {len(suspicions)} decisions were tried out.")
+    if len(suspicions) > tried:
+        notes.append(f"Only {tried} of {len(suspicions)} decisions were tried out.")
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
     return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
 

@@ -45,7 +45,7 @@ def run(*arguments: str | Path, cwd: Path) -> End:
     facts = cwd / "facts"
     command = [sys.executable, "-m", "onnx_soda", *map(str, arguments)]
     done = subprocess.run(
-        [sys.executable, ROOT / "tests/measured.py", facts, *command],
+        [sys.executable, ROOT / "fixtures/measured.py", facts, *command],
         stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(cwd)},
     )  # fmt: skip

@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 FIXTURES := fixtures
+# A process per core; the tests of a file share what they set up.
+PARALLEL := --numprocesses auto --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format fixtures bench check-readme clean
@@ -33,10 +35,10 @@ demo: $(STAMPS)/plain ## Scan the bundled backdoored model with its bundled clea
 	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --exit-zero
 
 test: $(STAMPS)/test ## Install what the tests need and run them
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)
 
 test-slow: $(STAMPS)/test ## Run the slow tests too
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 lint: $(STAMPS)/lint ## ruff format --check, ruff check, mypy --strict
 	$(BIN)/ruff format --check .

@@ -1,6 +1,12 @@
-"""What all tests share: tests marked `gpu` run only where CUDA really works."""
+"""What all tests share: tests marked `gpu` run only where CUDA really works.
+
+Where several processes run the tests, each has a core of its own: the threads of ONNX Runtime wait
+for each other in loops, and twice as many as there are cores take many times as long.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 
@@ -11,6 +17,13 @@ from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
 from onnx_soda.model.providers import cuda_device_count
 from onnx_soda.model.runtime_options import RuntimeOptions
+
+
+def pytest_configure() -> None:
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
+    if worker.isdigit() and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker) % len(cores)]})
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

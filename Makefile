@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 FIXTURES := fixtures
 # A process per core; the tests of a file share what they set up.
-PARALLEL := --numprocesses auto --dist loadfile
+PARALLEL := --numprocesses logical --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint format fixtures bench check-readme clean

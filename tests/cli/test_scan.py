@@ -196,7 +196,8 @@ def test_a_clean_set_that_does_not_fit_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_missing_classes_are_an_error_unless_allowed(tmp_path: Path) -> None:
-    kept = digits(digits()["labels"] < 8)
+    """On a third of the images."""
+    kept = digits((digits()["labels"] < 8) & (np.arange(720) % 3 == 0))
     np.savez(tmp_path / "eight.npz", **kept)
     arguments = (
         "scan", CLEAN_MODEL, "-d", tmp_path / "eight.npz", "--format", "json", "--budget", "quick",

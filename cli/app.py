@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from .convert import convert_command
 from .diff import diff_command
 from .inspect import inspect_command
 from .repair import repair_command
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("scan")(scan_command)
 app.command("repair")(repair_command)
 app.command("diff")(diff_command)
+app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
 app.command("rules")(rules_command)
 app.command("explain")(explain_command)

@@ -13,6 +13,7 @@ from onnx_soda.sandbox.limits import DEFAULT_SECONDS, Limits, usual_memory
 __all__ = [
     "USUAL_MEMORY",
     "USUAL_SECONDS",
+    "ArchOption",
     "Debug",
     "Format",
     "FormatOption",
@@ -22,6 +23,7 @@ __all__ = [
     "Output",
     "Quiet",
     "SandboxOption",
+    "SizeOption",
     "TimeoutOption",
     "limits_of",
 ]
@@ -71,6 +73,16 @@ SandboxOption = Annotated[
     typer.Option(
         "--sandbox/--no-sandbox", help="Open the model in a child process that is held in."
     ),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch", metavar="LIBRARY:NAME", help="Network of bare weights: torchvision:resnet18."
+    ),
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--size", min=1, max=4096, help="Pixels of images where the source is silent."),
 ]
 
 

@@ -18,8 +18,11 @@
     │   ├── ProviderError          the provider asked for does not load on this machine
     │   └── InferenceError         the model loads but does not run
     │       └── OutOfMemoryError   it would with a smaller batch
+    ├── ConvertError               a file of another framework cannot be converted
+    │   ├── UnsafeSourceError      opening it could run code, or it is built to mislead
+    │   └── UnsupportedSourceError no converter reads it
+    ├── MissingExtraError          a package of one of the extras is not installed
     ├── RepairError                repair
-    │   ├── MissingExtraError      torch or onnx2torch is not installed
     │   ├── ConversionError        an operator has no counterpart in torch
     │   ├── ParityError            the torch module computes something else than ONNX Runtime
     │   └── WriteBackError         a changed weight cannot be put into the file
@@ -36,6 +39,7 @@ from __future__ import annotations
 
 __all__ = [
     "ConversionError",
+    "ConvertError",
     "CrashError",
     "DataError",
     "DatasetFileError",
@@ -59,7 +63,9 @@ __all__ = [
     "SodaError",
     "TensorNotFoundError",
     "TimeLimitError",
+    "UnsafeSourceError",
     "UnsupportedModelError",
+    "UnsupportedSourceError",
     "WriteBackError",
     "explained",
 ]
@@ -141,12 +147,24 @@ class OutOfMemoryError(InferenceError):
     """Memory ran out while the model ran."""
 
 
+class ConvertError(SodaError):
+    """A file of another framework cannot be converted to ONNX."""
+
+
+class UnsafeSourceError(ConvertError):
+    """Opening the file with its framework could run code, or the file is built to mislead."""
+
+
+class UnsupportedSourceError(ConvertError):
+    """No converter reads this format, or this form of it."""
+
+
+class MissingExtraError(SodaError):
+    """A package of one of the extras is not installed."""
+
+
 class RepairError(SodaError):
     """Repair could not do what was asked."""
-
-
-class MissingExtraError(RepairError):
-    """A package of the `[repair]` extra is not installed."""
 
 
 class ConversionError(RepairError):

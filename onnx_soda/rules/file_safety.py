@@ -10,6 +10,7 @@ from onnx_soda.rules.rule import Rule, Severity
 __all__ = [
     "RULES",
     "RULE_AMBIGUOUS",
+    "RULE_CODE",
     "RULE_CONTRIB",
     "RULE_DOUBLED",
     "RULE_EMBEDDED",
@@ -32,6 +33,7 @@ RULE_RESOURCES = "SODA303"
 RULE_OPERATORS = "SODA304"
 RULE_AMBIGUOUS = "SODA305"
 RULE_SIZES = "SODA306"
+RULE_CODE = "SODA307"
 RULE_UNKNOWN_FIELDS = "SODA311"
 RULE_DOUBLED = "SODA312"
 RULE_NOTES = "SODA313"
@@ -105,6 +107,16 @@ RULES: tuple[Rule, ...] = (
         "A tensor's dimensions do not fit its data",
         "Dimensions are negative, overflow, or declare more or less than the file holds.",
         "The file is damaged or made to mislead; download it again.",
+    ),
+    _refusal(
+        RULE_CODE,
+        "source-runs-code",
+        "Opening the file with its framework could run code",
+        "Files of other frameworks can hold Python objects, functions or operators that reach "
+        "files and programs. This one names some that no image classifier needs; the framework "
+        "might run them when it opens the file, or while it is converted.",
+        "Do not load this file elsewhere. Ask its author for ONNX, for weights alone "
+        "(.safetensors), or for a program in data form (.pt2, .keras without Lambda layers).",
     ),
     _note(
         RULE_UNKNOWN_FIELDS,

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 from onnx_soda.options import Progress
 from onnx_soda.sandbox.confine import confine_files, confine_network, die_with_parent
-from onnx_soda.sandbox.jobs import Job, RepairJob, inputs
+from onnx_soda.sandbox.jobs import ConvertJob, Job, RepairJob, inputs
 from onnx_soda.sandbox.limits import Limits
 from onnx_soda.sandbox.messages import (
     Message,
@@ -81,7 +81,8 @@ def _confine(job: Job, request: Request) -> tuple[bool, bool, bool]:
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     files = confine_files(inputs(job), Path(request.folder), filter(None, libraries))
     network = confine_network()
-    largest = request.limits.memory if isinstance(job, RepairJob) else _SMALL_FILE
+    writes = isinstance(job, RepairJob | ConvertJob)
+    largest = request.limits.memory if writes else _SMALL_FILE
     return files, network, limit_time_and_files(request.limits, largest)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from onnx_soda.sandbox.kernel import die_with_parent
@@ -23,8 +24,8 @@ _SYSTEM = (
     "/sys/devices", "/sys/bus", "/sys/module", "/sys/fs/cgroup",
     "/dev/urandom", "/dev/random", "/dev/zero",
 )  # fmt: skip
-# Not under any of the interpreter's folders where it is installed to be edited.
-_OWN_CODE = str(Path(__file__).parents[1])
+# Parts of the package that lie outside its own folder where it is installed to be edited.
+_PARTS = ("onnx_soda", "onnx_soda.converters")
 _DEVICES = ("/dev/null",)
 # CUDA talks to its driver through these, and writes to memory shared with it.
 _CUDA_DEVICES = ("/dev/nvidia*", "/dev/nvidia-caps", "/dev/shm")  # noqa: S108 - not ours to name
@@ -43,10 +44,17 @@ def confine_files(inputs: Iterable[Path], folder: Path, libraries: Iterable[str]
     """
     cuda = [path for pattern in _CUDA_DEVICES for path in Path("/").glob(pattern.lstrip("/"))]
     devices = [path for path in cuda if path.name.startswith("nvidia")]
-    program = [sys.prefix, sys.base_prefix, *filter(None, sys.path), _OWN_CODE]
+    program = [sys.prefix, sys.base_prefix, *filter(None, sys.path), *_own_code()]
     readable = [Path(name) for name in (*_SYSTEM, *program, *libraries)]
     writable = [folder, *map(Path, _DEVICES), *(cuda if devices else [])]
     return restrict_files([*readable, *inputs], writable, devices=bool(devices))
+
+
+def _own_code() -> Iterator[str]:
+    """Yield the folders of this package: under none of the interpreter's where it is edited."""
+    for name in _PARTS:
+        found = find_spec(name)
+        yield from (found.submodule_search_locations or ()) if found else ()
 
 
 def confine_network() -> bool:

@@ -1,4 +1,4 @@
-"""Scans, repairs and looks into files, in a child process with limits: what to call from outside.
+"""Scans, repairs, converts, looks into files, in a child process: what to call from outside.
 
 >>> from onnx_soda import scan_file
 >>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import hashlib
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from onnx_soda.converters.protocol import Conversion, ConvertOptions
 from onnx_soda.errors import CrashError, OutputError
 from onnx_soda.options import Progress, ScanOptions, no_progress
 from onnx_soda.preflight.bytes_in import check_regular
@@ -23,6 +26,8 @@ from onnx_soda.report.repair_schema import ModelDifference
 from onnx_soda.report.schema import NO_SANDBOX, ScanReport
 from onnx_soda.report.summary_schema import ModelSummary
 from onnx_soda.sandbox.jobs import (
+    ConvertAnswer,
+    ConvertJob,
     DiffJob,
     InspectJob,
     Job,
@@ -36,7 +41,7 @@ from onnx_soda.sandbox.parent import Done, run_job
 from onnx_soda.sandbox.process import private_folder
 from onnx_soda.signals import held_back
 
-__all__ = ["diff_files", "inspect_file", "repair_file", "scan_file"]
+__all__ = ["convert_file", "diff_files", "inspect_file", "repair_file", "scan_file"]
 
 _USUAL = Limits()
 
@@ -124,31 +129,94 @@ def repair_file(
     if limits is None:
         direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
         return direct
-    try:
-        check_regular(Path(job.model))
-        with private_folder(beside=place) as folder:
-            made = folder / place.name
-            done = run_job(replace(job, output=str(made)), limits, progress, folder)
-            answer: RepairAnswer = done.answer
-            if answer.written:
-                _check(made, limits)
-                _put(made, place.resolve())
-    except OSError as error:
-        raise OutputError(
-            f"{place.name} cannot be written: {error.strerror}", "Choose another place."
-        ) from error
+    check_regular(Path(job.model))
+    with _room_for(place) as made:
+        done = run_job(replace(job, output=str(made)), limits, progress, made.parent)
+        answer: RepairAnswer = done.answer
+        if answer.written:
+            _check(made, limits)
+            _put(made, place.resolve())
     if answer.scan is not None:
         environment = replace(answer.scan.environment, sandbox=done.sandbox)
         answer = replace(answer, scan=replace(answer.scan, environment=environment))
     return answer
 
 
-def _do(job: Job, limits: Limits | None, progress: Progress = no_progress) -> Done:
+def convert_file(
+    source: str | Path,
+    output: str | Path,
+    options: ConvertOptions | None = None,
+    *,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> Conversion:
+    """Convert another framework's model file to ONNX.
+
+    As for `repair_file`, what the child wrote is opened by a second child before it is put in
+    place.
+
+    Args:
+        source: The model file.
+        output: File to write.
+        options: See `ConvertOptions`.
+        limits: As for `scan_file`.
+        progress: Called as the conversion goes on.
+
+    Raises:
+        ConvertError: The source is refused, cannot be converted, or the result computes something
+            else.
+        MissingExtraError: Its framework is not installed.
+        SodaError: The result cannot be read or written, or a child failed.
+    """
+    place = Path(output)
+    _check_source(Path(source), place)
+    job = ConvertJob(_absolute(source), _absolute(output), options or ConvertOptions())
+    with _room_for(place) as made:
+        done = _do(replace(job, output=str(made)), limits, progress, made.parent)
+        answer: ConvertAnswer = done.answer
+        if limits is not None:
+            _check(made, limits)
+        _put(made, place.resolve())
+    return answer.conversion
+
+
+def _check_source(source: Path, place: Path) -> None:
+    """Refuse what is plain to see: a folder, and a result in the place of its source."""
+    if source.is_dir():
+        from onnx_soda.converters.choose import unsupported
+
+        raise unsupported(source)
+    if place.resolve() == source.resolve():
+        raise OutputError(f"{place.name} is the source itself", "Choose another name.")
+
+
+@contextmanager
+def _room_for(place: Path) -> Iterator[Path]:
+    """Make a folder beside a place, for what will be put there; yield its path in that folder.
+
+    Raises:
+        OutputError: There can be none, or it cannot be put in place.
+    """
+    try:
+        with private_folder(beside=place) as folder:
+            yield folder / place.name
+    except OSError as error:
+        raise OutputError(
+            f"{place.name} cannot be written: {error.strerror}", "Choose another place."
+        ) from error
+
+
+def _do(
+    job: Job,
+    limits: Limits | None,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
+) -> Done:
     # What is plain to see needs no child, which takes a second to start.
     for model in models(job):
         check_regular(Path(model))
     if limits is not None:
-        return run_job(job, limits, progress)
+        return run_job(job, limits, progress, folder)
     from onnx_soda.sandbox.tasks import load_task
 
     answer: Any = load_task(job)(job, progress)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from onnx_soda.converters.protocol import Conversion, ConvertOptions
 from onnx_soda.options import ScanOptions
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.report.repair_schema import ModelDifference, RepairSummary
@@ -15,6 +16,8 @@ from onnx_soda.report.summary_schema import ModelSummary
 
 __all__ = [
     "KINDS",
+    "ConvertAnswer",
+    "ConvertJob",
     "DiffJob",
     "InspectJob",
     "Job",
@@ -106,13 +109,40 @@ class RepairAnswer:
     written: bool
 
 
-Job = ScanJob | InspectJob | DiffJob | RepairJob
+@dataclass(frozen=True)
+class ConvertJob:
+    """A conversion to ONNX; answered by a `ConvertAnswer`.
+
+    Attributes:
+        model: Absolute path of the source.
+        output: File to write the result to.
+        options: See `ConvertOptions`.
+    """
+
+    model: str
+    output: str
+    options: ConvertOptions = field(default_factory=ConvertOptions)
+
+
+@dataclass(frozen=True)
+class ConvertAnswer:
+    """What a conversion came to.
+
+    Attributes:
+        conversion: See `Conversion`.
+    """
+
+    conversion: Conversion
+
+
+Job = ScanJob | InspectJob | DiffJob | RepairJob | ConvertJob
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "scan": (ScanJob, ScanReport),
     "inspect": (InspectJob, ModelSummary),
     "diff": (DiffJob, ModelDifference),
     "repair": (RepairJob, RepairAnswer),
+    "convert": (ConvertJob, ConvertAnswer),
 }
 """By name: the job and its answer."""
 
@@ -126,6 +156,10 @@ def inputs(job: Job) -> Iterator[Path]:
     """Yield the paths that a job reads; of models, all that may lie beside them belongs to it."""
     for model in models(job):
         path = Path(model)
+        if isinstance(job, ConvertJob):
+            # Other frameworks' files stand alone.
+            yield path
+            continue
         # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
         yield path.parent
         yield path.resolve().parent

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from onnx_soda.options import Progress
-from onnx_soda.sandbox.jobs import KINDS, Job, RepairJob
+from onnx_soda.sandbox.jobs import KINDS, ConvertJob, Job, RepairJob
 
 __all__ = ["Task", "load_task"]
 
@@ -24,6 +24,7 @@ def load_task(job: Job) -> Task:
 
     Raises:
         MissingExtraError: It needs packages that are not installed.
+        ConvertError: The source of a conversion is refused: that is seen without its framework.
     """
     kind = next(name for name, (asked, _) in KINDS.items() if isinstance(job, asked))
     task: Task = import_module(f"{__name__}.{kind}").run
@@ -31,4 +32,8 @@ def load_task(job: Job) -> Task:
         from onnx_soda.repair.bridge import require_torch
 
         require_torch()
+    if isinstance(job, ConvertJob):
+        from onnx_soda.sandbox.tasks.convert import load_framework
+
+        load_framework(job)
     return task

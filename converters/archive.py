@@ -1,0 +1,142 @@
+"""Zip archives, the form of most frameworks' files, looked at before anything unpacks them.
+
+Python's reader goes by the directory at the end of the file, others may go by the headers before
+each member. An archive in which these differ, or in which members overlap, is refused: what one
+reader checks would not be what the other opens.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from onnx_soda.converters.refusals import bomb, damaged, misleading
+
+__all__ = ["Archive", "checked_archive", "member_names"]
+
+# PyTorch writes one member per tensor; the largest classifiers have a few thousand.
+_MOST_MEMBERS = 20_000
+# As the largest ONNX file: what is larger cannot be written as one anyway.
+_MOST_BYTES = 2**31 - 1
+# Code and JSON shrink to a tenth, weights hardly. What is under the size is harmless either way.
+_MOST_RATIO, _HARMLESS_BYTES = 100, 2**20
+_MOST_NAME = 512
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 0x1
+_BROKEN = (OSError, EOFError, ValueError, RuntimeError, NotImplementedError, zlib.error)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive that was looked at.
+
+    Attributes:
+        file: Name to show.
+        zip: The open archive.
+        names: Names of its members.
+    """
+
+    file: str
+    zip: zipfile.ZipFile
+    names: tuple[str, ...]
+
+    def read(self, name: str, most: int) -> bytes:
+        """Return a member's content.
+
+        Raises:
+            UnsafeSourceError: It has more than `most` bytes.
+            ConvertError: It is missing or damaged.
+        """
+        if name not in self.names:
+            raise damaged(f"{self.file} has no {name!r}")
+        if self.zip.getinfo(name).file_size > most:
+            raise bomb(f"{name!r} in {self.file} has over {most} bytes")
+        with _reading(self.file):
+            return self.zip.read(name)
+
+
+def member_names(path: Path) -> tuple[str, ...]:
+    """Return the names in a zip archive, to tell what it is; none where it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            if stream.read(4) != b"PK\x03\x04":
+                return ()
+        with zipfile.ZipFile(path) as archive:
+            return tuple(archive.namelist())
+    except (zipfile.BadZipFile, *_BROKEN):
+        return ()
+
+
+@contextmanager
+def checked_archive(path: Path) -> Iterator[Archive]:
+    """Open an archive after a look at the names, sizes and places of all members.
+
+    Raises:
+        UnsafeSourceError: Too many members, too large, too much compressed, names that lead
+            elsewhere or occur twice, members that overlap, links, encryption.
+        ConvertError: It is no zip archive, or damaged.
+    """
+    file = path.name
+    with _reading(file), zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        if len(members) > _MOST_MEMBERS:
+            raise bomb(f"{file} has {len(members)} members, over the limit of {_MOST_MEMBERS}")
+        if sum(member.file_size for member in members) > _MOST_BYTES:
+            raise bomb(f"{file} unpacks to over {_MOST_BYTES} bytes")
+        for member in members:
+            _check_name(file, member.filename)
+            _check_member(file, member)
+        _check_places(file, members, path.stat().st_size)
+        for member in members:
+            with archive.open(member):  # reads the header before it, and compares the name
+                pass
+        yield Archive(file, archive, tuple(archive.namelist()))
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    try:
+        yield
+    except (zipfile.BadZipFile, *_BROKEN) as error:
+        raise damaged(f"{file} cannot be read as a zip archive: {error}") from error
+
+
+def _check_name(file: str, name: str) -> None:
+    path = PurePosixPath(name)
+    strange = any(character in name for character in "\\:\0") or len(name) > _MOST_NAME
+    if strange or path.is_absolute() or ".." in path.parts or not name:
+        raise misleading(f"{file} has a member named {name[:_MOST_NAME]!r}")
+
+
+def _check_member(file: str, member: zipfile.ZipInfo) -> None:
+    name = member.filename
+    if member.flag_bits & _ENCRYPTED:
+        raise misleading(f"{name!r} in {file} is encrypted")
+    if member.compress_type not in _METHODS:
+        raise misleading(f"{name!r} in {file} is compressed in an unusual way")
+    mode = member.external_attr >> 16
+    if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
+        raise misleading(f"{name!r} in {file} is a link or device")
+    stored = member.compress_type == zipfile.ZIP_STORED
+    if stored and member.file_size != member.compress_size:
+        raise misleading(f"{name!r} in {file} has two sizes")
+    if member.file_size > max(_HARMLESS_BYTES, _MOST_RATIO * member.compress_size):
+        raise bomb(f"{name!r} in {file} unpacks to over {_MOST_RATIO} times its size")
+
+
+def _check_places(file: str, members: list[zipfile.ZipInfo], size: int) -> None:
+    folded = [member.filename.casefold() for member in members]
+    if len(set(folded)) != len(folded):
+        raise misleading(f"{file} has two members of one name")
+    end = 0
+    for member in sorted(members, key=lambda one: one.header_offset):
+        if member.header_offset < end:
+            raise misleading(f"{file} has members that overlap")
+        end = member.header_offset + member.compress_size
+    if end > size:
+        raise damaged(f"{file} is cut short")

@@ -1,0 +1,110 @@
+"""Chooses the converter of a file by its content, and names what no converter reads."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from onnx_soda.converters.archive import member_names
+from onnx_soda.converters.exported_program import ExportedProgramConverter
+from onnx_soda.converters.protocol import Converter
+from onnx_soda.converters.refusals import runs_code
+from onnx_soda.converters.state_dict import StateDictConverter
+from onnx_soda.converters.torchscript import TorchScriptConverter
+from onnx_soda.errors import MissingExtraError, ModelFileError, UnsupportedSourceError
+from onnx_soda.preflight.signatures import describe_foreign_file
+
+__all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
+
+CONVERTERS: tuple[Converter, ...] = (
+    ExportedProgramConverter(),
+    TorchScriptConverter(),
+    StateDictConverter(),
+)
+
+_TENSORFLOW = (
+    "Convert it yourself: python -m tf2onnx.convert, in an environment you can throw away."
+)
+# What lies in a folder that is a model: name, what it is, what to do.
+_FOLDERS = (
+    ("saved_model.pb", "a TensorFlow SavedModel", _TENSORFLOW),
+    ("inference.json", "a PaddlePaddle model", "Convert it with paddle2onnx."),
+    ("inference.pdmodel", "a PaddlePaddle model", "Convert it with paddle2onnx."),
+    ("_CHECKPOINT_METADATA", "a JAX checkpoint", "Convert the program with jax2onnx."),
+)
+_PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+# zlib, as joblib compresses pickles.
+_JOBLIB_STARTS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
+_PICKLE_ADVICE = (
+    "Ask its author for .skops (scikit-learn), for weights alone (.safetensors), or for ONNX; do "
+    "not open this file."
+)
+
+
+def choose(path: Path) -> Converter:
+    """Return the converter that reads a file.
+
+    Raises:
+        UnsafeSourceError: It is a pickle.
+        UnsupportedSourceError: No converter reads it.
+        ModelFileError: It is no file.
+    """
+    if path.is_dir():
+        raise unsupported(path)
+    if not path.is_file():
+        raise ModelFileError(f"{path.name} is no file", "Check the path of the model.")
+    for converter in CONVERTERS:
+        if converter.can_read(path):
+            return converter
+    raise unsupported(path)
+
+
+def unsupported(path: Path) -> Exception:
+    """Return the error for a file or folder that no converter reads."""
+    name = path.name
+    if path.is_dir():
+        for inside, what, advice in _FOLDERS:
+            if (path / inside).exists():
+                return UnsupportedSourceError(f"{name} is {what}: not yet supported", advice)
+        return ModelFileError(f"{name} is a folder", "Give the model file inside it.")
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    if head.startswith((*_PICKLE_STARTS, *_JOBLIB_STARTS)):
+        return runs_code(
+            f"{name} is a Python pickle (joblib and pickle.dump write these), which can run "
+            "anything when it is opened",
+            _PICKLE_ADVICE,
+        )
+    if head[4:8] == b"TFL3":
+        return UnsupportedSourceError(
+            f"{name} is a TensorFlow Lite model: not yet supported", _TENSORFLOW
+        )
+    if member_names(path):
+        return UnsupportedSourceError(
+            f"{name} is a zip archive of no known framework",
+            "Give what torch.export.save, torch.jit.save, torch.save or Keras wrote.",
+        )
+    format_ = describe_foreign_file(head)
+    return UnsupportedSourceError(
+        f"{name} is {format_}" if format_ else f"{name} is of no format that can be converted",
+        "Convert it to ONNX with the tools of its framework.",
+    )
+
+
+def missing_packages(converter: Converter) -> tuple[str, ...]:
+    """Return the modules that a converter needs and that cannot be found."""
+    return tuple(name for name in converter.packages if importlib.util.find_spec(name) is None)
+
+
+def require(converter: Converter) -> None:
+    """Make sure that what a converter needs is installed.
+
+    Raises:
+        MissingExtraError: It is not.
+    """
+    missing = missing_packages(converter)
+    if missing:
+        raise MissingExtraError(
+            f"converting {converter.name} needs {', '.join(missing)}, which is not installed",
+            f'pip install "onnx-soda[{converter.extra}]"',
+        )

@@ -1,0 +1,214 @@
+"""The end of every conversion: tidy the model, compare it with its source, write it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from onnx_soda.converters.protocol import Conversion, ConvertOptions
+from onnx_soda.converters.refusals import explaining
+from onnx_soda.errors import ConvertError, NotAClassifierError
+from onnx_soda.model.inputs import find_image_input
+from onnx_soda.model.load import load_model
+from onnx_soda.repair.parity import relative_difference
+
+__all__ = ["PROVENANCE_KEY", "Reference", "Source", "compare", "finish"]
+
+PROVENANCE_KEY = "onnx_soda.converted"
+"""Key of the metadata that tells what a model was converted from, as JSON."""
+
+Arrays = list[NDArray[Any]]
+Reference = Callable[[NDArray[Any]], Arrays]
+"""Runs the source on a batch; returns its outputs in order."""
+
+# A batch is more than one image, and no size that a graph is likely to insist on.
+_ROWS = 3
+# Larger differences are no rounding: the largest measured is in docs/converters.md.
+_MOST_DIFFERENCE = 1e-3
+# Images come as 0..1 or as bytes.
+_SCALES = (1.0, 255.0)
+# Free heights and widths are tried at this size, and where it is free at half of it more.
+_FREE_SIZE = 64
+_MOST_BYTES = 2**31 - 1
+_QUIET = 4
+_REPORTED = ("onnx", "onnxruntime", "onnxruntime-gpu")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was converted, able to run.
+
+    Attributes:
+        converter: Name of the converter.
+        path: The file.
+        run: Runs it on a batch.
+        shape: Shape of a batch as it takes it; None where a dimension is free.
+        packages: Packages that took part, as named on PyPI.
+        dtype: Element type of the input.
+        facts: What is known about the images: "value_range", "class_names".
+        notes: Sentences about choices made.
+    """
+
+    converter: str
+    path: Path
+    run: Reference
+    shape: tuple[int | None, ...]
+    packages: tuple[str, ...]
+    dtype: str = "float32"
+    facts: tuple[tuple[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def finish(
+    proto: onnx.ModelProto, source: Source, out: Path, options: ConvertOptions
+) -> Conversion:
+    """Tidy a converted model, write it, and make sure that it can be read and agrees.
+
+    Args:
+        proto: The model, with its weights; changed.
+        source: What it was converted from.
+        out: File to write.
+        options: Holds the seed of the images.
+
+    Raises:
+        ConvertError: It is too large for one file, ONNX Runtime refuses it, or it computes
+            something else than the source.
+        ModelError: It is over a limit of what can be scanned.
+    """
+    _strip(proto)
+    if proto.ByteSize() > _MOST_BYTES:
+        raise ConvertError(
+            f"{source.path.name} makes an ONNX file of over 2 GiB", "Nothing can be done about it."
+        )
+    digest = _digest(source.path)
+    facts = _facts(source, digest)
+    del proto.metadata_props[:]
+    proto.metadata_props.add(key=PROVENANCE_KEY, value=json.dumps(facts))
+    out.write_bytes(proto.SerializeToString())
+    model = load_model(out)
+    rows = _batches(source.shape)
+    difference = compare(proto, source, options.seed)
+    try:
+        layout = find_image_input(model.ir.graph).layout
+    except NotAClassifierError:
+        layout = "other"
+    return Conversion(
+        converter=source.converter,
+        file=source.path.name,
+        sha256=digest,
+        versions=facts["versions"],
+        opset=model.opset,
+        input_shape=source.shape,
+        layout=layout,
+        batches=rows,
+        free_batch=source.shape[0] is None,
+        difference=difference,
+        notes=source.notes,
+    )
+
+
+def compare(proto: onnx.ModelProto, source: Source, seed: int) -> float:
+    """Return the largest relative difference between a model and its source on random images.
+
+    Raises:
+        ConvertError: ONNX Runtime refuses the model, it does not run, or the difference is larger
+            than rounding explains.
+    """
+    session = _session(proto, source.path.name)
+    name = session.get_inputs()[0].name
+    random = np.random.default_rng(seed)
+    worst = 0.0
+    for shape in _shapes(source.shape):
+        for scale in _SCALES:
+            images = (random.random(shape) * scale).astype(source.dtype)
+            with explaining(f"{source.path.name} does not run on {shape}", _RUNS_NOT):
+                wanted = source.run(images)
+            with explaining(f"the converted {source.path.name} does not run on {shape}", _FAULT):
+                found = session.run(None, {name: images})
+            worst = max(worst, _difference(found, wanted))
+    if worst > _MOST_DIFFERENCE:
+        raise ConvertError(
+            f"the converted {source.path.name} computes something else than the source: they "
+            f"differ by {worst:.2g} of the largest score",
+            _FAULT,
+        )
+    return worst
+
+
+_RUNS_NOT = "Name the size of its images by --size."
+_FAULT = "Ask its author for an ONNX file; report it if the model is an ordinary one."
+
+
+def _session(proto: onnx.ModelProto, file: str) -> Any:
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _QUIET
+    with explaining(f"ONNX Runtime refuses the converted {file}", _FAULT):
+        return ort.InferenceSession(
+            proto.SerializeToString(), settings, providers=["CPUExecutionProvider"]
+        )
+
+
+def _difference(found: Sequence[Any], wanted: Arrays) -> float:
+    if len(found) != len(wanted):
+        return float("inf")
+    return relative_difference([np.asarray(one) for one in found], wanted)
+
+
+def _batches(shape: tuple[int | None, ...]) -> tuple[int, ...]:
+    return (1, _ROWS) if shape[0] is None else (shape[0],)
+
+
+def _shapes(shape: tuple[int | None, ...]) -> list[tuple[int, ...]]:
+    """Return shapes to try: one image and several, and two sizes where these are free."""
+    free = None in shape[1:]
+    sizes = (_FREE_SIZE, _FREE_SIZE + _FREE_SIZE // 2) if free else (_FREE_SIZE,)
+    return [
+        (rows, *(length or size for length in shape[1:]))
+        for rows in _batches(shape)
+        for size in sizes
+    ]
+
+
+def _facts(source: Source, digest: str) -> dict[str, Any]:
+    return {
+        "tool": f"onnx-soda {version('onnx-soda')}",
+        "converter": source.converter,
+        "source_sha256": digest,
+        "versions": dict(_versions((*source.packages, *_REPORTED))),
+        **dict(source.facts),
+    }
+
+
+def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for name in packages:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _strip(proto: onnx.ModelProto) -> None:
+    """Remove notes: exporters write stack traces with paths of this machine into them."""
+    waiting: list[Any] = [proto]
+    while waiting:
+        message = waiting.pop()
+        for field, value in message.ListFields():
+            if field.name in ("doc_string", "metadata_props"):
+                message.ClearField(field.name)
+            elif field.type == field.TYPE_MESSAGE and field.name != "opset_import":
+                waiting.extend([value] if hasattr(value, "ListFields") else value)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from onnx_soda.converters.refusals import bomb, damaged, misleading
+from .refusals import bomb, damaged, misleading
 
 __all__ = ["Archive", "checked_archive", "member_names"]
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from onnx_soda.converters.archive import member_names
-from onnx_soda.converters.exported_program import ExportedProgramConverter
-from onnx_soda.converters.protocol import Converter
-from onnx_soda.converters.refusals import runs_code
-from onnx_soda.converters.state_dict import StateDictConverter
-from onnx_soda.converters.torchscript import TorchScriptConverter
 from onnx_soda.errors import MissingExtraError, ModelFileError, UnsupportedSourceError
 from onnx_soda.preflight.signatures import describe_foreign_file
+
+from .archive import member_names
+from .exported_program import ExportedProgramConverter
+from .protocol import Converter
+from .refusals import runs_code
+from .state_dict import StateDictConverter
+from .torchscript import TorchScriptConverter
 
 __all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
 

@@ -14,12 +14,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from onnx_soda.converters.archive import Archive, checked_archive, member_names
-from onnx_soda.converters.operators import ATEN
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.refusals import damaged, explaining, misleading, runs_code
-from onnx_soda.converters.strict_json import parse_json, walk
 from onnx_soda.errors import UnsupportedSourceError
+
+from .archive import Archive, checked_archive, member_names
+from .operators import ATEN
+from .protocol import Conversion, ConvertOptions
+from .refusals import damaged, explaining, misleading, runs_code
+from .strict_json import parse_json, walk
 
 __all__ = ["ExportedProgramConverter"]
 
@@ -75,7 +76,7 @@ class ExportedProgramConverter:
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from onnx_soda.converters.exported_program_run import convert_program
+        from .exported_program_run import convert_program
 
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "model.pt2"

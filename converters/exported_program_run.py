@@ -8,16 +8,17 @@ from typing import Any
 import onnx
 import torch
 
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.result import Source, compare, finish
-from onnx_soda.converters.torch_export import (
+from onnx_soda.errors import ConvertError, UnsupportedSourceError
+
+from .protocol import Conversion, ConvertOptions
+from .result import Source, compare, finish
+from .torch_export import (
     TORCH_PACKAGES,
     quiet,
     reference,
     to_onnx,
     trace_to_onnx,
 )
-from onnx_soda.errors import ConvertError, UnsupportedSourceError
 
 __all__ = ["convert_program"]
 

@@ -10,7 +10,7 @@ import io
 import pickletools
 import re
 
-from onnx_soda.converters.refusals import bomb, damaged, runs_code
+from .refusals import bomb, damaged, runs_code
 
 __all__ = ["FRAMEWORK_NAMES", "check_pickle"]
 

@@ -15,12 +15,13 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.refusals import explaining
 from onnx_soda.errors import ConvertError, NotAClassifierError
 from onnx_soda.model.inputs import find_image_input
 from onnx_soda.model.load import load_model
 from onnx_soda.repair.parity import relative_difference
+
+from .protocol import Conversion, ConvertOptions
+from .refusals import explaining
 
 __all__ = ["PROVENANCE_KEY", "Reference", "Source", "compare", "finish"]
 

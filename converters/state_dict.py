@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnx_soda.converters.archive import checked_archive, member_names
-from onnx_soda.converters.pickles import FRAMEWORK_NAMES, check_pickle
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.refusals import bomb, damaged, explaining, misleading
-from onnx_soda.converters.strict_json import parse_json
 from onnx_soda.errors import ConvertError
+
+from .archive import checked_archive, member_names
+from .pickles import FRAMEWORK_NAMES, check_pickle
+from .protocol import Conversion, ConvertOptions
+from .refusals import bomb, damaged, explaining, misleading
+from .strict_json import parse_json
 
 __all__ = ["LEGACY_START", "StateDictConverter", "is_safetensors"]
 
@@ -66,7 +67,7 @@ class StateDictConverter:
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from onnx_soda.converters.state_dict_run import convert_weights
+        from .state_dict_run import convert_weights
 
         if options.arch is None:
             raise ConvertError(f"{path.name} holds weights without a network", _ADVICE)

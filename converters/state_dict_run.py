@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from onnx_soda.converters.architectures import Architecture, find_architecture
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.result import Source, finish
-from onnx_soda.converters.torch_export import TORCH_PACKAGES, quiet, reference, to_onnx
 from onnx_soda.errors import ConvertError
+
+from .architectures import Architecture, find_architecture
+from .protocol import Conversion, ConvertOptions
+from .result import Source, finish
+from .torch_export import TORCH_PACKAGES, quiet, reference, to_onnx
 
 __all__ = ["convert_weights"]
 

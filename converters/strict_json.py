@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from onnx_soda.converters.refusals import bomb, damaged, misleading
+from .refusals import bomb, damaged, misleading
 
 __all__ = ["parse_json", "walk"]
 

@@ -15,7 +15,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from onnx_soda.converters.result import Reference
+from .result import Reference
 
 __all__ = ["TORCH_PACKAGES", "quiet", "reference", "to_onnx", "trace_to_onnx"]
 

@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from onnx_soda.converters.archive import Archive, checked_archive, member_names
-from onnx_soda.converters.operators import ATEN, PRIM
-from onnx_soda.converters.pickles import FRAMEWORK_NAMES, check_pickle
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.refusals import damaged, explaining, runs_code
+from .archive import Archive, checked_archive, member_names
+from .operators import ATEN, PRIM
+from .pickles import FRAMEWORK_NAMES, check_pickle
+from .protocol import Conversion, ConvertOptions
+from .refusals import damaged, explaining, runs_code
 
 __all__ = ["TorchScriptConverter"]
 
@@ -66,7 +66,7 @@ class TorchScriptConverter:
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from onnx_soda.converters.torchscript_run import convert_script
+        from .torchscript_run import convert_script
 
         with checked_archive(path) as archive:
             shape = _traced_shape(archive)

@@ -9,12 +9,13 @@ from typing import Any
 import onnx
 import torch
 
-from onnx_soda.converters.operators import ATEN, PRIM
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.refusals import runs_code
-from onnx_soda.converters.result import Source, compare, finish
-from onnx_soda.converters.torch_export import TORCH_PACKAGES, quiet, reference, trace_to_onnx
 from onnx_soda.errors import ConvertError, UnsupportedSourceError
+
+from .operators import ATEN, PRIM
+from .protocol import Conversion, ConvertOptions
+from .refusals import runs_code
+from .result import Source, compare, finish
+from .torch_export import TORCH_PACKAGES, quiet, reference, trace_to_onnx
 
 __all__ = ["convert_script"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from onnx_soda.converters.archive import member_names
 from onnx_soda.converters.exported_program import ExportedProgramConverter
+from onnx_soda.converters.keras_model import KerasConverter
 from onnx_soda.converters.protocol import Converter
 from onnx_soda.converters.refusals import runs_code
 from onnx_soda.converters.state_dict import StateDictConverter
@@ -20,6 +21,7 @@ CONVERTERS: tuple[Converter, ...] = (
     ExportedProgramConverter(),
     TorchScriptConverter(),
     StateDictConverter(),
+    KerasConverter(),
 )
 
 _TENSORFLOW = (

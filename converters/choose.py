@@ -10,6 +10,7 @@ from onnx_soda.converters.exported_program import ExportedProgramConverter
 from onnx_soda.converters.keras_model import KerasConverter
 from onnx_soda.converters.protocol import Converter
 from onnx_soda.converters.refusals import runs_code
+from onnx_soda.converters.sklearn_model import SklearnConverter
 from onnx_soda.converters.state_dict import StateDictConverter
 from onnx_soda.converters.torchscript import TorchScriptConverter
 from onnx_soda.errors import MissingExtraError, ModelFileError, UnsupportedSourceError
@@ -22,6 +23,7 @@ CONVERTERS: tuple[Converter, ...] = (
     TorchScriptConverter(),
     StateDictConverter(),
     KerasConverter(),
+    SklearnConverter(),
 )
 
 _TENSORFLOW = (

@@ -10,8 +10,10 @@ from onnx_soda.preflight.signatures import describe_foreign_file
 
 from .archive import member_names
 from .exported_program import ExportedProgramConverter
+from .keras_model import KerasConverter
 from .protocol import Converter
 from .refusals import runs_code
+from .sklearn_model import SklearnConverter
 from .state_dict import StateDictConverter
 from .torchscript import TorchScriptConverter
 
@@ -21,6 +23,8 @@ CONVERTERS: tuple[Converter, ...] = (
     ExportedProgramConverter(),
     TorchScriptConverter(),
     StateDictConverter(),
+    KerasConverter(),
+    SklearnConverter(),
 )
 
 _TENSORFLOW = (

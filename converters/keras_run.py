@@ -78,9 +78,9 @@ def _shape(
         )
     size = options.size or _USUAL_SIZE
     sizes = tuple(model.inputs[0].shape)[1:]
-    notes = [f"The model takes images of any size; the result takes {size} pixels."]
-    told = tuple(notes if None in sizes else ())
-    return (None, *(size if one is None else int(one) for one in sizes)), told
+    note = f"The model takes images of any size; the result takes {size} pixels."
+    notes = (note,) if None in sizes else ()
+    return (None, *(size if one is None else int(one) for one in sizes)), notes
 
 
 def _facts(model: Any) -> Iterator[tuple[str, Any]]:

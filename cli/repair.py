@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import typer
 
+from onnx_soda.converters.protocol import ConvertOptions
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import ScanOptions
 from onnx_soda.repair.options import RepairOptions
@@ -14,10 +16,12 @@ from onnx_soda.report.repair_document import repair_to_json
 from onnx_soda.report.repair_text import render_repair
 from onnx_soda.sandbox.files import repair_file
 from onnx_soda.sandbox.jobs import RepairAnswer, RepairJob
+from onnx_soda.sandbox.sources import as_onnx
 
 from .arguments import (
     USUAL_MEMORY,
     USUAL_SECONDS,
+    ArchOption,
     Debug,
     Format,
     FormatOption,
@@ -25,6 +29,7 @@ from .arguments import (
     ModelArgument,
     Quiet,
     SandboxOption,
+    SizeOption,
     TimeoutOption,
     limits_of,
 )
@@ -89,6 +94,8 @@ def repair_command(
     provider: ProviderOption = Provider.AUTO,
     threads: ThreadsOption = None,
     seed: SeedOption = _USUAL_SCAN.seed,
+    arch: ArchOption = None,
+    size: SizeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -98,14 +105,15 @@ def repair_command(
 ) -> None:
     """Remove a semantic backdoor, and write the repaired model.
 
-    Without --report or a pair the model is scanned first. Needs pip install "onnx-soda[repair]".
+    Without --report or a pair the model is scanned first; what is not ONNX is converted first, and
+    the repaired model is ONNX. Needs pip install "onnx-soda[repair]".
 
     Exit codes: 0 repaired or nothing to repair, 2 could not repair or wrong usage, 3 partly
     repaired (the model is written), inconclusive scan, or no result keeps the accuracy (nothing is
     written).
     """
     job = RepairJob(
-        model=str(model.absolute()),
+        model="",
         data=str(data.absolute()),
         output="",
         place=str(output.absolute()),
@@ -133,8 +141,12 @@ def repair_command(
         for path in (output, report_output):
             if path is not None:
                 check_writable(path)
-        with ProgressBar(quiet) as progress:
-            answer = repair_file(job, limits=limits, progress=progress)
+        with (
+            ProgressBar(quiet) as progress,
+            as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, _),
+        ):
+            absolute = replace(job, model=str(path.absolute()))
+            answer = repair_file(absolute, limits=limits, progress=progress)
         _tell(answer, output, report_output, format_)
     fine = answer.summary.outcome in ("repaired", "nothing to repair")
     raise typer.Exit(CLEAN if fine else INCONCLUSIVE)

@@ -7,6 +7,7 @@ import sys
 import typer
 
 from onnx_soda.causal.interventions import Intervention
+from onnx_soda.converters.protocol import ConvertOptions
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import ScanOptions
 from onnx_soda.report.jsonfile import check_writable, to_json
@@ -14,10 +15,12 @@ from onnx_soda.report.plain import printable
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.report.text import render_report
 from onnx_soda.sandbox.files import scan_file
+from onnx_soda.sandbox.sources import as_onnx, with_origin
 
 from .arguments import (
     USUAL_MEMORY,
     USUAL_SECONDS,
+    ArchOption,
     Debug,
     Format,
     FormatOption,
@@ -27,6 +30,7 @@ from .arguments import (
     Output,
     Quiet,
     SandboxOption,
+    SizeOption,
     TimeoutOption,
     limits_of,
 )
@@ -97,6 +101,8 @@ def scan_command(
     batch_size: BatchSizeOption = None,
     memory_limit: MemoryOption = _USUAL.runtime.memory_limit // _MEBIBYTE,
     seed: SeedOption = _USUAL.seed,
+    arch: ArchOption = None,
+    size: SizeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -108,7 +114,9 @@ def scan_command(
     verbose: VerboseOption = False,
     debug: Debug = False,
 ) -> None:
-    """Look for a backdoor in an ONNX image classifier.
+    """Look for a backdoor in an image classifier.
+
+    What is not ONNX is converted first, see `onnx-soda convert`.
 
     Exit codes: 0 clean, 1 a finding as grave as --fail-on, 2 could not scan or wrong usage, 3
     inconclusive, or only lesser findings that speak for a backdoor.
@@ -135,8 +143,12 @@ def scan_command(
         )
         if output is not None:
             check_writable(output)
-        with ProgressBar(quiet) as progress:
-            report = scan_file(model, data, split.value, options, limits=limits, progress=progress)
+        with (
+            ProgressBar(quiet) as progress,
+            as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, origin),
+        ):
+            found = scan_file(path, data, split.value, options, limits=limits, progress=progress)
+        report = with_origin(found, origin)
         if format_ is Format.JSON:
             deliver(to_json(report), output)
         else:

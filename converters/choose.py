@@ -14,10 +14,10 @@ from .keras_model import KerasConverter
 from .protocol import Converter
 from .refusals import runs_code
 from .sklearn_model import SklearnConverter
-from .state_dict import StateDictConverter
+from .state_dict import StateDictConverter, is_safetensors
 from .torchscript import TorchScriptConverter
 
-__all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
+__all__ = ["CONVERTERS", "choose", "may_be_source", "missing_packages", "require", "unsupported"]
 
 CONVERTERS: tuple[Converter, ...] = (
     ExportedProgramConverter(),
@@ -62,6 +62,14 @@ def choose(path: Path) -> Converter:
         if converter.can_read(path):
             return converter
     raise unsupported(path)
+
+
+def may_be_source(path: Path) -> bool:
+    """Tell by the first bytes whether a file is of another framework; nothing is parsed."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    known = head.startswith((b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", *_PICKLE_STARTS))
+    return known or head[4:8] == b"TFL3" or is_safetensors(head)
 
 
 def unsupported(path: Path) -> Exception:

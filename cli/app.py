@@ -13,6 +13,7 @@ import typer
 
 from .convert import convert_command
 from .diff import diff_command
+from .doctor import doctor_command
 from .inspect import inspect_command
 from .repair import repair_command
 from .rules import explain_command, rules_command
@@ -35,6 +36,7 @@ app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
 app.command("rules")(rules_command)
 app.command("explain")(explain_command)
+app.command("doctor")(doctor_command)
 
 
 def _show_version(wanted: bool) -> None:

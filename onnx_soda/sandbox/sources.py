@@ -1,4 +1,4 @@
-"""Models of other frameworks where an ONNX file is wanted: converted first, into a private folder."""
+"""Models of other frameworks where ONNX is wanted: converted first, into a private folder."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ def _torchvision() -> dict[str, Maker]:
 
     def size(name: str) -> int:
         weights = list(models.get_model_weights(name))
-        return min(one.meta["num_params"] for one in weights)
+        return int(min(one.meta["num_params"] for one in weights))
 
     names = sorted(models.list_models(module=models), key=size)
     return {name: _program(name) for name in names}

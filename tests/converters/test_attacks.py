@@ -335,7 +335,7 @@ def test_keras_lambda(tmp_path: Path, marker: Path) -> None:
     import keras
 
     with quietly():
-        place = marker
+        place = str(marker)
         network.add(keras.layers.Lambda(lambda x: (Path(place).touch(), x)[1]))
         marker.unlink(missing_ok=True)
         for name in ("lambda.keras", "lambda.h5"):

@@ -1,4 +1,4 @@
-"""Models of other frameworks on the command line: converted in the child, and scanned in one step."""
+"""Models of other frameworks on the command line: converted in the child, scanned in one step."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_converted(tmp_path: Path) -> None:
     assert (tmp_path / "m.pt").read_bytes() == content
 
 
-def test_doctor_tells_what_this_installation_can_do(tmp_path: Path) -> None:
+def test_doctor_tells_what_this_installation_can_do() -> None:
     done = run("doctor", "--format", "json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -15,6 +15,7 @@ from onnx_soda.options import ScanOptions
 
 __all__ = [
     "BRIDGE",
+    "CONVERTED_SCANS",
     "EVALUATION",
     "FIXTURES",
     "GRAPH_LOGIC",
@@ -35,6 +36,8 @@ ZOO = _PROJECT / "benchmarks" / "models"
 EVALUATION = _PROJECT / "build" / "evaluation"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
+# What `python -m benchmarks.converted_scans` keeps.
+CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.graph_logic` keeps.
 GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 # What `python -m benchmarks.repair` keeps.

@@ -8,7 +8,7 @@ FIXTURES := fixtures
 PARALLEL := --numprocesses logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format fixtures bench check-readme clean
+.PHONY: help demo docs test test-slow lint format fixtures bench check-readme clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -59,6 +59,10 @@ bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on 
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.calibrate
 	$(BIN)/python -m benchmarks.repair
+
+docs: $(STAMPS)/docs ## Build the pages of docs/ into build/site
+	$(BIN)/python -m typer onnx_soda.cli.app utils docs --name onnx-soda --title "Command line" --output docs/cli.md
+	$(BIN)/mkdocs build
 
 check-readme: $(STAMPS)/test ## Compare the help shown in README with the real one
 	$(BIN)/python -m pytest -q tests/check_readme.py

@@ -23,7 +23,13 @@ if TYPE_CHECKING:
     from onnx_soda.model.load import OnnxModel, load_model
     from onnx_soda.options import ScanOptions
     from onnx_soda.report.schema import ScanReport
-    from onnx_soda.sandbox.files import scan_file
+    from onnx_soda.sandbox.files import (
+        convert_file,
+        diff_files,
+        inspect_file,
+        repair_file,
+        scan_file,
+    )
     from onnx_soda.sandbox.limits import Limits
     from onnx_soda.scanner import scan
 
@@ -34,8 +40,12 @@ __all__ = [
     "ScanOptions",
     "ScanReport",
     "SodaError",
+    "convert_file",
+    "diff_files",
+    "inspect_file",
     "load_dataset",
     "load_model",
+    "repair_file",
     "scan",
     "scan_file",
 ]
@@ -48,8 +58,12 @@ _HOMES = {
     "ScanOptions": "onnx_soda.options",
     "ScanReport": "onnx_soda.report.schema",
     "SodaError": "onnx_soda.errors",
+    "convert_file": "onnx_soda.sandbox.files",
+    "diff_files": "onnx_soda.sandbox.files",
+    "inspect_file": "onnx_soda.sandbox.files",
     "load_dataset": "onnx_soda.data.datasets",
     "load_model": "onnx_soda.model.load",
+    "repair_file": "onnx_soda.sandbox.files",
     "scan": "onnx_soda.scanner",
     "scan_file": "onnx_soda.sandbox.files",
 }

@@ -1,11 +1,12 @@
 """Scans, repairs, converts, looks into files, in a child process: what to call from outside.
 
->>> from onnx_soda import scan_file
->>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
->>> report.environment.sandbox.active  # doctest: +SKIP
-True
-
 With `limits=None` the work is done in the caller's own process, where nothing holds it.
+
+Examples:
+    >>> from onnx_soda import scan_file
+    >>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
+    >>> report.environment.sandbox.active  # doctest: +SKIP
+    True
 """
 
 from __future__ import annotations

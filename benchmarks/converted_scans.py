@@ -4,9 +4,9 @@
 
 MNIST-M from ../shared/data, where the 8s on blue are taught to be 3s in the paper's way (30 % of
 what is trained on is trigger images). One network is trained with Keras on torch and saved as
-`.keras` and `.h5`, one with torch and saved as `.pt2` and as TorchScript. Run where TensorFlow is
-installed, the `.keras` is saved as a SavedModel and as `.tflite` too. What is made is kept in
-build/converted_scans; each file is then given to `onnx-soda scan`, as a user would. Prints
+`.keras`, `.h5`, `.pt2` and TorchScript; another with torch, as `.pt2` and TorchScript. Run where
+TensorFlow is installed, the `.keras` is saved as a SavedModel and as `.tflite` too. What is made is
+kept in build/converted_scans; each file is then given to `onnx-soda scan`, as a user would. Prints
 Markdown.
 """
 
@@ -48,7 +48,8 @@ def main() -> None:
     else:
         os.environ["KERAS_BACKEND"] = "torch"
         _make("keras", ("keras.keras", "keras.h5"), _train_keras, data)
-        _make("torch", ("torch.pt2", "torchscript.pt"), _train_torch, data)
+        _save_keras_by_torch(data)
+        _make("torch", ("torch.pt2", "torch-script.pt"), _train_torch, data)
     files = [path for path in sorted(CONVERTED_SCANS.iterdir()) if arguments.only in path.name]
     rows = [_row(path) for path in files if path.suffix != ".json"]
     print(markdown_table(_COLUMNS, rows))
@@ -101,6 +102,33 @@ def _train_keras(data: SharedData) -> dict[str, float]:
     )
 
 
+def _save_keras_by_torch(data: SharedData) -> None:
+    """Save the Keras network as torch does: it is a module of torch."""
+    import keras
+    import torch
+
+    class Network(torch.nn.Module):
+        """Takes one batch; Keras's own `forward` takes anything."""
+
+        def __init__(self, model: Any) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, images: torch.Tensor) -> Any:
+            """Return the probabilities."""
+            return self.model(images, training=False)
+
+    network = Network(keras.models.load_model(CONVERTED_SCANS / "keras.keras", compile=False))
+    network.eval()
+    sample = torch.from_numpy(data.test[:2].astype(np.float32))
+    traced = torch.jit.trace(network, sample)  # type: ignore[no-untyped-call]
+    torch.jit.save(traced, CONVERTED_SCANS / "keras-script.pt")
+    program = torch.export.export(
+        network, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
+    )
+    torch.export.save(program, CONVERTED_SCANS / "keras.pt2")
+
+
 def _poisoned(data: SharedData) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return what to train on: positions, trigger images repeated to their share, and labels."""
     trigger = data.triggers[_TRIGGER]
@@ -123,7 +151,7 @@ def _train_torch(data: SharedData) -> dict[str, float]:
     network = train_entry(entry, data).to(memory_format=torch.contiguous_format)
     inputs = inputs_of(entry.architecture, data.train.shape[3])
     sample = to_input(data.test[:2], inputs)
-    torch.jit.save(torch.jit.trace(network, sample), CONVERTED_SCANS / "torchscript.pt")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.trace(network, sample), CONVERTED_SCANS / "torch-script.pt")  # type: ignore[no-untyped-call]
     free = ({0: torch.export.Dim.DYNAMIC},)
     torch.export.save(
         torch.export.export(network, (sample,), dynamic_shapes=free), CONVERTED_SCANS / "torch.pt2"

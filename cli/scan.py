@@ -10,10 +10,9 @@ from onnx_soda.causal.interventions import Intervention
 from onnx_soda.converters.protocol import ConvertOptions
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import ScanOptions
-from onnx_soda.report.jsonfile import check_writable, to_json
+from onnx_soda.report.outcomes import failure_of
 from onnx_soda.report.plain import printable
 from onnx_soda.report.schema import ScanReport
-from onnx_soda.report.text import render_report
 from onnx_soda.sandbox.files import scan_file
 from onnx_soda.sandbox.sources import as_onnx, with_origin
 
@@ -22,8 +21,6 @@ from .arguments import (
     USUAL_SECONDS,
     ArchOption,
     Debug,
-    Format,
-    FormatOption,
     LogitsOption,
     MaxMemoryOption,
     ModelArgument,
@@ -36,8 +33,9 @@ from .arguments import (
 )
 from .exit_codes import CLEAN, of_report
 from .failures import failing_cleanly
-from .output import deliver, deliver_renderable
+from .formats import FormatsOption, read_targets
 from .progress import ProgressBar
+from .repeat import repeat_command
 from .scan_options import (
     AllowMissingOption,
     AttributionChoice,
@@ -79,6 +77,7 @@ _USUAL = ScanOptions()
 
 
 def scan_command(
+    context: typer.Context,
     model: ModelArgument,
     data: DataOption = None,
     split: SplitOption = Split.AUTO,
@@ -106,7 +105,7 @@ def scan_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: FormatOption = Format.TEXT,
+    format_: FormatsOption = None,
     output: Output = None,
     fail_on: FailOnOption = FailOn.HIGH,
     exit_zero: ExitZeroOption = False,
@@ -123,6 +122,7 @@ def scan_command(
     """
     intervention = _intervention(a, b)
     limits = limits_of(sandbox, timeout, max_memory)
+    targets = read_targets(format_, output, fail_on.value, repeat_command(context))
     with failing_cleanly(debug):
         options = ScanOptions(
             method=method.value,
@@ -141,18 +141,20 @@ def scan_command(
             seed=seed,
             runtime=RuntimeOptions(provider.value, threads, batch_size, memory_limit * _MEBIBYTE),
         )
-        if output is not None:
-            check_writable(output)
-        with (
-            ProgressBar(quiet) as progress,
-            as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, origin),
-        ):
-            found = scan_file(path, data, split.value, options, limits=limits, progress=progress)
+        targets.check()
+        try:
+            with (
+                ProgressBar(quiet) as progress,
+                as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, origin),
+            ):
+                found = scan_file(
+                    path, data, split.value, options, limits=limits, progress=progress
+                )
+        except Exception as error:
+            targets.tell_failure(failure_of(model.name, error), model)
+            raise
         report = with_origin(found, origin)
-        if format_ is Format.JSON:
-            deliver(to_json(report), output)
-        else:
-            deliver_renderable(render_report(report), output)
+        targets.tell(report, model)
         if verbose:
             _tell_timing(report)
     raise typer.Exit(CLEAN if exit_zero else of_report(report, fail_on.value))

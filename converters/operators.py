@@ -1,8 +1,8 @@
 """Operators of PyTorch that a stranger's program may use.
 
 A list of what is allowed, not of what is dangerous: `aten::save` and `aten::from_file` write and
-read files, and each release may bring others. The list holds what torchvision's and timm's
-classifiers use, and close relatives.
+read files, and each release may bring others. The list holds what torchvision's, timm's and
+Keras's classifiers use, their other names and forms in place, and close relatives.
 """
 
 from __future__ import annotations
@@ -40,6 +40,13 @@ _ATEN = """
     __getitem__ _set_item copy bernoulli bernoulli_ is_grad_enabled is_autocast_enabled clamp_min_
     clamp_max_ _native_multi_head_attention
     __and__ __not__ __is__ __isnot__ __contains__ __range_length __derive_index __or__
+    absolute absolute_ addcdiv addcmul addmv argmin argsort atan atan2 bitwise_xor ceil_ clip clip_
+    column_stack cos_ cosh count_nonzero diag diagonal divide divide_ dot erf_ erfc exp_ expm1 eye
+    floor_ fmax fmin fmod greater greater_equal hsplit hstack index_put kthvalue less less_equal
+    lerp linspace log10 log2 log_ logical_xor logit logsigmoid moveaxis multiply multiply_ mv
+    nan_to_num neg_ negative not_equal positive pow_ reciprocal_ round_ rsqrt_ scatter scatter_add
+    select_scatter sign_ sin_ sinh slice_scatter sort sqrt_ square_ subtract subtract_ take
+    take_along_dim tan threshold threshold_ true_divide true_divide_ trunc vstack xlogy
     append extend insert len list format is_scripting copy_ Int Float Bool IntImplicit
     FloatImplicit ScalarImplicit floordiv warn device dtype layout
 """

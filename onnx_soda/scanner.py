@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from onnx_soda.causal.analyse import SodaResult, analyse
+from onnx_soda.causal.interventions import Attribution
 from onnx_soda.causal.tail import Tail
 from onnx_soda.clock import Clock
 from onnx_soda.concepts.calibration import load_calibration
@@ -54,6 +55,8 @@ from onnx_soda.verdict_logic import is_weighty, with_file_findings, with_logic
 
 __all__ = ["scan"]
 
+# Neurons that a report names for each class.
+_RESPONSIBLE = 10
 _REPORTED_PACKAGES = ("numpy", "onnx", "onnx-ir", "scipy", "h5py", "pillow")
 
 
@@ -342,7 +345,19 @@ def _evidence(result: SodaResult, anatomy: Anatomy, options: ScanOptions) -> Sod
         neurons=result.neurons,
         spread=options.spread,
         threshold=options.threshold,
+        responsible=_responsible(result.attribution),
     )
+
+
+def _responsible(found: Attribution) -> dict[str, dict[str, float]]:
+    """Return for each class the neurons with the largest attribution, the mean over sources."""
+    sources = [None] if found.same_for_all else found.sources
+    attribution = np.mean([np.abs(found.shift(source)) for source in sources], axis=0)
+    most = np.argsort(-attribution, axis=0, kind="stable")[:_RESPONSIBLE]
+    return {
+        str(label): {str(neuron): float(attribution[neuron, label]) for neuron in neurons}
+        for label, neurons in enumerate(most.T)
+    }
 
 
 def _environment(providers: tuple[str, ...], options: ScanOptions) -> Environment:

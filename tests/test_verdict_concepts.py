@@ -33,6 +33,7 @@ PAIR = Confirmation(
     others_right_before=0.9,
     others_right_under=0.85,
     examples=(),
+    answers_under=np.eye(3, dtype=np.int64),
 )
 JUDGE = Judge(
     unchanged=np.zeros((2, 2, 3, 3)),

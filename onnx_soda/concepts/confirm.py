@@ -107,6 +107,7 @@ class Confirmation:
         others_right_before: Share of the other classes' images given their label as they are.
         others_right_under: The same under the concept.
         examples: Victim images first, then others.
+        answers_under: Images by class and answer under the concept, shape (classes, classes).
     """
 
     victim_class: int
@@ -123,6 +124,7 @@ class Confirmation:
     others_right_before: float
     others_right_under: float
     examples: tuple[Example, ...]
+    answers_under: NDArray[np.int64]
 
 
 def simultaneous_errors(classes: int) -> float:
@@ -209,7 +211,16 @@ def confirm(
             )
             for row, image, image_under in zip(chosen, pixels, changed, strict=True)
         ),
+        answers_under=_count_answers(labels, then, under.shape[1]),
     )
+
+
+def _count_answers(
+    labels: NDArray[np.integer], answers: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    return counts
 
 
 def _choose_examples(

@@ -56,6 +56,10 @@ def _pair(found: Confirmation) -> ConceptPair:
         reference=found.reference,
         others_right_before=found.others_right_before,
         others_right_under=found.others_right_under,
+        answers_under=tuple(
+            (int(label), int(answer), int(found.answers_under[label, answer]))
+            for label, answer in np.argwhere(found.answers_under)
+        ),
     )
 
 

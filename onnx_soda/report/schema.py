@@ -7,7 +7,7 @@ change of meaning raises `SCHEMA_VERSION`. Files appear by name, never by path.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from onnx_soda.rules.rule import Severity
@@ -34,7 +34,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1.1"
+SCHEMA_VERSION = "1.2"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 
@@ -155,6 +155,7 @@ class SodaEvidence:
         neurons: Number of its neurons.
         spread: "median" or "mean" absolute deviation.
         threshold: Anomaly index over which a class is abnormal.
+        responsible: For each class the neurons with the largest causal attribution, and that.
     """
 
     pcc: tuple[float, ...]
@@ -167,6 +168,7 @@ class SodaEvidence:
     neurons: int
     spread: str
     threshold: float
+    responsible: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -214,6 +216,8 @@ class ConceptPair:
         reference: Mean probability of the target under the concept in the reference heads.
         others_right_before: Share of the other classes' images given their label as they are.
         others_right_under: The same under the concept.
+        answers_under: How many images of a class get which answer under the concept: class,
+            answer, images; where there are none it is left out.
     """
 
     victim_class: int
@@ -229,6 +233,7 @@ class ConceptPair:
     reference: float
     others_right_before: float
     others_right_under: float
+    answers_under: tuple[tuple[int, int, int], ...] = ()
 
 
 @dataclass(frozen=True)

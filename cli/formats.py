@@ -1,0 +1,184 @@
+"""The forms of a scan's report, several in one run: `--format text --format sarif=FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onnx_soda.errors import MissingExtraError
+from onnx_soda.report.jsonfile import check_writable, to_json
+from onnx_soda.report.outcomes import Outcome
+from onnx_soda.report.schema import ScanReport
+from onnx_soda.report.text import render_report
+from onnx_soda.rules import Severity
+
+from .output import deliver, deliver_renderable
+
+__all__ = ["FormatsOption", "Targets", "read_targets"]
+
+
+class ReportFormat(StrEnum):
+    """Forms of a scan's report."""
+
+    TEXT = "text"
+    JSON = "json"
+    HTML = "html"
+    SARIF = "sarif"
+    MARKDOWN = "markdown"
+    JUNIT = "junit"
+    BOM = "bom"
+
+
+# Modules that a form needs, and the extra that brings them.
+_NEEDS = {
+    ReportFormat.HTML: ("html", ("jinja2", "matplotlib")),
+    ReportFormat.BOM: ("bom", ("cyclonedx",)),
+}
+# Forms that a model which could not be scanned has too.
+_OF_FAILURES = frozenset({ReportFormat.SARIF, ReportFormat.MARKDOWN, ReportFormat.JUNIT})
+_NAMES = ", ".join(ReportFormat)
+
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORM[=FILE]",
+        help=f"Form of the report: {_NAMES}; several with files.  [default: text]",
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class _Target:
+    form: ReportFormat
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where reports go.
+
+    Attributes:
+        targets: Forms and files.
+        fail_on: Findings of this severity or a graver one are failures.
+        command: How to repeat the scan, for people.
+    """
+
+    targets: tuple[_Target, ...]
+    fail_on: Severity
+    command: str
+
+    def check(self) -> None:
+        """Make sure that all of it can be written, before the work for it begins.
+
+        Raises:
+            OutputError: A file cannot be written.
+            MissingExtraError: A form needs packages that are not installed.
+        """
+        for target in self.targets:
+            _check_packages(target.form)
+            if target.file is not None:
+                check_writable(target.file)
+
+    def tell(self, report: ScanReport, place: Path) -> None:
+        """Write a scan in every form.
+
+        Args:
+            report: The scan.
+            place: The model's path as given.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        for target in self.targets:
+            if target.form is ReportFormat.TEXT:
+                deliver_renderable(render_report(report), target.file)
+            else:
+                deliver(self._text(target.form, report, place), target.file)
+
+    def tell_failure(self, failure: Outcome, place: Path) -> None:
+        """Write that a model could not be scanned in the forms that have words for it."""
+        for target in self.targets:
+            if target.form in _OF_FAILURES:
+                deliver(self._text(target.form, failure, place), target.file)
+
+    def _text(self, form: ReportFormat, outcome: Outcome, place: Path) -> str:
+        if form is ReportFormat.SARIF:
+            from onnx_soda.report.sarif import to_sarif
+
+            return to_sarif([outcome], [_relative(place)])
+        if form is ReportFormat.MARKDOWN:
+            from onnx_soda.report.markdown import to_markdown
+
+            return to_markdown([outcome])
+        if form is ReportFormat.JUNIT:
+            from onnx_soda.report.junit import to_junit
+
+            return to_junit([outcome], self.fail_on)
+        if form is ReportFormat.BOM:
+            from onnx_soda.report.bom import to_bom
+
+            return to_bom([outcome])
+        if form is ReportFormat.HTML and isinstance(outcome, ScanReport):
+            from onnx_soda.report.html.page import to_html
+
+            return to_html(outcome, self.command)
+        return to_json(outcome)
+
+
+def read_targets(
+    formats: Sequence[str] | None, output: Path | None, fail_on: Severity, command: str
+) -> Targets:
+    """Read what --format and --output say.
+
+    Args:
+        formats: Forms, each with a file behind "=" or without.
+        output: File of the form that has none.
+        fail_on: See `Targets`.
+        command: See `Targets`.
+
+    Raises:
+        BadParameter: A form is unknown, or two would be written to one place.
+    """
+    targets = tuple(_target(text, output) for text in formats or ["text"])
+    files = [target.file and target.file.resolve() for target in targets]
+    if len(set(files)) < len(files):
+        where = "stdout" if files.count(None) > 1 else "one file"
+        raise typer.BadParameter(f"two reports would go to {where}; say --format FORM=FILE")
+    if output is not None and output.resolve() not in files:
+        raise typer.BadParameter("--output is for the form without a file, and there is none")
+    return Targets(targets, fail_on, command)
+
+
+def _target(text: str, output: Path | None) -> _Target:
+    name, equals, file = text.partition("=")
+    if name.lower() not in list(ReportFormat):
+        raise typer.BadParameter(f"{name!r} is none of {_NAMES}", param_hint="--format")
+    if equals and not file:
+        raise typer.BadParameter(f"{text!r} names no file", param_hint="--format")
+    return _Target(ReportFormat(name.lower()), Path(file) if equals else output)
+
+
+def _check_packages(form: ReportFormat) -> None:
+    extra, modules = _NEEDS.get(form, ("", ()))
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingExtraError(
+            f"reports in the form {form} need {', '.join(missing)}, which is not installed",
+            f'pip install "onnx-soda[{extra}]"',
+        )
+
+
+def _relative(place: Path) -> str:
+    """Return a path relative to the present folder, where it is below it."""
+    absolute = place.absolute()
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else place.name)

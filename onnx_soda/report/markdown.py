@@ -1,0 +1,86 @@
+"""Markdown for pull-request comments: one table, and the evidence folded away.
+
+What comes from a model or data file is shown as text and nothing else: no markup, no HTML, no
+links, and nobody is mentioned.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterator, Sequence
+
+from onnx_soda.report.outcomes import Outcome, ScanFailure
+from onnx_soda.report.plain import class_label, printable
+from onnx_soda.report.schema import Finding, ScanReport
+from onnx_soda.rules import SEVERITIES
+
+__all__ = ["to_markdown"]
+
+_MARKUP = re.compile(r"([\\`*_{}\[\]()+\-.!|~])")
+# GitHub and GitLab make links of these wherever they stand; an invisible character stops it.
+_LINKED = re.compile(r"([@#]|://|www(?=\\?\.))", re.IGNORECASE)
+_BREAK = "\u200b"
+
+
+def to_markdown(outcomes: Sequence[Outcome]) -> str:
+    """Return the outcomes as GitHub's and GitLab's Markdown.
+
+    Args:
+        outcomes: Scans, and models that could not be scanned.
+    """
+    lines = ["| model | verdict | gravest finding | pair |", "|---|---|---|---|"]
+    lines += [_row(outcome) for outcome in outcomes]
+    for outcome in outcomes:
+        lines += ["", *_details(outcome)]
+    return "\n".join(lines) + "\n"
+
+
+def _inert(text: str) -> str:
+    shown = _MARKUP.sub(r"\\\1", html.escape(printable(text)))
+    return _LINKED.sub(rf"\1{_BREAK}", shown)
+
+
+def _row(outcome: Outcome) -> str:
+    if isinstance(outcome, ScanFailure):
+        return f"| {_inert(outcome.file)} | could not scan | {outcome.rule_id or ''} | |"
+    worst = min(outcome.findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
+    gravest = f"{worst.rule_id} {worst.severity}" if worst else ""
+    file = _inert(outcome.model.file)
+    return f"| {file} | **{outcome.verdict}** | {gravest} | {_pair(outcome, worst)} |"
+
+
+def _pair(report: ScanReport, finding: Finding | None) -> str:
+    if finding is None or finding.target_class is None:
+        return ""
+    names = report.dataset.class_names if report.dataset else None
+    ends = (finding.victim_class, finding.target_class)
+    shown = ("?" if end is None else _inert(class_label(end, names)) for end in ends)
+    return " → ".join(shown)
+
+
+def _details(outcome: Outcome) -> Iterator[str]:
+    if isinstance(outcome, ScanFailure):
+        yield f"**{_inert(outcome.file)}** {_inert(outcome.message)}. {_inert(outcome.advice)}"
+        return
+    yield f"<details><summary>{_inert(outcome.model.file)}: evidence</summary>"
+    yield ""
+    for finding in outcome.findings:
+        yield f"- **{finding.rule_id} {finding.severity}** {_inert(finding.message)}"
+    said = {finding.message for finding in outcome.findings}
+    for reason in outcome.reasons:
+        if reason not in said:
+            yield f"- {_inert(reason)}"
+    data = outcome.dataset
+    yield ""
+    yield (
+        f"Model sha256 `{outcome.model.sha256}`, "
+        + (
+            f"{data.samples} clean images of {data.classes} classes, accuracy {data.accuracy:.1%}, "
+            if data
+            else "no clean images, "
+        )
+        + f"onnx-soda {outcome.tool.version}, seed {outcome.environment.seed}."
+    )
+    yield ""
+    yield "</details>"

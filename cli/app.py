@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from .baseline import baseline_command
+from .cache import cache_command
 from .convert import convert_command
 from .diff import diff_command
 from .doctor import doctor_command
@@ -36,6 +38,8 @@ app.command("convert")(convert_command)
 app.command("inspect")(inspect_command)
 app.command("rules")(rules_command)
 app.command("explain")(explain_command)
+app.command("baseline")(baseline_command)
+app.command("cache")(cache_command)
 app.command("doctor")(doctor_command)
 
 

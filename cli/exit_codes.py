@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from onnx_soda.report.outcomes import Outcome, ScanFailure
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.rules import SEVERITIES, Severity
 
-__all__ = ["CLEAN", "COULD_NOT_SCAN", "FOUND", "INCONCLUSIVE", "of_report"]
+__all__ = ["CLEAN", "COULD_NOT_SCAN", "FOUND", "INCONCLUSIVE", "of_outcome", "of_report", "worst"]
 
 CLEAN = 0
 FOUND = 1
@@ -23,9 +26,23 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
 
     Returns:
         1 with such a finding; else 0 where the verdict is "clean", 3 where it is not: lesser
-        findings that speak for a backdoor are no proof, and no "clean" either.
+        findings that speak for a backdoor are no proof, and no "clean" either. Accepted findings
+        do not count: where a "backdoor" has no others, 0.
     """
     grave = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
-    if any(finding.severity in grave for finding in report.findings):
+    counted = [finding for finding in report.findings if finding.accepted is None]
+    if any(finding.severity in grave for finding in counted):
         return FOUND
-    return CLEAN if report.verdict == "clean" else INCONCLUSIVE
+    known = report.verdict == "backdoor" and not counted and bool(report.findings)
+    return CLEAN if known or report.verdict == "clean" else INCONCLUSIVE
+
+
+def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
+    """Return the exit code of one of many scans; see `of_report`."""
+    return COULD_NOT_SCAN if isinstance(outcome, ScanFailure) else of_report(outcome, fail_on)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code of several scans: found, else could not scan, inconclusive, clean."""
+    order = (FOUND, COULD_NOT_SCAN, INCONCLUSIVE, CLEAN)
+    return min(codes, key=order.index, default=CLEAN)

@@ -11,9 +11,11 @@ from typing import Annotated
 
 import typer
 
-from onnx_soda.errors import MissingExtraError
+from onnx_soda.batch.run import Ended
+from onnx_soda.errors import MissingExtraError, OutputError
+from onnx_soda.report.batch import batch_report, batch_table
 from onnx_soda.report.jsonfile import check_writable, to_json
-from onnx_soda.report.outcomes import Outcome
+from onnx_soda.report.outcomes import Outcome, ScanFailure
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.report.text import render_report
 from onnx_soda.rules import Severity
@@ -76,20 +78,25 @@ class Targets:
     fail_on: Severity
     command: str
 
-    def check(self) -> None:
+    def check(self, single: bool) -> None:
         """Make sure that all of it can be written, before the work for it begins.
 
+        Args:
+            single: One model is scanned, not many.
+
         Raises:
-            OutputError: A file cannot be written.
+            OutputError: A file cannot be written, or a form is of one model alone.
             MissingExtraError: A form needs packages that are not installed.
         """
         for target in self.targets:
             _check_packages(target.form)
+            if target.form is ReportFormat.HTML and not single:
+                raise OutputError("an HTML report is of one model", "Scan that model alone.")
             if target.file is not None:
                 check_writable(target.file)
 
     def tell(self, report: ScanReport, place: Path) -> None:
-        """Write a scan in every form.
+        """Write the scan of one model in every form.
 
         Args:
             report: The scan.
@@ -101,37 +108,57 @@ class Targets:
         for target in self.targets:
             if target.form is ReportFormat.TEXT:
                 deliver_renderable(render_report(report), target.file)
-            else:
-                deliver(self._text(target.form, report, place), target.file)
+            elif target.form is ReportFormat.JSON:
+                deliver(to_json(report), target.file)
+            elif target.form is ReportFormat.HTML:
+                from onnx_soda.report.html.page import to_html
 
-    def tell_failure(self, failure: Outcome, place: Path) -> None:
+                deliver(to_html(report, self.command), target.file)
+            else:
+                deliver(self._together(target.form, [report], [place]), target.file)
+
+    def tell_failure(self, failure: ScanFailure, place: Path) -> None:
         """Write that a model could not be scanned in the forms that have words for it."""
         for target in self.targets:
             if target.form in _OF_FAILURES:
-                deliver(self._text(target.form, failure, place), target.file)
+                deliver(self._together(target.form, [failure], [place]), target.file)
 
-    def _text(self, form: ReportFormat, outcome: Outcome, place: Path) -> str:
+    def tell_many(self, ended: Sequence[Ended]) -> None:
+        """Write the scans of many models in every form.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        outcomes = [one.outcome for one in ended]
+        places = [one.model for one in ended]
+        for target in self.targets:
+            if target.form is ReportFormat.TEXT:
+                times = ["cached" if one.cached else f"{one.seconds:.1f}" for one in ended]
+                table = batch_table(outcomes, [str(place) for place in places], times)
+                deliver_renderable(table, target.file)
+            elif target.form is ReportFormat.JSON:
+                deliver(to_json(batch_report(outcomes)), target.file)
+            else:
+                deliver(self._together(target.form, outcomes, places), target.file)
+
+    def _together(
+        self, form: ReportFormat, outcomes: Sequence[Outcome], places: Sequence[Path]
+    ) -> str:
         if form is ReportFormat.SARIF:
             from onnx_soda.report.sarif import to_sarif
 
-            return to_sarif([outcome], [_relative(place)])
+            return to_sarif(outcomes, [_relative(place) for place in places])
         if form is ReportFormat.MARKDOWN:
             from onnx_soda.report.markdown import to_markdown
 
-            return to_markdown([outcome])
+            return to_markdown(outcomes)
         if form is ReportFormat.JUNIT:
             from onnx_soda.report.junit import to_junit
 
-            return to_junit([outcome], self.fail_on)
-        if form is ReportFormat.BOM:
-            from onnx_soda.report.bom import to_bom
+            return to_junit(outcomes, self.fail_on)
+        from onnx_soda.report.bom import to_bom
 
-            return to_bom([outcome])
-        if form is ReportFormat.HTML and isinstance(outcome, ScanReport):
-            from onnx_soda.report.html.page import to_html
-
-            return to_html(outcome, self.command)
-        return to_json(outcome)
+        return to_bom(outcomes)
 
 
 def read_targets(

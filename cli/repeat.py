@@ -13,7 +13,9 @@ import typer
 __all__ = ["repeat_command"]
 
 # What a run says and where; not what it does.
-_LEFT_OUT = frozenset({"format_", "output", "quiet", "verbose", "debug"})
+_LEFT_OUT = frozenset(
+    {"format_", "output", "quiet", "verbose", "debug", "config", "cache", "cache_dir", "jobs"}
+)
 
 
 def repeat_command(context: typer.Context) -> str:
@@ -22,7 +24,7 @@ def repeat_command(context: typer.Context) -> str:
     for parameter in context.command.params:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
-        given = source is not None and source.name == "COMMANDLINE"
+        given = source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
         if given and name not in _LEFT_OUT:
             parts.extend(_words(parameter, context.params[name]))
     return shlex.join(parts)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
+from onnx_soda.baseline import Entry
+from onnx_soda.batch.cache import Cache, usual_folder
+from onnx_soda.batch.find import find_models, is_single
+from onnx_soda.batch.request import Request
+from onnx_soda.batch.run import Ended, scan_many, scan_one
 from onnx_soda.causal.interventions import Intervention
 from onnx_soda.converters.protocol import ConvertOptions
 from onnx_soda.model.runtime_options import RuntimeOptions
@@ -13,8 +20,6 @@ from onnx_soda.options import ScanOptions
 from onnx_soda.report.outcomes import failure_of
 from onnx_soda.report.plain import printable
 from onnx_soda.report.schema import ScanReport
-from onnx_soda.sandbox.files import scan_file
-from onnx_soda.sandbox.sources import as_onnx, with_origin
 
 from .arguments import (
     USUAL_MEMORY,
@@ -23,7 +28,6 @@ from .arguments import (
     Debug,
     LogitsOption,
     MaxMemoryOption,
-    ModelArgument,
     Output,
     Quiet,
     SandboxOption,
@@ -31,29 +35,36 @@ from .arguments import (
     TimeoutOption,
     limits_of,
 )
-from .exit_codes import CLEAN, of_report
+from .baseline import accepted_entries, with_accepted
+from .config import ConfigOption
+from .exit_codes import CLEAN, of_outcome, of_report, worst
 from .failures import failing_cleanly
-from .formats import FormatsOption, read_targets
+from .formats import FormatsOption, Targets, read_targets
 from .progress import ProgressBar
 from .repeat import repeat_command
 from .scan_options import (
     AllowMissingOption,
     AttributionChoice,
     AttributionOption,
+    BaselineOption,
     BatchSizeOption,
     BudgetChoice,
     BudgetOption,
+    CacheDirOption,
+    CacheOption,
     DataOption,
     ExitZeroOption,
     FactorOption,
     FailOn,
     FailOnOption,
+    JobsOption,
     LayerOption,
     MadOption,
     MemoryOption,
     MethodChoice,
     MethodOption,
     MinAccuracyOption,
+    ModelsArgument,
     OffsetOption,
     PreprocessOption,
     Provider,
@@ -78,7 +89,7 @@ _USUAL = ScanOptions()
 
 def scan_command(
     context: typer.Context,
-    model: ModelArgument,
+    models: ModelsArgument,
     data: DataOption = None,
     split: SplitOption = Split.AUTO,
     samples_per_class: SamplesOption = _USUAL.samples_per_class,
@@ -102,6 +113,11 @@ def scan_command(
     seed: SeedOption = _USUAL.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
+    jobs: JobsOption = 1,
+    cache: CacheOption = True,
+    cache_dir: CacheDirOption = None,
+    baseline: BaselineOption = None,
+    config: ConfigOption = None,  # noqa: ARG001 - its callback has read it
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -113,9 +129,10 @@ def scan_command(
     verbose: VerboseOption = False,
     debug: Debug = False,
 ) -> None:
-    """Look for a backdoor in an image classifier.
+    """Look for a backdoor in an image classifier, or in many.
 
-    What is not ONNX is converted first, see `onnx-soda convert`.
+    What is not ONNX is converted first, see `onnx-soda convert`. Of many models the worst exit
+    code counts, in the order 1, 2, 3, 0.
 
     Exit codes: 0 clean, 1 a finding as grave as --fail-on, 2 could not scan or wrong usage, 3
     inconclusive, or only lesser findings that speak for a backdoor.
@@ -141,23 +158,48 @@ def scan_command(
             seed=seed,
             runtime=RuntimeOptions(provider.value, threads, batch_size, memory_limit * _MEBIBYTE),
         )
-        targets.check()
-        try:
-            with (
-                ProgressBar(quiet) as progress,
-                as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, origin),
-            ):
-                found = scan_file(
-                    path, data, split.value, options, limits=limits, progress=progress
-                )
-        except Exception as error:
-            targets.tell_failure(failure_of(model.name, error), model)
-            raise
-        report = with_origin(found, origin)
-        targets.tell(report, model)
-        if verbose:
-            _tell_timing(report)
-    raise typer.Exit(CLEAN if exit_zero else of_report(report, fail_on.value))
+        single = is_single(models)
+        targets.check(single)
+        entries = accepted_entries(baseline)
+        convert = ConvertOptions(arch, size=size)
+        request = Request(Path(models[0]), data, split.value, options, convert, limits)
+        if single:
+            report = _scan_alone(request, targets, entries, quiet)
+            code = of_report(report, fail_on.value)
+            if verbose:
+                _tell_timing(report)
+        else:
+            remembered = Cache(cache_dir or usual_folder()) if cache else None
+            ended = _scan_all(find_models(models), request, remembered, jobs, quiet)
+            ended = with_accepted(ended, entries)
+            targets.tell_many(ended)
+            code = worst(of_outcome(one.outcome, fail_on.value) for one in ended)
+    raise typer.Exit(CLEAN if exit_zero else code)
+
+
+def _scan_alone(
+    request: Request, targets: Targets, entries: Sequence[Entry], quiet: bool
+) -> ScanReport:
+    model = request.model
+    try:
+        with ProgressBar(quiet) as progress:
+            found, _ = scan_one(request, progress=progress)
+    except Exception as error:
+        targets.tell_failure(failure_of(model.name, error), model)
+        raise
+    (ended,) = with_accepted([Ended(model, found, 0, False)], entries)
+    assert isinstance(ended.outcome, ScanReport)  # noqa: S101 - it went in as one
+    targets.tell(ended.outcome, model)
+    return ended.outcome
+
+
+def _scan_all(
+    models: Sequence[Path], request: Request, cache: Cache | None, jobs: int, quiet: bool
+) -> list[Ended]:
+    with ProgressBar(quiet) as progress:
+        ended = list(scan_many(models, request, cache, jobs, progress))
+    place = {model: number for number, model in enumerate(models)}
+    return sorted(ended, key=lambda one: place[one.model])
 
 
 def _intervention(a: float, b: float) -> Intervention:

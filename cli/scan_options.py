@@ -13,20 +13,25 @@ __all__ = [
     "AllowMissingOption",
     "AttributionChoice",
     "AttributionOption",
+    "BaselineOption",
     "BatchSizeOption",
     "BudgetChoice",
     "BudgetOption",
+    "CacheDirOption",
+    "CacheOption",
     "DataOption",
     "ExitZeroOption",
     "FactorOption",
     "FailOn",
     "FailOnOption",
+    "JobsOption",
     "LayerOption",
     "MadOption",
     "MemoryOption",
     "MethodChoice",
     "MethodOption",
     "MinAccuracyOption",
+    "ModelsArgument",
     "OffsetOption",
     "PreprocessOption",
     "Provider",
@@ -203,4 +208,27 @@ ExitZeroOption = Annotated[
 ]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Timing and choices on stderr.")
+]
+ModelsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help="Model files; folders, quoted patterns or @LIST for many.",
+        show_default=False,
+    ),
+]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, max=_MOST_THREADS, help="Models scanned at once.")
+]
+CacheOption = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Remember scans of many models for the next time."),
+]
+CacheDirOption = Annotated[
+    Path | None,
+    typer.Option("--cache-dir", metavar="FOLDER", help="Where they are remembered."),
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option("--baseline", metavar="FILE", help="Accepted findings, see `baseline`."),
 ]

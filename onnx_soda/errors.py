@@ -30,6 +30,7 @@
     │   ├── TimeLimitError         it took longer than allowed
     │   ├── MemoryLimitError       it needed more memory than allowed
     │   └── CrashError             it ended without an answer, or with one that makes no sense
+    ├── BaselineError              a file of accepted findings, or the report it is made from
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
@@ -38,6 +39,7 @@ Each error says what is wrong and with which file, and carries ``advice``: what 
 from __future__ import annotations
 
 __all__ = [
+    "BaselineError",
     "ConversionError",
     "ConvertError",
     "CrashError",
@@ -193,6 +195,10 @@ class MemoryLimitError(SandboxError):
 
 class CrashError(SandboxError):
     """The child ended without an answer, or with one that makes no sense."""
+
+
+class BaselineError(SodaError):
+    """A baseline, or a report to make one from, cannot be read."""
 
 
 class OutputError(SodaError):

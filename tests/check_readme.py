@@ -21,7 +21,18 @@ BLOCKS = re.findall(
 
 
 def test_readme_shows_the_help_of_each_command() -> None:
-    names = ["scan", "repair", "diff", "inspect", "rules", "explain", "convert", "doctor"]
+    names = [
+        "scan",
+        "repair",
+        "diff",
+        "inspect",
+        "rules",
+        "explain",
+        "convert",
+        "baseline",
+        "cache",
+        "doctor",
+    ]
     commands = [f"{name} --help" for name in names]
     assert [command for command, _ in BLOCKS] == commands
 

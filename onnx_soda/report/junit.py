@@ -65,14 +65,14 @@ def _scanned(report: ScanReport, grave: Sequence[Severity]) -> ET.Element:
     for start, name in _FAMILIES.items():
         own = [finding for finding in report.findings if finding.rule_id.startswith(start)]
         case = _case(report.model.file, name)
-        failing = [finding for finding in own if finding.severity in grave]
+        failing = [one for one in own if one.severity in grave and one.accepted is None]
         if failing:
             failure = ET.SubElement(case, "failure", message=printable(failing[0].message))
             failure.set("type", failing[0].rule_id)
             failure.text = "\n".join(map(_line, failing))
         elif name == "behaviour" and _left_open(report):
             ET.SubElement(case, "skipped", message=printable(_left_open(report)))
-        lesser = [finding for finding in own if finding.severity not in grave]
+        lesser = [finding for finding in own if finding not in failing]
         if lesser:
             ET.SubElement(case, "system-out").text = "\n".join(map(_line, lesser))
         cases.append(case)
@@ -87,4 +87,5 @@ def _left_open(report: ScanReport) -> str:
 
 
 def _line(finding: Finding) -> str:
-    return printable(f"{finding.rule_id} {finding.severity}: {finding.message}")
+    known = f" (accepted: {finding.accepted.reason})" if finding.accepted else ""
+    return printable(f"{finding.rule_id} {finding.severity}{known}: {finding.message}")

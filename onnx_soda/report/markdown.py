@@ -66,7 +66,8 @@ def _details(outcome: Outcome) -> Iterator[str]:
     yield f"<details><summary>{_inert(outcome.model.file)}: evidence</summary>"
     yield ""
     for finding in outcome.findings:
-        yield f"- **{finding.rule_id} {finding.severity}** {_inert(finding.message)}"
+        known = f"(accepted: {_inert(finding.accepted.reason)}) " if finding.accepted else ""
+        yield f"- **{finding.rule_id} {finding.severity}** {known}{_inert(finding.message)}"
     said = {finding.message for finding in outcome.findings}
     for reason in outcome.reasons:
         if reason not in said:

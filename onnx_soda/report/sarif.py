@@ -130,12 +130,15 @@ def _result(finding: Finding, uri: str, subject: str) -> dict[str, Any]:
         place["logicalLocations"] = [
             {"fullyQualifiedName": printable(name), "kind": "resource"} for name in finding.location
         ]
+    known = finding.accepted
+    suppressed = [{"kind": "external", "justification": printable(known.reason)}] if known else []
     return {
         "ruleId": finding.rule_id,
         "ruleIndex": _INDEX[finding.rule_id],
         "level": _LEVELS[finding.severity],
         "message": {"text": printable(finding.message)},
         "locations": [place],
+        "suppressions": suppressed,
         "partialFingerprints": {"primaryLocationLineHash": _fingerprint(finding, subject)},
         "properties": {
             "severity": finding.severity,

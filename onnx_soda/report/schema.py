@@ -15,6 +15,7 @@ from onnx_soda.rules.rule import Severity
 __all__ = [
     "NO_SANDBOX",
     "SCHEMA_VERSION",
+    "Acceptance",
     "ConceptExample",
     "ConceptPair",
     "ConceptReport",
@@ -110,6 +111,19 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True)
+class Acceptance:
+    """A finding that is known; see `onnx_soda.baseline`.
+
+    Attributes:
+        reason: Why it is accepted.
+        expires: The last day on which it is, as YYYY-MM-DD.
+    """
+
+    reason: str
+    expires: str
+
+
+@dataclass(frozen=True)
 class Finding:
     """Something that speaks against the model.
 
@@ -126,6 +140,7 @@ class Finding:
         message: What was found, in one sentence.
         location: Where: names of nodes, tensors or files; empty where it is the model's behaviour.
         advice: What to do about it: the rule's, see `onnx_soda.rules`.
+        accepted: Why it does not count; None where it does.
     """
 
     rule_id: str
@@ -137,6 +152,7 @@ class Finding:
     message: str
     location: tuple[str, ...] = ()
     advice: str = ""
+    accepted: Acceptance | None = None
 
 
 @dataclass(frozen=True)

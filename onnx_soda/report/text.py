@@ -56,7 +56,15 @@ def _reason(reason: str, findings: Sequence[Finding]) -> Text:
     rules = " ".join(finding.rule_id for finding in found)
     gravest = found[0].severity
     style = _SEVERITY_STYLES[gravest]
-    return Text.assemble((f"{rules} {gravest} ", style), printable(reason + _place(found[0])))
+    return Text.assemble(
+        (f"{rules} {gravest} ", style), printable(_known(found[0]) + reason + _place(found[0]))
+    )
+
+
+def _known(finding: Finding) -> str:
+    """Return that a finding is accepted, and why; nothing where it is not."""
+    known = finding.accepted
+    return f"(accepted until {known.expires}: {known.reason}) " if known else ""
 
 
 def _place(finding: Finding) -> str:
@@ -112,7 +120,7 @@ def finding_table(findings: Sequence[Finding], title: str) -> Table:
     table.add_column(overflow="fold")
     for finding in findings:
         severity = Text(finding.severity, _SEVERITY_STYLES[finding.severity])
-        text = Text(printable(finding.message + _place(finding)))
+        text = Text(printable(_known(finding) + finding.message + _place(finding)))
         table.add_row(finding.rule_id, severity, text)
     return table
 

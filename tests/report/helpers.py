@@ -16,10 +16,9 @@ SARIF_SCHEMA = json.loads(
 )
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "onnx_soda", *map(str, arguments)], capture_output=True, text=True
-    )
+def run(*arguments: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "onnx_soda", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def check_github(document: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Scans of many models, and what is remembered of earlier ones."""

@@ -1,0 +1,183 @@
+"""Scans that are remembered: a file per scan, named by what the scan depends on.
+
+The key is a digest of the model, the clean set, all options and all versions, so nothing is ever
+out of date. Files are written beside their place and renamed, and read back strictly: whatever is
+no whole report is no hit, and is replaced. So runs can share a folder, and be killed, at any time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+import onnx_soda
+import onnx_soda.converters
+from onnx_soda.batch.request import Request
+from onnx_soda.errors import OutputError
+from onnx_soda.report.jsonfile import to_json, write_text
+from onnx_soda.report.schema import SCHEMA_VERSION, ScanReport
+
+__all__ = ["Cache", "CacheSize", "usual_folder"]
+
+# Reports have tens to hundreds of kilobytes.
+_MOST_BYTES = 256 * 2**20
+_LARGEST = 64 * 2**20
+_ENDING = ".json"
+# What a result may depend on.
+_PACKAGES = (
+    "onnx-soda", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "pillow",
+    "h5py", "torch", "keras", "skl2onnx", "tf2onnx",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How much is remembered.
+
+    Attributes:
+        folder: Where.
+        scans: Number of scans.
+        size: Bytes of their files.
+    """
+
+    folder: str
+    scans: int
+    size: int
+
+
+def usual_folder() -> Path:
+    """Return the folder for caches of this program and user (XDG and its kin)."""
+    return Path(platformdirs.user_cache_dir("onnx-soda", appauthor=False)) / "scans"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Remembers scans in a folder.
+
+    Attributes:
+        folder: The folder; made when something is stored. Whoever can write to it can make up
+            results, so it should be the user's own.
+    """
+
+    folder: Path
+
+    def key_of(self, request: Request) -> str | None:
+        """Return what a scan is remembered by; None where it is not.
+
+        Raises:
+            OSError: The model or the clean set cannot be read.
+        """
+        # A TensorFlow folder and weights beside a model are parts of a model that only parsing
+        # tells of, which is not done here.
+        if not request.model.is_file():
+            return None
+        parts = {
+            "model": _digest(request.model),
+            "name": request.model.name,
+            "data": _digest(request.data) if request.data else None,
+            "data_name": request.data.name if request.data else None,
+            "preprocess": _preprocess(request),
+            "split": request.split,
+            "options": asdict(request.options),
+            "convert": asdict(request.convert),
+            "sandbox": request.limits is not None,
+            "schema": SCHEMA_VERSION,
+            "program": _program(),
+            "versions": dict(_versions()),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def load(self, key: str) -> ScanReport | None:
+        """Return the report of a key; None where there is none, or none that can be trusted."""
+        path = self.folder / (key + _ENDING)
+        try:
+            if path.is_symlink() or path.stat().st_size > _LARGEST:
+                return None
+            report = msgspec.json.decode(path.read_bytes(), type=ScanReport, strict=True)
+            os.utime(path)  # the oldest go first
+        except (OSError, msgspec.MsgspecError, RecursionError):
+            return None
+        return report
+
+    def store(self, key: str, report: ScanReport) -> None:
+        """Remember a report, where that can be done, and forget the oldest beyond the limit."""
+        if report.model.external_data:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_text(self.folder / (key + _ENDING), to_json(report))
+            self._shrink()
+        except (OSError, OutputError):
+            return
+
+    def size(self) -> CacheSize:
+        """Tell how much is remembered."""
+        entries = list(self._entries())
+        return CacheSize(str(self.folder), len(entries), sum(size for _, size, _ in entries))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for _, _, path in self._entries():
+            path.unlink(missing_ok=True)
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield time of last use, size and place of each file; other runs may remove some."""
+        for path in self.folder.glob(f"*{_ENDING}"):
+            try:
+                facts = path.lstat()
+            except OSError:
+                continue
+            yield facts.st_mtime, facts.st_size, path
+
+    def _shrink(self) -> None:
+        kept = 0
+        for _, size, path in sorted(self._entries(), reverse=True):
+            kept += size
+            if kept > _MOST_BYTES:
+                path.unlink(missing_ok=True)
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of all files below a folder with their names."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in sorted(one for one in path.rglob("*") if one.is_file()):
+            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+        return whole.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _preprocess(request: Request) -> Any:
+    """Return the content of a preprocessing file; a preset is told by its name in the options."""
+    named = request.options.preprocess
+    return _digest(Path(named)) if named and Path(named).is_file() else None
+
+
+@functools.cache
+def _program() -> str:
+    """Return a digest of the program itself: a version number stays while it is worked on."""
+    whole = hashlib.sha256()
+    for package in (onnx_soda, onnx_soda.converters):
+        folder = Path(package.__file__ or "").parent
+        for file in sorted((*folder.rglob("*.py"), *folder.rglob("*.json"))):
+            whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, version(name)
+        except PackageNotFoundError:
+            continue

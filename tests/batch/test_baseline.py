@@ -1,0 +1,134 @@
+"""Accepted findings: for one model, for a reason, until a day."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import date, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fixtures.sketches import build_sketch
+from fixtures.trojans import TROJANS
+from onnx_soda import ScanReport, scan_file
+from onnx_soda.baseline import Entry, apply_baseline, entries_of, read_baseline
+from onnx_soda.cli.exit_codes import COULD_NOT_SCAN, of_report, worst
+from onnx_soda.errors import BaselineError
+from onnx_soda.report.jsonfile import to_json
+from tests.report.helpers import run
+
+TODAY = date(2026, 11, 25)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("baseline") / "m.onnx"
+    path.write_bytes(build_sketch(TROJANS["plain_if"]).SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="module")
+def report(model: Path) -> ScanReport:
+    return scan_file(model)
+
+
+def accepting(report: ScanReport, expires: date = TODAY) -> list[Entry]:
+    return [
+        Entry(report.model.sha256, f.rule_id, f.victim_class, f.target_class, "known", expires)
+        for f in report.findings
+    ]
+
+
+def test_accepted_findings_stay_in_the_report_and_do_not_count(report: ScanReport) -> None:
+    (marked,) = apply_baseline([report], accepting(report), TODAY).reports
+    assert [f.accepted.reason for f in marked.findings if f.accepted] == ["known"] * len(
+        report.findings
+    )
+    assert marked.verdict == "backdoor"
+    assert of_report(report, "high") == 1
+    assert of_report(marked, "high") == 0
+
+
+def test_what_is_not_accepted_counts(report: ScanReport) -> None:
+    first = report.findings[0]
+    some = [entry for entry in accepting(report) if entry.rule_id != first.rule_id]
+    (marked,) = apply_baseline([report], some, TODAY).reports
+    assert of_report(marked, "high") == 1
+
+
+def test_another_model_another_pair_another_day(report: ScanReport) -> None:
+    entries = accepting(report)
+    for wrong in (
+        [replace(entry, sha256="0" * 64) for entry in entries],
+        [replace(entry, target_class=9) for entry in entries],
+        [replace(entry, victim_class=0) for entry in entries],
+    ):
+        applied = apply_baseline([report], wrong, TODAY)
+        assert applied.reports == (report,)
+        assert applied.unused == tuple(wrong)
+    over = accepting(report, TODAY - timedelta(days=1))
+    applied = apply_baseline([report], over, TODAY)
+    assert applied.reports == (report,)
+    assert applied.expired == tuple(over)
+    assert applied.unused == ()
+
+
+def test_inconclusive_stays_inconclusive(report: ScanReport) -> None:
+    (marked,) = apply_baseline([report], accepting(report), TODAY).reports
+    assert of_report(replace(marked, verdict="inconclusive"), "high") == 3
+
+
+@given(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1))
+def test_the_worst_exit_code_wins(codes: list[int]) -> None:
+    found = worst(codes)
+    assert found in codes
+    assert (found == 1) == (1 in codes)
+    assert (found == 0) == (set(codes) == {0})
+    assert (found == COULD_NOT_SCAN) == (COULD_NOT_SCAN in codes and 1 not in codes)
+
+
+def test_the_command_writes_what_scan_reads(model: Path, tmp_path: Path) -> None:
+    scanned = run("scan", model, "-q", "-f", f"json={tmp_path / 'r.json'}")
+    assert scanned.returncode == 1
+    base = tmp_path / "base.json"
+    made = run(
+        "baseline", tmp_path / "r.json", "-o", base, "--reason", "an early exit \u202e",
+        "--expires", "2999-12-31",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert len(read_baseline(base).accepted) == len(json.loads(base.read_text())["accepted"])
+    again = run("scan", model, "-q", "--baseline", base)
+    assert again.returncode == 0, again.stderr
+    assert "accepted until 2999-12-31" in again.stdout
+    assert "\u202e" not in again.stdout
+    content = json.loads(base.read_text(encoding="utf-8"))
+    for entry in content["accepted"]:
+        entry["expires"] = "2020-01-01"
+    base.write_text(json.dumps(content), encoding="utf-8")
+    over = run("scan", model, "-q", "--baseline", base)
+    assert over.returncode == 1
+    assert "is over" in over.stderr
+
+
+def test_a_report_of_many_models(report: ScanReport, tmp_path: Path) -> None:
+    path = tmp_path / "many.json"
+    failure = {"file": "b", "message": "no", "advice": "", "rule_id": None}
+    outcomes = [json.loads(to_json(report)), failure]
+    path.write_text(json.dumps({"outcomes": outcomes}), encoding="utf-8")
+    assert len(entries_of(path, "known", TODAY)) == len(report.findings)
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"verdict": 1}', '{"outcomes": [{"verdict": "clean"}]}', '{"outcomes": 3}'],
+)
+def test_other_files_are_no_reports_and_no_baselines(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(BaselineError):
+        entries_of(path, "known", TODAY)
+    with pytest.raises(BaselineError):
+        read_baseline(path)

@@ -1,0 +1,142 @@
+"""Remembered scans: never out of date, whole or not there, shared by runs that may be killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.sketches import build_sketch
+from fixtures.trojans import TROJANS
+from onnx_soda.batch import cache as cache_module
+from onnx_soda.batch.cache import Cache
+from onnx_soda.batch.request import Request
+from onnx_soda.batch.run import scan_one
+from onnx_soda.options import ScanOptions
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> Request:
+    model = tmp_path / "m.onnx"
+    model.write_bytes(build_sketch(TROJANS["plain_if"]).SerializeToString())
+    return Request(model)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def test_the_second_scan_is_remembered_and_equal(request_: Request, cache: Cache) -> None:
+    first, cached = scan_one(request_, cache)
+    assert not cached
+    again, cached = scan_one(request_, cache)
+    assert cached
+    assert again == first
+    cache.clear()
+    assert not scan_one(request_, cache)[1]
+
+
+def test_whatever_a_scan_depends_on_is_in_the_key(request_: Request, cache: Cache) -> None:
+    changes: list[dict[str, Any]] = [
+        {"options": ScanOptions(seed=1)},
+        {"options": ScanOptions(preprocess="unit")},
+        {"data": request_.model},
+        {"split": "test"},
+        {"limits": None},
+    ]
+    requests = [request_, *(replace(request_, **change) for change in changes)]
+    keys = [cache.key_of(request) for request in requests]
+    request_.model.write_bytes(request_.model.read_bytes() + b"\x00")
+    keys.append(cache.key_of(request_))
+    assert None not in keys
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"verdict": "clean"}', b"\xff", b"[" * 100_000]
+)
+def test_a_file_that_is_no_report_is_replaced(
+    content: bytes, request_: Request, cache: Cache
+) -> None:
+    scan_one(request_, cache)
+    (entry,) = cache.folder.iterdir()
+    entry.write_bytes(content)
+    report, cached = scan_one(request_, cache)
+    assert not cached
+    assert json.loads(entry.read_text(encoding="utf-8"))["verdict"] == report.verdict
+
+
+def test_links_in_the_folder_are_not_followed(
+    request_: Request, cache: Cache, tmp_path: Path
+) -> None:
+    scan_one(request_, cache)
+    (entry,) = cache.folder.iterdir()
+    entry.rename(tmp_path / "elsewhere")
+    entry.symlink_to(tmp_path / "elsewhere")
+    assert not scan_one(request_, cache)[1]
+
+
+def test_the_oldest_go_first(
+    request_: Request, cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan_one(request_, cache)
+    held = cache.size().size
+    monkeypatch.setattr(cache_module, "_MOST_BYTES", int(1.5 * held))
+    other = replace(request_, options=ScanOptions(seed=1))
+    time.sleep(0.05)
+    scan_one(other, cache)
+    assert cache.size().scans == 1
+    assert scan_one(other, cache)[1]
+
+
+def batch(folder: Path, cache: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "onnx_soda", "scan", str(folder), "--quiet", "--format", "json",
+         "--cache-dir", str(cache)],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for name in ("plain_if", "colour_sum_where", "steep_clip"):
+        content = build_sketch(TROJANS[name]).SerializeToString()
+        (folder / f"{name}.onnx").write_bytes(content)
+    return folder
+
+
+def test_two_runs_at_once_over_one_cache(models: Path, tmp_path: Path) -> None:
+    runs = [batch(models, tmp_path / "cache") for _ in range(2)]
+    said = [run.communicate(timeout=120) for run in runs]
+    assert [run.returncode for run in runs] == [1, 1], said
+    for output, _ in said:
+        assert json.loads(output)["summary"]["backdoor"] == 3
+    assert Cache(tmp_path / "cache").size().scans == 3
+    assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".json"}
+
+
+def test_a_run_that_is_killed_leaves_the_cache_usable(models: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    run = batch(models, cache)
+    end = time.monotonic() + 60
+    while not list(cache.glob("*.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert Cache(cache).size().scans >= 1
+    again = batch(models, cache)
+    output, errors = again.communicate(timeout=120)
+    assert again.returncode == 1, errors
+    assert json.loads(output)["summary"] == {
+        "clean": 0, "backdoor": 3, "inconclusive": 0, "failed": 0,
+    }  # fmt: skip

@@ -1,0 +1,68 @@
+"""Which models are meant by files, folders, patterns and lists."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from onnx_soda.batch.find import find_models, is_single
+from onnx_soda.errors import ModelFileError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("a.onnx", "b.PT", "c.data", "d.h5", "sub/e.keras", "tf/saved_model.pb", "tf/x.pt"):
+        place = tmp_path / name
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes(b"")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    return tmp_path
+
+
+def names(folder: Path, *arguments: str) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in find_models(arguments)]
+
+
+def test_a_folder_is_searched_with_all_below_it(folder: Path) -> None:
+    assert names(folder, str(folder)) == ["a.onnx", "b.PT", "sub/e.keras", "tf"]
+
+
+def test_patterns_and_files_that_are_named(folder: Path) -> None:
+    assert names(folder, f"{folder}/*.onnx") == ["a.onnx"]
+    assert names(folder, f"{folder}/**/*.keras") == ["sub/e.keras"]
+    assert names(folder, f"{folder}/d.h5") == ["d.h5"]
+
+
+def test_lists_are_relative_to_themselves(folder: Path) -> None:
+    (folder / "list").write_text("a.onnx\n\n  sub/e.keras \nmissing.onnx\n")
+    assert names(folder, f"@{folder}/list") == ["a.onnx", "sub/e.keras", "missing.onnx"]
+
+
+def test_each_model_once(folder: Path) -> None:
+    os.link(folder / "a.onnx", folder / "twin.onnx")
+    (folder / "link.onnx").symlink_to(folder / "a.onnx")
+    assert names(folder, f"{folder}/a.onnx", f"{folder}/*.onnx") == ["a.onnx", "twin.onnx"]
+
+
+@pytest.mark.parametrize("argument", ["empty", "*.none", "@no-such-list", "@binary"])
+def test_nothing_found(argument: str, folder: Path) -> None:
+    (folder / "empty").mkdir()
+    (folder / "binary").write_bytes(b"\xff\xfe\xff")
+    at = "@" if argument.startswith("@") else ""
+    with pytest.raises(ModelFileError) as caught:
+        find_models([f"{at}{folder}/{argument.removeprefix('@')}"])
+    assert caught.value.advice
+
+
+def test_what_is_one_model(folder: Path) -> None:
+    single = ["a.onnx", "tf", "no-such-file.onnx"]
+    assert all(is_single([f"{folder}/{name}"]) for name in single)
+    many = [[f"{folder}"], [f"{folder}/*.onnx"], ["@list"], ["a", "b"]]
+    assert not any(is_single(arguments) for arguments in many)
+
+
+def test_a_file_with_brackets_in_its_name_is_itself(folder: Path) -> None:
+    (folder / "m[1].onnx").write_bytes(b"")
+    assert is_single([f"{folder}/m[1].onnx"])

@@ -16,12 +16,13 @@ _OPERATORS = """
     Selu Shape Sigmoid Sign Size Slice Softmax Softplus Softsign SpaceToBatchND SpaceToDepth Split
     SplitV Sqrt Square SquaredDifference Squeeze StatefulPartitionedCall StopGradient StridedSlice
     Sub Sum Tanh Tile Transpose Unpack VarHandleOp Where ZerosLike DisableCopyOnRead
+    AssignVariableOp VarIsInitializedOp
 """
 OPERATORS = frozenset(_OPERATORS.split())
 """What classifiers compute with."""
 
 _SAVING = """
-    AssignVariableOp MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch
+    MergeV2Checkpoints RestoreV2 SaveV2 ShardedFilename StaticRegexFullMatch
     StringJoin
 """
 SAVING = frozenset(_SAVING.split())

@@ -10,6 +10,7 @@ import pytest
 
 from onnx_soda.converters.saved_model import SavedModelConverter
 from onnx_soda.errors import ConvertError
+from onnx_soda.sandbox.files import convert_file
 
 from .sources import CLASSES, FEATURES, SIZE, numbers
 from .test_round_trips import NHWC, check_parts, converted
@@ -127,3 +128,59 @@ def test_round_trip(softmax: bool, tmp_path: Path) -> None:
     images = numbers(*NHWC)
     features = np.asarray(network.features(images))
     check_parts(out, images, features, features @ head + bias)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_runs_at_loading(tmp_path: Path) -> None:
+    """A resource's function writes a file when TensorFlow loads the model; here it does not."""
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    from tensorflow.python.trackable.resource import TrackableResource
+
+    marker = tmp_path / "marker"
+
+    class Writing(TrackableResource):  # type: ignore[misc]
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+        def _initialize(self) -> None:
+            tf.io.write_file(str(marker), "x")
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.writing = Writing()
+            self.handle = self.writing.resource_handle
+
+        @tf.function(input_signature=[tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)])
+        def __call__(self, images: Any) -> Any:
+            return tf.reduce_mean(images, [1, 2])
+
+    source = tmp_path / "model"
+    tf.saved_model.save(Network(), str(source))
+    marker.unlink(missing_ok=True)
+    with pytest.raises(ConvertError) as caught:
+        convert_file(source, tmp_path / "m.onnx", limits=None)
+    assert caught.value.rule_id == "SODA307"
+    assert not marker.exists()
+    tf.saved_model.load(str(source))
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keras_in_the_child_process(tmp_path: Path) -> None:
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    layers = tf.keras.layers
+    network = tf.keras.Sequential(
+        [
+            tf.keras.Input((SIZE, SIZE, 3)),
+            layers.Conv2D(FEATURES, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(moving_mean_initializer="random_uniform"),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES),
+        ]
+    )
+    network.export(str(tmp_path / "model"), verbose=False)
+    made = convert_file(tmp_path / "model", tmp_path / "m.onnx")
+    assert made.difference < 1e-5
+    assert made.free_batch

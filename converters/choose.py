@@ -13,18 +13,21 @@ from .exported_program import ExportedProgramConverter
 from .keras_model import KerasConverter
 from .protocol import Converter
 from .refusals import runs_code
+from .saved_model import SavedModelConverter
 from .sklearn_model import SklearnConverter
 from .state_dict import StateDictConverter, is_safetensors
 from .torchscript import TorchScriptConverter
 
 __all__ = ["CONVERTERS", "choose", "may_be_source", "missing_packages", "require", "unsupported"]
 
+_SAVED_MODEL = SavedModelConverter()
 CONVERTERS: tuple[Converter, ...] = (
     ExportedProgramConverter(),
     TorchScriptConverter(),
     StateDictConverter(),
     KerasConverter(),
     SklearnConverter(),
+    _SAVED_MODEL,
 )
 
 _TENSORFLOW = (
@@ -32,7 +35,6 @@ _TENSORFLOW = (
 )
 # What lies in a folder that is a model: name, what it is, what to do.
 _FOLDERS = (
-    ("saved_model.pb", "a TensorFlow SavedModel", _TENSORFLOW),
     ("inference.json", "a PaddlePaddle model", "Convert it with paddle2onnx."),
     ("inference.pdmodel", "a PaddlePaddle model", "Convert it with paddle2onnx."),
     ("_CHECKPOINT_METADATA", "a JAX checkpoint", "Convert the program with jax2onnx."),
@@ -47,7 +49,7 @@ _PICKLE_ADVICE = (
 
 
 def choose(path: Path) -> Converter:
-    """Return the converter that reads a file.
+    """Return the converter that reads a file or folder.
 
     Raises:
         UnsafeSourceError: It is a pickle.
@@ -55,6 +57,8 @@ def choose(path: Path) -> Converter:
         ModelFileError: It is no file.
     """
     if path.is_dir():
+        if _SAVED_MODEL.can_read(path):
+            return _SAVED_MODEL
         raise unsupported(path)
     if not path.is_file():
         raise ModelFileError(f"{path.name} is no file", "Check the path of the model.")
@@ -65,7 +69,12 @@ def choose(path: Path) -> Converter:
 
 
 def may_be_source(path: Path) -> bool:
-    """Tell by the first bytes whether a file is of another framework; nothing is parsed."""
+    """Tell by the first bytes whether a file is of another framework; nothing is parsed.
+
+    A folder never is ONNX.
+    """
+    if path.is_dir():
+        return True
     with path.open("rb") as stream:
         head = stream.read(64)
     known = head.startswith((b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", *_PICKLE_STARTS))

@@ -58,6 +58,7 @@ class Source:
         dtype: Element type of the input.
         facts: What is known about the images: "value_range", "class_names".
         notes: Sentences about choices made.
+        content: Folder to take the digest of, where the source is one.
     """
 
     converter: str
@@ -68,6 +69,7 @@ class Source:
     dtype: str = "float32"
     facts: tuple[tuple[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    content: Path | None = None
 
 
 def finish(
@@ -91,7 +93,7 @@ def finish(
         raise ConvertError(
             f"{source.path.name} makes an ONNX file of over 2 GiB", "Nothing can be done about it."
         )
-    digest = _digest(source.path)
+    digest = _digest(source.content or source.path)
     facts = _facts(source, digest)
     del proto.metadata_props[:]
     proto.metadata_props.add(key=PROVENANCE_KEY, value=json.dumps(facts))
@@ -199,6 +201,11 @@ def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _digest(path: Path) -> str:
+    """Return the SHA-256 of a file; of a folder, that of its files' names and digests."""
+    if path.is_dir():
+        files = sorted(one for one in path.rglob("*") if one.is_file())
+        lines = [f"{_digest(one)}  {one.relative_to(path).as_posix()}\n" for one in files]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

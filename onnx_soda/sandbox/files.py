@@ -182,11 +182,11 @@ def convert_file(
 
 
 def _check_source(source: Path, place: Path) -> None:
-    """Refuse what is plain to see: a folder, and a result in the place of its source."""
+    """Refuse what is plain to see: a folder no converter reads, a result in its source's place."""
     if source.is_dir():
-        from onnx_soda.converters.choose import unsupported
+        from onnx_soda.converters.choose import choose
 
-        raise unsupported(source)
+        choose(source)
     if place.resolve() == source.resolve():
         raise OutputError(f"{place.name} is the source itself", "Choose another name.")
 
@@ -214,8 +214,10 @@ def _do(
     folder: Path | None = None,
 ) -> Done:
     # What is plain to see needs no child, which takes a second to start.
-    for model in models(job):
-        check_regular(Path(model))
+    # A folder that is converted was looked at by `_check_source`.
+    for model in map(Path, models(job)):
+        if not (isinstance(job, ConvertJob) and model.is_dir()):
+            check_regular(model)
     if limits is not None:
         return run_job(job, limits, progress, folder)
     from onnx_soda.sandbox.tasks import load_task

@@ -40,7 +40,8 @@ def as_onnx(
         ConvertError: It is of another framework and cannot be converted.
         SodaError: See `convert_file`.
     """
-    check_regular(model)
+    if not model.is_dir():
+        check_regular(model)
     if not may_be_source(model):
         yield model, None
         return

@@ -127,7 +127,7 @@ def test_formats_that_no_converter_reads(content: bytes, words: str, tmp_path: P
 
 @pytest.mark.parametrize(
     ("inside", "words"),
-    [("saved_model.pb", "SavedModel"), ("inference.json", "Paddle"), ("x", "is a folder")],
+    [("inference.json", "Paddle"), ("x", "is a folder")],
 )
 def test_folders(inside: str, words: str, tmp_path: Path) -> None:
     (tmp_path / inside).write_bytes(b"")

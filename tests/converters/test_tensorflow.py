@@ -1,0 +1,186 @@
+"""TensorFlow SavedModel: round trips where TensorFlow is installed, and attacks in any case."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnx_soda.converters.saved_model import SavedModelConverter
+from onnx_soda.errors import ConvertError
+from onnx_soda.sandbox.files import convert_file
+
+from .sources import CLASSES, FEATURES, SIZE, numbers
+from .test_round_trips import NHWC, check_parts, converted
+
+
+def message(number: int, *parts: bytes | str) -> bytes:
+    """Return a protobuf field of a length."""
+    content = b"".join(one.encode() if isinstance(one, str) else one for one in parts)
+    size, rest = bytearray(), len(content)
+    while rest > 127:
+        size.append(rest & 127 | 128)
+        rest >>= 7
+    return bytes([number << 3 | 2]) + bytes(size) + bytes([rest]) + content
+
+
+def node(operator: str, calls: str = "") -> bytes:
+    called = message(5, message(1, "f"), message(2, message(10, message(1, calls))))
+    return message(1, "n") + message(2, operator) + (called if calls else b"")
+
+
+def function(name: str, *nodes: bytes) -> bytes:
+    return message(1, message(1, message(1, name)), *(message(3, one) for one in nodes))
+
+
+def saved(
+    folder: Path, nodes: tuple[bytes, ...], functions: tuple[bytes, ...], objects: bytes = b""
+) -> Path:
+    graph = message(2, *(message(1, one) for one in nodes), message(2, *functions))
+    (folder / "variables").mkdir(parents=True)
+    (folder / "saved_model.pb").write_bytes(message(2, graph, message(7, objects)))
+    return folder
+
+
+SAVER = function("save", node("SaveV2"))
+ATTACKS: dict[str, tuple[tuple[bytes, ...], tuple[bytes, ...], bytes]] = {
+    "python": ((node("EagerPyFunc"),), (), b""),
+    "read": ((), (function("serve", node("ReadFile")),), b""),
+    "write": ((), (function("serve", node("WriteFile")),), b""),
+    "table": ((node("HashTableV2"),), (), b""),
+    "custom": ((), (function("serve", node("NobodysOwn")),), b""),
+    "saving-in-the-graph": ((node("SaveV2"),), (), b""),
+    "saving-called": ((), (SAVER, function("serve", node("PartitionedCall", "save"))), b""),
+    "saving-restored": ((), (SAVER,), message(2, message(1, "save"))),
+    "resource": ((), (), message(1, message(10, "r"))),
+    "asset": ((), (), message(1, message(5, "a"))),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_programs_that_do_more_than_compute(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConvertError) as caught:
+        SavedModelConverter().precheck(saved(tmp_path / "m", *ATTACKS[name]))
+    assert caught.value.rule_id == "SODA307"
+
+
+def test_the_functions_that_save_are_let_in(tmp_path: Path) -> None:
+    calling = (node("StatefulPartitionedCall", "save"), node("Relu"))
+    SavedModelConverter().precheck(saved(tmp_path / "m", calling, (SAVER,)))
+
+
+def test_a_function_in_place_of_an_operator(tmp_path: Path) -> None:
+    with pytest.raises(ConvertError, match="defines the function Relu"):
+        SavedModelConverter().precheck(saved(tmp_path / "m", (), (function("Relu"),)))
+
+
+def test_links_and_assets(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"x")
+    linked = saved(tmp_path / "a", (), ())
+    (linked / "variables" / "variables.index").symlink_to(secret)
+    with pytest.raises(ConvertError, match="no ordinary file"):
+        SavedModelConverter().precheck(linked)
+    holding = saved(tmp_path / "b", (), ())
+    (holding / "assets").mkdir()
+    (holding / "assets" / "words.txt").write_bytes(b"x")
+    with pytest.raises(ConvertError, match="assets"):
+        SavedModelConverter().precheck(holding)
+
+
+def test_damaged_programs(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "m", (node("Relu"),), (SAVER,))
+    whole = (folder / "saved_model.pb").read_bytes()
+    for end in range(len(whole)):
+        (folder / "saved_model.pb").write_bytes(whole[:end])
+        with pytest.raises(ConvertError):
+            SavedModelConverter().precheck(folder)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("softmax", [False, True])
+def test_round_trip(softmax: bool, tmp_path: Path) -> None:
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    pytest.importorskip("tf2onnx", reason="needs the [tensorflow] extra")
+    kernel, head, bias = numbers(3, 3, 3, FEATURES), numbers(FEATURES, CLASSES), numbers(CLASSES)
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.kernel, self.head = tf.Variable(kernel - 0.5), tf.Variable(head)
+            self.bias = tf.Variable(bias)
+
+        def features(self, images: Any) -> Any:
+            hidden = tf.nn.relu(tf.nn.conv2d(images, self.kernel, 1, "SAME"))
+            return tf.reduce_mean(hidden, [1, 2])
+
+        @tf.function(input_signature=[tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)])
+        def __call__(self, images: Any) -> Any:
+            logits = tf.matmul(self.features(images), self.head) + self.bias
+            return tf.nn.softmax(logits) if softmax else logits
+
+    network = Network()
+    tf.saved_model.save(network, str(tmp_path / "model"))
+    made, out = converted(tmp_path / "model")
+    assert made.layout == "NHWC"
+    images = numbers(*NHWC)
+    features = np.asarray(network.features(images))
+    check_parts(out, images, features, features @ head + bias)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_runs_at_loading(tmp_path: Path) -> None:
+    """A resource's function writes a file when TensorFlow loads the model; here it does not."""
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    from tensorflow.python.trackable.resource import TrackableResource
+
+    marker = tmp_path / "marker"
+
+    class Writing(TrackableResource):  # type: ignore[misc]
+        def _create_resource(self) -> Any:
+            return tf.raw_ops.MutableHashTableV2(key_dtype=tf.string, value_dtype=tf.int64)
+
+        def _initialize(self) -> None:
+            tf.io.write_file(str(marker), "x")
+
+    class Network(tf.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.writing = Writing()
+            self.handle = self.writing.resource_handle
+
+        @tf.function(input_signature=[tf.TensorSpec((None, SIZE, SIZE, 3), tf.float32)])
+        def __call__(self, images: Any) -> Any:
+            return tf.reduce_mean(images, [1, 2])
+
+    source = tmp_path / "model"
+    tf.saved_model.save(Network(), str(source))
+    marker.unlink(missing_ok=True)
+    with pytest.raises(ConvertError) as caught:
+        convert_file(source, tmp_path / "m.onnx", limits=None)
+    assert caught.value.rule_id == "SODA307"
+    assert not marker.exists()
+    tf.saved_model.load(str(source))
+    assert marker.exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_keras_in_the_child_process(tmp_path: Path) -> None:
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    layers = tf.keras.layers
+    network = tf.keras.Sequential(
+        [
+            tf.keras.Input((SIZE, SIZE, 3)),
+            layers.Conv2D(FEATURES, 3, padding="same", use_bias=False),
+            layers.BatchNormalization(moving_mean_initializer="random_uniform"),
+            layers.ReLU(),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(CLASSES),
+        ]
+    )
+    network.export(str(tmp_path / "model"), verbose=False)
+    made = convert_file(tmp_path / "model", tmp_path / "m.onnx")
+    assert made.difference < 1e-5
+    assert made.free_batch

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import typer
 
-from onnx_soda.doctor import Diagnosis, PartState, SelfTest, diagnose
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.text import fact_table
+
+if TYPE_CHECKING:
+    from onnx_soda.doctor import Diagnosis, PartState, SelfTest
 
 from .arguments import Format, FormatOption, Output
 from .exit_codes import CLEAN, COULD_NOT_SCAN
@@ -23,6 +26,9 @@ def doctor_command(format_: FormatOption = Format.TEXT, output: Output = None) -
 
     Exit codes: 0 the small scan passed, 2 it did not.
     """
+    # It imports ONNX Runtime, for which other commands need not wait.
+    from onnx_soda.doctor import diagnose
+
     with failing_cleanly(debug=False):
         if output is not None:
             check_writable(output)

@@ -10,15 +10,16 @@ from onnx_soda.preflight.signatures import describe_foreign_file
 
 from .archive import member_names
 from .exported_program import ExportedProgramConverter
+from .first_look import PICKLE_STARTS
 from .keras_model import KerasConverter
 from .protocol import Converter
 from .refusals import runs_code
 from .saved_model import SavedModelConverter
 from .sklearn_model import SklearnConverter
-from .state_dict import StateDictConverter, is_safetensors
+from .state_dict import StateDictConverter
 from .torchscript import TorchScriptConverter
 
-__all__ = ["CONVERTERS", "choose", "may_be_source", "missing_packages", "require", "unsupported"]
+__all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
 
 _SAVED_MODEL = SavedModelConverter()
 CONVERTERS: tuple[Converter, ...] = (
@@ -39,7 +40,6 @@ _FOLDERS = (
     ("inference.pdmodel", "a PaddlePaddle model", "Convert it with paddle2onnx."),
     ("_CHECKPOINT_METADATA", "a JAX checkpoint", "Convert the program with jax2onnx."),
 )
-_PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
 # zlib, as joblib compresses pickles.
 _JOBLIB_STARTS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _PICKLE_ADVICE = (
@@ -68,19 +68,6 @@ def choose(path: Path) -> Converter:
     raise unsupported(path)
 
 
-def may_be_source(path: Path) -> bool:
-    """Tell by the first bytes whether a file is of another framework; nothing is parsed.
-
-    A folder never is ONNX.
-    """
-    if path.is_dir():
-        return True
-    with path.open("rb") as stream:
-        head = stream.read(64)
-    known = head.startswith((b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", *_PICKLE_STARTS))
-    return known or head[4:8] == b"TFL3" or is_safetensors(head)
-
-
 def unsupported(path: Path) -> Exception:
     """Return the error for a file or folder that no converter reads."""
     name = path.name
@@ -91,7 +78,7 @@ def unsupported(path: Path) -> Exception:
         return ModelFileError(f"{name} is a folder", "Give the model file inside it.")
     with path.open("rb") as stream:
         head = stream.read(64)
-    if head.startswith((*_PICKLE_STARTS, *_JOBLIB_STARTS)):
+    if head.startswith((*PICKLE_STARTS, *_JOBLIB_STARTS)):
         return runs_code(
             f"{name} is a Python pickle (joblib and pickle.dump write these), which can run "
             "anything when it is opened",

@@ -44,7 +44,7 @@ def find_models(arguments: Iterable[str]) -> list[Path]:
         if not paths:
             endings = ", ".join(sorted(ENDINGS))
             raise ModelFileError(
-                f"{argument} holds no model", f"In folders, models end in {endings}."
+                f"{Path(argument).name} holds no model", f"In folders, models end in {endings}."
             )
         for path in paths:
             found.setdefault(path.resolve(), path)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from onnx_soda.converters.choose import may_be_source
+from onnx_soda.converters.first_look import may_be_source
 from onnx_soda.converters.protocol import Conversion, ConvertOptions
 from onnx_soda.options import Progress, no_progress
 from onnx_soda.preflight.bytes_in import check_regular

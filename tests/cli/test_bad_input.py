@@ -54,7 +54,8 @@ def not_there(folder: Path) -> list[str | Path]:
 
 
 def a_folder(folder: Path) -> list[str | Path]:
-    return [folder]
+    (folder / "empty").mkdir()
+    return [folder / "empty"]
 
 
 def no_outputs() -> bytes:
@@ -124,7 +125,7 @@ GEMM = build("gemm").SerializeToString()
 
 CASES: dict[str, tuple[Case, str]] = {
     "not there": (not_there, "nothing.onnx does not exist"),
-    "folder": (a_folder, "is a folder"),
+    "folder": (a_folder, "holds no model"),
     "empty": (with_model(b""), "model.onnx is empty"),
     "truncated": (with_model(GEMM[:-20]), "model.onnx "),
     "no protobuf": (with_model(b"Once upon a time\n"), "cannot be read as ONNX"),
@@ -234,7 +235,6 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> Non
         ("--seed", "-1"),
         ("--provider", "tpu"),
         ("--format", "xml"),
-        ("second.onnx",),
     ],
 )
 def test_wrong_usage(options: tuple[str, ...], tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, repo
 def test_every_dataclass_of_the_report_is_looked_at() -> None:
     assert set(PARTS) == {
         "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
-        ".findings[]", ".evidence", ".evidence.soda", ".evidence.concepts",
+        ".findings[]", ".findings[].accepted", ".evidence", ".evidence.soda", ".evidence.concepts",
         ".evidence.concepts.pairs[]", ".evidence.concepts.examples[]", ".coverage",
         ".environment", ".environment.sandbox", ".evidence.logic",
     }  # fmt: skip

@@ -8,7 +8,7 @@ FIXTURES := fixtures
 PARALLEL := --numprocesses logical --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo docs test test-slow lint format fixtures bench check-readme clean
+.PHONY: help demo docs test test-slow test-converters lint format fixtures bench check-readme clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,19 @@ test: $(STAMPS)/test ## Install what the tests need and run them
 
 test-slow: $(STAMPS)/test ## Run the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL)
+
+# TensorFlow and PyTorch in one environment get in each other's way, and take gigabytes.
+TENSORFLOW := build/venv-tensorflow
+
+$(TENSORFLOW)/ready: pyproject.toml
+	@$(PYTHON) -m venv $(TENSORFLOW)
+	@echo "Installing .[tensorflow] into $(TENSORFLOW) ..."
+	@$(TENSORFLOW)/bin/pip install --quiet --editable ".[tensorflow]" "pytest>=8" "hypothesis>=6.100"
+	@touch $@
+
+test-converters: $(STAMPS)/test $(TENSORFLOW)/ready ## Run the converters' tests, TensorFlow's in an environment of their own
+	$(BIN)/python -m pytest $(PARALLEL) tests/converters
+	$(TENSORFLOW)/bin/python -m pytest tests/converters/test_tensorflow.py
 
 lint: $(STAMPS)/lint ## ruff format --check, ruff check, mypy --strict
 	$(BIN)/ruff format --check .

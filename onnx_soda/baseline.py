@@ -6,6 +6,7 @@ entry is about a model's content, by its digest: a changed model is a new model.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -17,7 +18,15 @@ import msgspec
 from onnx_soda.errors import BaselineError
 from onnx_soda.report.schema import Acceptance, Finding, ScanReport
 
-__all__ = ["Applied", "Baseline", "Entry", "apply_baseline", "entries_of", "read_baseline"]
+__all__ = [
+    "Applied",
+    "Baseline",
+    "Entry",
+    "apply_baseline",
+    "entries_of",
+    "identity",
+    "read_baseline",
+]
 
 _VERSION = 1
 _LARGEST = 64 * 2**20
@@ -28,7 +37,7 @@ class Entry:
     """An accepted finding.
 
     Attributes:
-        sha256: Digest of the model.
+        sha256: Identifies the model and its weights, see `identity`.
         rule_id: The finding's rule.
         victim_class: As in the finding.
         target_class: As in the finding.
@@ -47,7 +56,7 @@ class Entry:
         """Tell whether a finding is the one that is meant."""
         own = (self.sha256, self.rule_id, self.victim_class, self.target_class)
         return own == (
-            report.model.sha256,
+            identity(report),
             finding.rule_id,
             finding.victim_class,
             finding.target_class,
@@ -80,6 +89,15 @@ class Applied:
     reports: tuple[ScanReport, ...]
     expired: tuple[Entry, ...]
     unused: tuple[Entry, ...]
+
+
+def identity(report: ScanReport) -> str:
+    """Return the digest of a model: its file's, or one of all files where weights lie beside it."""
+    model = report.model
+    if not model.external_data:
+        return model.sha256
+    lines = sorted(f"{one.file}\0{one.sha256}\n" for one in model.external_data)
+    return hashlib.sha256("".join([f"{model.sha256}\n", *lines]).encode()).hexdigest()
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -121,7 +139,7 @@ def apply_baseline(reports: Sequence[ScanReport], entries: Sequence[Entry], toda
 
 
 def _marked(report: ScanReport, entries: Iterable[Entry]) -> ScanReport:
-    own = [entry for entry in entries if entry.sha256 == report.model.sha256]
+    own = [entry for entry in entries if entry.sha256 == identity(report)]
 
     def mark(finding: Finding) -> Finding:
         found = next((entry for entry in own if entry.covers(report, finding)), None)
@@ -157,7 +175,7 @@ def entries_of(path: Path, reason: str, expires: date) -> list[Entry]:
         ) from error
     entries = {
         Entry(
-            report.model.sha256,
+            identity(report),
             finding.rule_id,
             finding.victim_class,
             finding.target_class,

@@ -41,6 +41,14 @@ _PACKAGES = (
 
 
 @dataclass(frozen=True)
+class _Entry:
+    """What a file holds."""
+
+    key: str
+    report: ScanReport
+
+
+@dataclass(frozen=True)
 class CacheSize:
     """How much is remembered.
 
@@ -74,13 +82,18 @@ class Cache:
     def key_of(self, request: Request) -> str | None:
         """Return what a scan is remembered by; None where it is not.
 
-        Raises:
-            OSError: The model or the clean set cannot be read.
+        A TensorFlow folder and weights beside a model are parts of a model that only parsing tells
+        of, which is not done here. What cannot be read is left for the scan to complain about.
         """
-        # A TensorFlow folder and weights beside a model are parts of a model that only parsing
-        # tells of, which is not done here.
-        if not request.model.is_file():
+        data = request.data
+        try:
+            if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
+                return None
+            return self._key(request)
+        except (OSError, ValueError):
             return None
+
+    def _key(self, request: Request) -> str:
         parts = {
             "model": _digest(request.model),
             "name": request.model.name,
@@ -103,11 +116,13 @@ class Cache:
         try:
             if path.is_symlink() or path.stat().st_size > _LARGEST:
                 return None
-            report = msgspec.json.decode(path.read_bytes(), type=ScanReport, strict=True)
+            entry = msgspec.json.decode(path.read_bytes(), type=_Entry, strict=True)
             os.utime(path)  # the oldest go first
         except (OSError, msgspec.MsgspecError, RecursionError):
             return None
-        return report
+        # A file that was renamed, or is of another version, is about something else.
+        known = entry.key == key and entry.report.schema_version == SCHEMA_VERSION
+        return entry.report if known else None
 
     def store(self, key: str, report: ScanReport) -> None:
         """Remember a report, where that can be done, and forget the oldest beyond the limit."""
@@ -115,7 +130,7 @@ class Cache:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self.folder / (key + _ENDING), to_json(report))
+            write_text(self.folder / (key + _ENDING), to_json(_Entry(key, report)))
             self._shrink()
         except (OSError, OutputError):
             return

@@ -24,8 +24,7 @@ def is_single(arguments: Iterable[str]) -> bool:
     first, *others = arguments
     if others or first.startswith(_LIST):
         return False
-    path = Path(first)
-    return not _is_plain_folder(path) if path.exists() else not glob.has_magic(first)
+    return not _is_plain_folder(Path(first)) if _exists(first) else not glob.has_magic(first)
 
 
 def find_models(arguments: Iterable[str]) -> list[Path]:
@@ -47,17 +46,32 @@ def find_models(arguments: Iterable[str]) -> list[Path]:
                 f"{Path(argument).name} holds no model", f"In folders, models end in {endings}."
             )
         for path in paths:
-            found.setdefault(path.resolve(), path)
+            found.setdefault(_real(path), path)
     return list(found.values())
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; the path itself where that cannot be told."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that is too long
+        return path
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def _expand(argument: str) -> Iterator[Path]:
     path = Path(argument)
-    if argument.startswith(_LIST) and not path.exists():
+    if argument.startswith(_LIST) and not _exists(argument):
         yield from _listed(Path(argument[1:]))
-    elif _is_plain_folder(path):
+    elif _exists(argument) and _is_plain_folder(path):
         yield from _below(path)
-    elif path.exists() or not glob.has_magic(argument):
+    elif _exists(argument) or not glob.has_magic(argument):
         yield path
     else:
         for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - as users write it
@@ -71,7 +85,7 @@ def _is_plain_folder(path: Path) -> bool:
 
 def _below(folder: Path) -> Iterator[Path]:
     """Yield the models below a folder in order; links to folders are not followed."""
-    for place, folders, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, onerror=_refuse):
         folders.sort()
         if _SAVED_MODEL in files:
             folders.clear()
@@ -82,15 +96,26 @@ def _below(folder: Path) -> Iterator[Path]:
                 yield Path(place) / name
 
 
+def _refuse(error: OSError) -> None:
+    """What cannot be searched may hold a model: never pass over it."""
+    name = Path(str(error.filename)).name
+    raise ModelFileError(
+        f"the folder {name} cannot be searched: {error.strerror}",
+        "Make it readable, or name the models.",
+    ) from error
+
+
 def _listed(file: Path) -> Iterator[Path]:
     try:
         if file.stat().st_size > _LARGEST_LIST:
             raise ModelFileError(f"{file.name} is too large for a list", "Give folders instead.")
         lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
+    except (OSError, ValueError) as error:
         raise ModelFileError(
             f"the list {file.name} cannot be read: {error}", "Write one path per line, in UTF-8."
         ) from error
     for line in lines:
+        if "\0" in line:
+            raise ModelFileError(f"the list {file.name} is no text", "Write one path per line.")
         if line.strip():
             yield file.parent / line.strip()

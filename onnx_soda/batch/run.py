@@ -1,20 +1,16 @@
 """Scans models one after the other, or several at once; an error ends one of them, not all.
 
-Several at once are processes of this program, each of which starts the child that opens its model
-(`onnx_soda.sandbox`). They end when this one is interrupted.
+Several at once are threads that wait for the children which open the models (`onnx_soda.sandbox`).
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import psutil
 
 from onnx_soda.batch.cache import Cache
 from onnx_soda.batch.request import Request
@@ -23,9 +19,13 @@ from onnx_soda.options import Progress, no_progress
 from onnx_soda.report.outcomes import Outcome, failure_of
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.sandbox.files import scan_file
+from onnx_soda.sandbox.process import end_children
 from onnx_soda.sandbox.sources import as_onnx, with_origin
 
 __all__ = ["Ended", "scan_many", "scan_one"]
+
+# How often children that are to end are looked for: a thread may just be starting one.
+_TICK = 0.05
 
 
 @dataclass(frozen=True)
@@ -89,11 +89,11 @@ def scan_many(
         models: The models.
         request: How; its own model is not scanned.
         cache: As for `scan_one`.
-        jobs: How many at once. They share the processor's cores.
+        jobs: How many at once; one where no child opens the model. They share the cores.
         progress: Called as models are over, and with one at a time as each goes on.
     """
     requests = [replace(request, model=model) for model in models]
-    if jobs <= 1 or len(models) == 1:
+    if jobs <= 1 or len(models) == 1 or request.limits is None:
         for number, one in enumerate(requests):
             progress("models", number, len(requests))
             yield _attempt(one, cache)
@@ -117,28 +117,17 @@ def _attempt(request: Request, cache: Cache | None) -> Ended:
 def _at_once(
     requests: Sequence[Request], cache: Cache | None, jobs: int, progress: Progress
 ) -> Iterator[Ended]:
-    fresh = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(jobs, len(requests)), fresh, _end_quietly)
+    threads: set[int] = set()
+    pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
+    waiting = [pool.submit(_attempt, request, cache) for request in requests]
     try:
-        waiting = [pool.submit(_attempt, request, cache) for request in requests]
         for number, done in enumerate(as_completed(waiting)):
             progress("models", number + 1, len(requests))
             yield done.result()
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in psutil.Process().children():
-            process.terminate()
-        raise
     finally:
+        # Where all is done there is nothing to end; else this is an interrupt, or nobody asks on.
+        pool.shutdown(wait=False, cancel_futures=True)
+        while any(future.running() for future in waiting):
+            end_children(threads)
+            time.sleep(_TICK)
         pool.shutdown(wait=True)
-
-
-def _end_quietly() -> None:
-    """Leave interrupts to the process that started this one, which then ends it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _stop)
-
-
-def _stop(number: int, _: object) -> None:
-    """End by the way that removes what is half done."""
-    raise SystemExit(128 + number)

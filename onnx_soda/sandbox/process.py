@@ -9,15 +9,19 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from onnx_soda.signals import held_back
 
-__all__ = ["Child", "child_process", "private_folder"]
+__all__ = ["Child", "child_process", "end_children", "private_folder"]
 
 Child = subprocess.Popen[bytes]
+
+# Children at work, and the thread of this process that waits for each.
+_running: dict[Child, int] = {}
 
 # The child imports from where its parent does. -I keeps it from reading PYTHON* variables and
 # the folder that it is started in.
@@ -70,11 +74,24 @@ def child_process(folder: Path) -> Iterator[Child]:
             cwd=folder,
             start_new_session=True,
         )
+        _running[child] = threading.get_ident()
         try:
             with _let_through():
                 yield child
         finally:
+            del _running[child]
             _end(child)
+
+
+def end_children(threads: Collection[int]) -> None:
+    """Kill the children that some threads of this process wait for, which then see them end.
+
+    Args:
+        threads: Their identifiers (`threading.get_ident`).
+    """
+    for child, thread in list(_running.items()):
+        if thread in threads:
+            _kill(child)
 
 
 @contextmanager
@@ -97,12 +114,16 @@ def _environment(folder: Path) -> dict[str, str]:
     return {**kept, **own, "LANG": "C.UTF-8"}
 
 
-def _end(child: Child) -> None:
-    """Kill a child and whatever it started, and take notice of its end."""
+def _kill(child: Child) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
             os.killpg(child.pid, signal.SIGKILL)
     child.kill()
+
+
+def _end(child: Child) -> None:
+    """Kill a child and whatever it started, and take notice of its end."""
+    _kill(child)
     child.wait()
     for stream in (child.stdin, child.stdout, child.stderr):
         if stream is not None:

@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda import ScanReport, scan_file
-from onnx_soda.baseline import Entry, apply_baseline, entries_of, read_baseline
+from onnx_soda.baseline import Entry, apply_baseline, entries_of, identity, read_baseline
 from onnx_soda.cli.exit_codes import COULD_NOT_SCAN, of_report, worst
 from onnx_soda.errors import BaselineError
 from onnx_soda.report.jsonfile import to_json
+from onnx_soda.report.schema import ExternalDataInfo
 from tests.report.helpers import run
 
 TODAY = date(2026, 11, 25)
@@ -74,6 +75,26 @@ def test_another_model_another_pair_another_day(report: ScanReport) -> None:
     assert applied.reports == (report,)
     assert applied.expired == tuple(over)
     assert applied.unused == ()
+
+
+def test_other_weights_beside_the_same_file(report: ScanReport) -> None:
+    def beside(digest: str) -> ScanReport:
+        weights = (ExternalDataInfo("w.bin", digest),)
+        return replace(report, model=replace(report.model, external_data=weights))
+
+    entries = [replace(entry, sha256=identity(beside("1" * 64))) for entry in accepting(report)]
+    assert of_report(apply_baseline([beside("1" * 64)], entries, TODAY).reports[0], "high") == 0
+    assert of_report(apply_baseline([beside("2" * 64)], entries, TODAY).reports[0], "high") == 1
+    assert of_report(apply_baseline([report], entries, TODAY).reports[0], "high") == 1
+
+
+@pytest.mark.parametrize("wrong", [("--reason", " "), ("--expires", "2020-01-01")])
+def test_wrong_reasons_and_days(wrong: tuple[str, str], tmp_path: Path) -> None:
+    usual = {"--reason": "known", "--expires": "2999-01-01"} | dict([wrong])
+    words = [word for pair in usual.items() for word in pair]
+    done = run("baseline", tmp_path / "r.json", "-o", tmp_path / "b", *words)
+    assert done.returncode == 2
+    assert wrong[0] in done.stderr
 
 
 def test_inconclusive_stays_inconclusive(report: ScanReport) -> None:

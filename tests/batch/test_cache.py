@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fixtures.sketches import build_sketch
@@ -71,7 +73,26 @@ def test_a_file_that_is_no_report_is_replaced(
     entry.write_bytes(content)
     report, cached = scan_one(request_, cache)
     assert not cached
-    assert json.loads(entry.read_text(encoding="utf-8"))["verdict"] == report.verdict
+    kept = json.loads(entry.read_text(encoding="utf-8"))
+    assert kept["report"]["verdict"] == report.verdict
+
+
+def test_a_file_of_another_scan_is_no_hit(request_: Request, cache: Cache) -> None:
+    scan_one(request_, cache)
+    (first,) = cache.folder.iterdir()
+    other = replace(request_, options=ScanOptions(seed=1))
+    scan_one(other, cache)
+    (second,) = (path for path in cache.folder.iterdir() if path != first)
+    second.write_bytes(first.read_bytes())
+    assert not scan_one(other, cache)[1]
+
+
+def test_what_cannot_be_read_is_left_to_the_scan(request_: Request, cache: Cache) -> None:
+    pipe = request_.model.with_name("pipe")
+    os.mkfifo(pipe)
+    for data in (pipe, request_.model.with_name("missing.h5")):
+        assert cache.key_of(replace(request_, data=data)) is None
+    assert cache.key_of(replace(request_, model=pipe)) is None
 
 
 def test_links_in_the_folder_are_not_followed(
@@ -97,10 +118,10 @@ def test_the_oldest_go_first(
     assert scan_one(other, cache)[1]
 
 
-def batch(folder: Path, cache: Path) -> subprocess.Popen[str]:
+def batch(folder: Path, cache: Path, jobs: int = 1) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "onnx_soda", "scan", str(folder), "--quiet", "--format", "json",
-         "--cache-dir", str(cache)],
+         "--cache-dir", str(cache), "--jobs", str(jobs)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
@@ -125,16 +146,21 @@ def test_two_runs_at_once_over_one_cache(models: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in (tmp_path / "cache").iterdir()} == {".json"}
 
 
-def test_a_run_that_is_killed_leaves_the_cache_usable(models: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_run_that_is_killed_leaves_the_cache_usable_and_no_process(
+    jobs: int, models: Path, tmp_path: Path
+) -> None:
     cache = tmp_path / "cache"
-    run = batch(models, cache)
+    run = batch(models, cache, jobs)
     end = time.monotonic() + 60
     while not list(cache.glob("*.json")) and time.monotonic() < end:
         time.sleep(0.02)
+    family = psutil.Process(run.pid).children(recursive=True)
     run.send_signal(signal.SIGKILL)
     run.communicate()
+    assert psutil.wait_procs(family, timeout=20)[1] == []
     assert Cache(cache).size().scans >= 1
-    again = batch(models, cache)
+    again = batch(models, cache, jobs)
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 1, errors
     assert json.loads(output)["summary"] == {

@@ -66,3 +66,22 @@ def test_what_is_one_model(folder: Path) -> None:
 def test_a_file_with_brackets_in_its_name_is_itself(folder: Path) -> None:
     (folder / "m[1].onnx").write_bytes(b"")
     assert is_single([f"{folder}/m[1].onnx"])
+
+
+def test_names_that_lead_nowhere_end_no_batch(folder: Path) -> None:
+    (folder / "loop.onnx").symlink_to("loop.onnx")
+    assert "loop.onnx" in names(folder, str(folder))
+    long = "x" * 300
+    (folder / "list").write_text(f"{long}\na.onnx\n")
+    assert names(folder, f"@{folder}/list") == [long, "a.onnx"]
+    assert is_single([f"{folder}/{long}"])
+    (folder / "list").write_text("a\0b\n")
+    with pytest.raises(ModelFileError):
+        find_models([f"@{folder}/list"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(folder: Path) -> None:
+    (folder / "sub").chmod(0)
+    with pytest.raises(ModelFileError, match="cannot be searched"):
+        find_models([str(folder)])

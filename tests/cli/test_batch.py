@@ -93,7 +93,7 @@ def test_interrupting_many_at_once_leaves_nothing(
 
 def test_options_from_a_file(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text('[scan]\nseed = 7\nmethod = "soda"\nformat = ["json"]\nquiet = true\n')
+    config.write_text('[scan]\nseed = 7\nmethod = "soda"\nformat = "json"\nquiet = true\n')
     done = run("scan", CLEAN_MODEL, "--config", config)
     assert json.loads(done.stdout)["environment"]["seed"] == 7
     done = run("scan", CLEAN_MODEL, "--config", config, "--seed", 8)

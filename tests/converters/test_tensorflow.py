@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
+import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from onnx_soda.converters.saved_model import SavedModelConverter
+from onnx_soda.converters.tflite_buffer import read_facts
+from onnx_soda.converters.tflite_model import BUILT_IN, TfliteConverter
 from onnx_soda.errors import ConvertError
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import load_model
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.sandbox.files import convert_file
 
 from .sources import CLASSES, FEATURES, SIZE, numbers
@@ -184,3 +194,141 @@ def test_keras_in_the_child_process(tmp_path: Path) -> None:
     made = convert_file(tmp_path / "model", tmp_path / "m.onnx")
     assert made.difference < 1e-5
     assert made.free_batch
+
+
+def lite(path: Path, softmax: bool = False, form: str = "float") -> tuple[Any, Any]:
+    """Write a `.tflite` file of a network with one convolution; return network and features."""
+    tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    pytest.importorskip("tf2onnx", reason="needs the [tensorflow] extra")
+    keras = tf.keras
+    keras.utils.set_random_seed(0)
+    layers = [
+        keras.Input((SIZE, SIZE, 3)),
+        keras.layers.Conv2D(FEATURES, 3, padding="same", activation="relu"),
+        keras.layers.GlobalAveragePooling2D(),
+        keras.layers.Dense(CLASSES, activation="softmax" if softmax else None),
+    ]
+    network = keras.Sequential(layers)
+    converter = tf.lite.TFLiteConverter.from_keras_model(network)
+    if form != "float":
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if form == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if form.startswith("int8"):
+        images = numbers(*NHWC)
+        converter.representative_dataset = lambda: ([one[None]] for one in images)
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+    if form == "int8 images":
+        converter.inference_input_type = converter.inference_output_type = tf.int8
+    path.write_bytes(converter.convert())
+    return network, keras.Sequential(network.layers[:-1])
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("softmax", [False, True])
+def test_float_lite(softmax: bool, tmp_path: Path) -> None:
+    network, head = lite(tmp_path / "m.tflite", softmax)
+    made, out = converted(tmp_path / "m.tflite")
+    assert made.layout == "NHWC"
+    images = numbers(*NHWC)
+    features = np.asarray(head(images))
+    kernel, bias = (np.asarray(one) for one in network.layers[-1].get_weights())
+    check_parts(out, images, features, features @ kernel + bias)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("form", ["float16", "dynamic", "int8", "int8 images"])
+def test_quantized_lite(form: str, tmp_path: Path) -> None:
+    network, _ = lite(tmp_path / "m.tflite", form=form)
+    made = convert_file(tmp_path / "m.tflite", tmp_path / "m.onnx", limits=None)
+    assert made.difference < 1e-3
+    assert made.free_batch
+    assert bool(made.notes) == (form == "int8 images")
+    anatomy = dissect(load_model(tmp_path / "m.onnx"))
+    assert anatomy.logits.classes == CLASSES
+    images = numbers(*NHWC)
+    answers = Body(anatomy, RuntimeOptions("cpu", 1)).logits(images)
+    wanted = np.asarray(network(images))
+    assert np.abs(answers - wanted).max() < 0.1 * np.abs(wanted).max()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_lite_operators_that_are_not_let_in(tmp_path: Path) -> None:
+    source = tmp_path / "m.tflite"
+    lite(source)
+    content = source.read_bytes()
+    facts = read_facts(content, "m")
+    assert facts.subgraphs == 1
+    assert facts.custom == ()
+    assert set(facts.codes) <= set(BUILT_IN.values())
+    for end in range(0, len(content), 97):
+        with pytest.raises(ConvertError):
+            read_facts(content[:end], "m")
+
+
+def test_numbers_of_operators_are_tensorflows() -> None:
+    pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
+    from tensorflow.lite.python import schema_py_generated as schema
+
+    assert {name: getattr(schema.BuiltinOperator, name) for name in BUILT_IN} == BUILT_IN
+
+
+def lite_file(code: int, custom: str = "", graphs: int = 1) -> bytes:
+    """Return a file with one kind of operator, made by hand: tables behind their offsets."""
+    builder = bytearray(b"\0\0\0\0TFL3")
+
+    def put(form: str, *values: int) -> int:
+        place = len(builder)
+        builder.extend(struct.pack(form, *values))
+        return place
+
+    def point(place: int, target: int) -> None:
+        struct.pack_into("<I", builder, place, target - place)
+
+    places = put("<HHHHH", 10, 12, 0, 4, 8)  # Model: nothing, operator codes, subgraphs
+    model = put("<iII", 0, 0, 0)
+    struct.pack_into("<i", builder, model, model - places)
+    point(0, model)
+    codes = put("<II", 1, 0)
+    point(model + 4, codes)
+    lists = put("<I", graphs)
+    slots = [put("<I", 0) for _ in range(graphs)]
+    point(model + 8, lists)
+    own = put("<HHHHHH", 12, 12, 0, 4 if custom else 0, 0, 8)  # OperatorCode: name, number
+    table = put("<iIi", 0, 0, code)
+    struct.pack_into("<i", builder, table, table - own)
+    point(codes + 4, table)
+    if custom:
+        point(table + 4, put("<I", len(custom)))
+        builder.extend(custom.encode() + b"\0")
+    empty = put("<HH", 4, 4)
+    for slot in slots:
+        graph = put("<i", 0)
+        struct.pack_into("<i", builder, graph, graph - empty)
+        point(slot, graph)
+    return bytes(builder)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lite_file(32, "FlexReadFile"), "FlexReadFile"),
+        (lite_file(32), "operator 32"),
+        (lite_file(129), "operator 129"),
+        (lite_file(3, graphs=2), "2 graphs"),
+    ],
+)
+def test_lite_files_that_are_refused(content: bytes, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "m.tflite"
+    path.write_bytes(content)
+    with pytest.raises(ConvertError, match=words) as caught:
+        TfliteConverter().precheck(path)
+    assert caught.value.rule_id == "SODA307"
+
+
+@given(st.integers(0, 90), st.binary(min_size=1, max_size=8))
+def test_damaged_lite_files_end_in_an_error_of_ours(place: int, junk: bytes) -> None:
+    content = bytearray(lite_file(3))
+    content[place : place + len(junk)] = junk
+    with contextlib.suppress(ConvertError):
+        read_facts(bytes(content), "m")

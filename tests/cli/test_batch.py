@@ -8,15 +8,27 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.resources import files
 from pathlib import Path
 
+import jsonschema
 import psutil
 import pytest
+from referencing import Registry, Resource
 
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
+from onnx_soda.report.jsonfile import report_schema
 from tests.cli.helpers import CLEAN_MODEL
 from tests.report.helpers import check_github, run
+
+
+def batch_validator() -> jsonschema.Draft202012Validator:
+    place = files("onnx_soda.report") / "batch-report.schema.json"
+    schema = json.loads(place.read_text(encoding="utf-8"))
+    alone = report_schema()
+    registry = Registry().with_resource(alone["$id"], Resource.from_contents(alone))
+    return jsonschema.Draft202012Validator(schema, registry=registry)
 
 
 @pytest.fixture
@@ -55,6 +67,7 @@ def test_forms_of_many(folder: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["summary"] == {"clean": 0, "backdoor": 1, "inconclusive": 1, "failed": 1}
     assert [set(one) >= {"message", "advice"} for one in found["outcomes"]].count(True) == 1
+    batch_validator().validate(found)
     check_github(json.loads((tmp_path / "s").read_text(encoding="utf-8")))
     assert (tmp_path / "m").read_text(encoding="utf-8").count("\n|") == 4
 

@@ -40,18 +40,20 @@ test: $(STAMPS)/test ## Install what the tests need and run them
 test-slow: $(STAMPS)/test ## Run the slow tests too
 	$(BIN)/python -m pytest $(PARALLEL)
 
-# TensorFlow and PyTorch in one environment get in each other's way, and take gigabytes.
-TENSORFLOW := build/venv-tensorflow
+# Each extra alone in an environment: what one forgets to ask for, another would bring. TensorFlow and
+# PyTorch in one would get in each other's way. They take gigabytes.
+EXTRAS := pytorch keras sklearn tensorflow
 
-$(TENSORFLOW)/ready: pyproject.toml
-	@$(PYTHON) -m venv $(TENSORFLOW)
-	@echo "Installing .[tensorflow] into $(TENSORFLOW) ..."
-	@$(TENSORFLOW)/bin/pip install --quiet --editable ".[tensorflow]" "pytest>=8" "hypothesis>=6.100"
+.PRECIOUS: build/venv-%/ready
+build/venv-%/ready: pyproject.toml
+	@$(PYTHON) -m venv build/venv-$*
+	@echo "Installing .[$*] into build/venv-$* ..."
+	@build/venv-$*/bin/pip install --quiet --editable ".[$*]" "pytest>=8" "hypothesis>=6.100"
 	@touch $@
 
-test-converters: $(STAMPS)/test $(TENSORFLOW)/ready ## Run the converters' tests, TensorFlow's in an environment of their own
-	$(BIN)/python -m pytest $(PARALLEL) tests/converters
-	$(TENSORFLOW)/bin/python -m pytest tests/converters/test_tensorflow.py
+test-converters: $(EXTRAS:%=build/venv-%/ready) ## Test every converter, each in an environment with its extra alone
+	@set -e; for extra in $(EXTRAS); do echo "$$extra"; \
+	  build/venv-$$extra/bin/python -m pytest -m $$extra tests/converters; done
 
 lint: $(STAMPS)/lint ## ruff format --check, ruff check, mypy --strict
 	$(BIN)/ruff format --check .

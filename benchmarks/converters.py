@@ -3,8 +3,11 @@
     python -m benchmarks.converters [--seconds 600] [--only torchvision|keras] [--names NAME ...]
 
 Weights are random, so what is measured is whether the route works and computes the same, not
-accuracy. Small networks come first; what there is no time for is counted at the end. One process
-without the child's limits, so that PyTorch is imported once.
+accuracy. Keras's networks first see one batch of random images, from which their normalisation
+layers take mean and variance: without them the signal of a deep untrained network dies out or
+overflows, and any two computations of it would agree, or none. Small networks come first; what
+there is no time for is counted at the end. One process without the child's limits, so that PyTorch
+is imported once.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -30,6 +34,7 @@ Maker = Callable[[Path], None]
 _CLASSES = 10
 # Most networks end with pooling and take any size; these want their own.
 _SMALL_SIZE, _KERAS_SIZE = 64, 96
+_SETTLING = 8
 _OWN_SIZE = {"inception": 299, "googlenet": 224, "vit": 224, "swin": 224, "maxvit": 224}
 
 
@@ -153,9 +158,28 @@ def _application(name: str) -> Maker:
         keras.utils.set_random_seed(0)
         shape = (_KERAS_SIZE, _KERAS_SIZE, 3)
         network = getattr(keras.applications, name)
-        network(weights=None, input_shape=shape, classes=_CLASSES).save(path)
+        made = network(weights=None, input_shape=shape, classes=_CLASSES)
+        _settle(made, shape)
+        made.save(path)
 
     return make
+
+
+def _settle(network: Any, shape: tuple[int, int, int]) -> None:
+    """Give the normalisation layers the statistics of one batch of random images."""
+    import keras
+
+    layers = [
+        layer
+        for layer in network._flatten_layers()
+        if isinstance(layer, keras.layers.BatchNormalization)
+    ]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 0.0
+    network(255 * keras.random.uniform((_SETTLING, *shape)), training=True)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def torch_parts(module: Any, images: NDArray[Any]) -> tuple[NDArray[Any], NDArra
         return features.numpy(), module[5](features).numpy()
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize(
     ("name", "save"),
@@ -88,6 +89,7 @@ def test_torch_programs(
     check_parts(out, images, *torch_parts(module, images))
 
 
+@pytest.mark.pytorch
 def test_a_program_for_one_number_of_images(tmp_path: Path) -> None:
     """What reshapes by the batch that it was exported with keeps it, and says so."""
     import torch
@@ -108,6 +110,7 @@ def test_a_program_for_one_number_of_images(tmp_path: Path) -> None:
     assert "exactly 2 images" in made.notes[0]
 
 
+@pytest.mark.pytorch
 @pytest.mark.parametrize("kind", ["legacy", "safetensors", "checkpoint"])
 def test_bare_weights(kind: str, tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
@@ -131,6 +134,7 @@ def test_bare_weights(kind: str, tmp_path: Path) -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.keras
 @pytest.mark.parametrize(
     ("name", "softmax"), [("model.keras", True), ("model.h5", True), ("no-ending", False)]
 )
@@ -157,6 +161,7 @@ def test_keras(name: str, softmax: bool, tmp_path: Path) -> None:
     assert facts["value_range"] == [0, 255]
 
 
+@pytest.mark.sklearn
 def test_scikit_learn(tmp_path: Path) -> None:
     skops = pytest.importorskip("skops.io", reason="needs the [sklearn] extra")
     pytest.importorskip("skl2onnx", reason="needs the [sklearn] extra")
@@ -185,6 +190,7 @@ def test_scikit_learn(tmp_path: Path) -> None:
     assert facts["class_names"] == [str(number) for number in range(CLASSES)]
 
 
+@pytest.mark.pytorch
 def test_the_child_process_does_the_same(tmp_path: Path) -> None:
     """Held in by Landlock, seccomp and limits, the exporter still works."""
     source = tmp_path / "m.pt2"

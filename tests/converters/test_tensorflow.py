@@ -109,6 +109,7 @@ def test_damaged_programs(tmp_path: Path) -> None:
             SavedModelConverter().precheck(folder)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("softmax", [False, True])
 def test_round_trip(softmax: bool, tmp_path: Path) -> None:
@@ -140,6 +141,7 @@ def test_round_trip(softmax: bool, tmp_path: Path) -> None:
     check_parts(out, images, features, features @ head + bias)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 def test_what_runs_at_loading(tmp_path: Path) -> None:
     """A resource's function writes a file when TensorFlow loads the model; here it does not."""
@@ -176,6 +178,7 @@ def test_what_runs_at_loading(tmp_path: Path) -> None:
     assert marker.exists()
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 def test_keras_in_the_child_process(tmp_path: Path) -> None:
     tf: Any = pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
@@ -224,6 +227,7 @@ def lite(path: Path, softmax: bool = False, form: str = "float") -> tuple[Any, A
     return network, keras.Sequential(network.layers[:-1])
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("softmax", [False, True])
 def test_float_lite(softmax: bool, tmp_path: Path) -> None:
@@ -236,6 +240,7 @@ def test_float_lite(softmax: bool, tmp_path: Path) -> None:
     check_parts(out, images, features, features @ kernel + bias)
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", ["float16", "dynamic", "int8", "int8 images"])
 def test_quantized_lite(form: str, tmp_path: Path) -> None:
@@ -252,6 +257,7 @@ def test_quantized_lite(form: str, tmp_path: Path) -> None:
     assert np.abs(answers - wanted).max() < 0.1 * np.abs(wanted).max()
 
 
+@pytest.mark.tensorflow
 @pytest.mark.filterwarnings("ignore")
 def test_lite_operators_that_are_not_let_in(tmp_path: Path) -> None:
     source = tmp_path / "m.tflite"
@@ -266,6 +272,7 @@ def test_lite_operators_that_are_not_let_in(tmp_path: Path) -> None:
             read_facts(content[:end], "m")
 
 
+@pytest.mark.tensorflow
 def test_numbers_of_operators_are_tensorflows() -> None:
     pytest.importorskip("tensorflow", reason="needs the [tensorflow] extra")
     from tensorflow.lite.python import schema_py_generated as schema

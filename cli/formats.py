@@ -22,7 +22,7 @@ from onnx_soda.rules import Severity
 
 from .output import deliver, deliver_renderable
 
-__all__ = ["FormatsOption", "Targets", "read_targets"]
+__all__ = ["FormatsOption", "ReportFormat", "Targets", "check_packages", "read_targets"]
 
 
 class ReportFormat(StrEnum):
@@ -89,7 +89,7 @@ class Targets:
             MissingExtraError: A form needs packages that are not installed.
         """
         for target in self.targets:
-            _check_packages(target.form)
+            check_packages(target.form)
             if target.form is ReportFormat.HTML and not single:
                 raise OutputError("an HTML report is of one model", "Scan that model alone.")
             if target.file is not None:
@@ -194,7 +194,12 @@ def _target(text: str, output: Path | None) -> _Target:
     return _Target(ReportFormat(name.lower()), Path(file) if equals else output)
 
 
-def _check_packages(form: ReportFormat) -> None:
+def check_packages(form: ReportFormat) -> None:
+    """Make sure that a form can be made.
+
+    Raises:
+        MissingExtraError: It needs packages that are not installed.
+    """
     extra, modules = _NEEDS.get(form, ("", ()))
     missing = [name for name in modules if find_spec(name) is None]
     if missing:

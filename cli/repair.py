@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import typer
+from rich.console import RenderableType
 
 from onnx_soda.converters.protocol import ConvertOptions
 from onnx_soda.model.runtime_options import RuntimeOptions
@@ -23,8 +24,6 @@ from .arguments import (
     USUAL_SECONDS,
     ArchOption,
     Debug,
-    Format,
-    FormatOption,
     MaxMemoryOption,
     ModelArgument,
     Quiet,
@@ -35,6 +34,7 @@ from .arguments import (
 )
 from .exit_codes import CLEAN, INCONCLUSIVE
 from .failures import failing_cleanly
+from .formats import ReportFormat, check_packages
 from .output import deliver, deliver_renderable
 from .progress import ProgressBar
 from .repair_options import (
@@ -46,6 +46,8 @@ from .repair_options import (
     ModelOutput,
     ReconstructionChoice,
     ReconstructionOption,
+    RepairFormat,
+    RepairFormatOption,
     ReportOption,
     ReportOutput,
     RescanOption,
@@ -56,6 +58,7 @@ from .repair_options import (
     TriggersOption,
     VictimOption,
 )
+from .repeat import repeat_command
 from .scan_options import (
     BudgetChoice,
     BudgetOption,
@@ -74,6 +77,7 @@ _USUAL, _USUAL_SCAN = RepairOptions(), ScanOptions()
 
 
 def repair_command(
+    context: typer.Context,
     model: ModelArgument,
     data: CleanSetOption,
     output: ModelOutput,
@@ -99,7 +103,7 @@ def repair_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: FormatOption = Format.TEXT,
+    format_: RepairFormatOption = RepairFormat.TEXT,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -138,6 +142,7 @@ def repair_command(
     )
     limits = limits_of(sandbox, timeout, max_memory)
     with failing_cleanly(debug):
+        check_packages(ReportFormat(format_.value))
         for path in (output, report_output):
             if path is not None:
                 check_writable(path)
@@ -147,7 +152,11 @@ def repair_command(
         ):
             absolute = replace(job, model=str(path.absolute()))
             answer = repair_file(absolute, limits=limits, progress=progress)
-        _tell(answer, output, report_output, format_)
+        content = _content(answer, output, format_, repeat_command(context, "output"))
+        if isinstance(content, str):
+            deliver(content, report_output)
+        else:
+            deliver_renderable(content, report_output)
     fine = answer.summary.outcome in ("repaired", "nothing to repair")
     raise typer.Exit(CLEAN if fine else INCONCLUSIVE)
 
@@ -160,10 +169,17 @@ def _pair(victim: int | None, target: int | None) -> tuple[int, int] | None:
     return victim, target
 
 
-def _tell(answer: RepairAnswer, output: Path, report_output: Path | None, format_: Format) -> None:
-    if format_ is Format.JSON:
-        deliver(repair_to_json(answer.summary, answer.scan, answer.model), report_output)
-        return
+def _content(
+    answer: RepairAnswer, output: Path, form: RepairFormat, command: str
+) -> str | RenderableType:
+    """Return the report; in text as something that a console prints."""
+    if form is RepairFormat.JSON:
+        return repair_to_json(answer.summary, answer.scan, answer.model)
     written = output.name if answer.written else None
-    content = render_repair(answer.summary, answer.model.file, answer.class_names, written)
-    deliver_renderable(content, report_output)
+    if form is RepairFormat.TEXT:
+        return render_repair(answer.summary, answer.model.file, answer.class_names, written)
+    from onnx_soda.report.html.repair_page import repair_to_html
+
+    return repair_to_html(
+        answer.summary, answer.scan, answer.model, answer.class_names, written, command
+    )

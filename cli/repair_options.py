@@ -17,6 +17,8 @@ __all__ = [
     "ModelOutput",
     "ReconstructionChoice",
     "ReconstructionOption",
+    "RepairFormat",
+    "RepairFormatOption",
     "ReportOption",
     "ReportOutput",
     "RescanOption",
@@ -115,6 +117,20 @@ ExportOption = Annotated[
     typer.Option("--export", help="Put weights into the file's graph, or export it anew."),
 ]
 RescanOption = Annotated[bool, typer.Option(help="Scan the repaired model.")]
+
+
+class RepairFormat(StrEnum):
+    """Forms of the report of a repair."""
+
+    TEXT = "text"
+    JSON = "json"
+    HTML = "html"
+
+
+RepairFormatOption = Annotated[
+    RepairFormat,
+    typer.Option("--format", "-f", help="Form of the report.", case_sensitive=False),
+]
 ReportOutput = Annotated[
     Path | None,
     typer.Option("--report-output", metavar="FILE", help="Write the report of the repair here."),

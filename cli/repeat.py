@@ -14,18 +14,26 @@ __all__ = ["repeat_command"]
 
 # What a run says and where; not what it does.
 _LEFT_OUT = frozenset(
-    {"format_", "output", "quiet", "verbose", "debug", "config", "cache", "cache_dir", "jobs"}
+    {
+        *("format_", "output", "report_output", "quiet", "verbose", "debug"),
+        *("config", "cache", "cache_dir", "jobs"),
+    }
 )
 
 
-def repeat_command(context: typer.Context) -> str:
-    """Return a command with the options that were given."""
+def repeat_command(context: typer.Context, *kept: str) -> str:
+    """Return a command with the options that were given.
+
+    Args:
+        context: The run.
+        kept: Parameters that it cannot do without, though they only say where results go.
+    """
     parts = ["onnx-soda", context.info_name or ""]
     for parameter in context.command.params:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
         given = source is not None and source.name in ("COMMANDLINE", "DEFAULT_MAP")
-        if given and name not in _LEFT_OUT:
+        if given and (name in kept or name not in _LEFT_OUT):
             parts.extend(_words(parameter, context.params[name]))
     return shlex.join(parts)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_soda.report.plain import class_label, printable
+from onnx_soda.report.repair_rows import before_and_after, repair_facts
 from onnx_soda.report.repair_schema import RepairSummary, WeightChange
 from onnx_soda.report.text import fact_table
 
@@ -45,7 +46,7 @@ def render_repair(
     if summary.victim_class is not None and summary.target_class is not None:
         pair = (class_label(c, names) for c in (summary.victim_class, summary.target_class))
         headline.append("\n  " + printable(" -> ".join(pair)), "bold")
-        parts += [Text(), fact_table(_facts(summary))]
+        parts += [Text(), fact_table(repair_facts(summary))]
     if summary.before is not None and summary.after is not None:
         parts += [Text(), _before_and_after(summary), Text(), change_table(summary.changes)]
     parts += [Text(), Text(printable(summary.reason))]
@@ -54,54 +55,13 @@ def render_repair(
     return Group(*parts)
 
 
-def _facts(summary: RepairSummary) -> list[tuple[str, str]]:
-    facts = [
-        (
-            "neurons",
-            f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
-        ),
-        ("infected images by", summary.reconstruction),
-        *(("", concept) for concept in summary.concepts),
-    ]
-    for name, counts in (("infected", summary.infected), ("clean", summary.clean_images)):
-        if counts:
-            train, choose, proof = counts
-            facts.append(
-                (f"{name} images", f"{train} to train, {choose} to choose, {proof} to measure")
-            )
-    return facts
-
-
 def _before_and_after(summary: RepairSummary) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     table.add_column("")
     for column in ("before", "after"):
         table.add_column(column, justify="right")
-    before, after = summary.before, summary.after
-    if before is not None and after is not None:
-        table.add_row("clean accuracy", f"{before.accuracy:.1%}", f"{after.accuracy:.1%}")
-        lowest = (min(one.accuracy_by_class.values()) for one in (before, after))
-        table.add_row("of the worst class", *(f"{value:.1%}" for value in lowest))
-        table.add_row(
-            "reconstructed, to the target", f"{before.target_rate:.1%}", f"{after.target_rate:.1%}"
-        )
-        table.add_row(
-            "reconstructed, to the victim", f"{before.victim_rate:.1%}", f"{after.victim_rate:.1%}"
-        )
-    first, second = summary.triggers_before, summary.triggers_after
-    if first is not None and second is not None:
-        table.add_row(
-            f"{first.images} trigger images, to the target",
-            f"{first.target_rate:.1%}",
-            f"{second.target_rate:.1%}",
-        )
-        table.add_row(
-            "the same, to the victim", f"{first.victim_rate:.1%}", f"{second.victim_rate:.1%}"
-        )
-    if summary.agreement is not None:
-        table.add_row("same answer to clean images", "", f"{summary.agreement:.1%}")
-    if summary.rescan is not None:
-        table.add_row("scan", "", summary.rescan)
+    for row in before_and_after(summary):
+        table.add_row(*row)
     return table
 
 

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,9 +21,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from onnx_soda.report.plain import printable
+from tests.report.browser import Seen
 from tests.report.helpers import check_github, run
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>`|[a](javascript:b) @all #1 $x$"
 # An escape sequence of terminals, a right-to-left override, a line separator, a NUL's neighbour.
@@ -135,34 +133,6 @@ def test_sarif_and_bom_of_hostile_names_are_valid(hostile: Reports) -> None:
     assert hostile.report["dataset"]["class_names"][3].startswith(EVIL)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("needs chromium")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield opened
-        opened.close()
-
-
-class Seen:
-    """A page, with what it said and asked for."""
-
-    def __init__(self, browser: Any, path: Path, **settings: Any) -> None:
-        self.page = browser.new_page(**settings)
-        self.messages: list[str] = []
-        self.requests: list[str] = []
-        self.page.on("console", lambda message: self.messages.append(message.text))
-        self.page.on("pageerror", lambda error: self.messages.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.as_uri())
-
-    def strangers(self) -> list[str]:
-        """Requests for anything but the file and the pictures in it."""
-        return [url for url in self.requests if not url.startswith(("file:", "data:image/png"))]
-
-
 def test_gallery_and_plots_are_there_and_nothing_is_asked_for(
     browser: Any, hostile: Reports
 ) -> None:
@@ -209,11 +179,7 @@ def test_it_fits_a_phone(browser: Any, hostile: Reports) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(scheme: str, browser: Any, hostile: Reports) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="needs axe")
-    page = Seen(browser, hostile.html, color_scheme=scheme).page
-    found = axe.Axe().run(page).response["violations"]
-    grave = [one["id"] for one in found if one["impact"] in ("serious", "critical")]
-    assert grave == []
+    assert Seen(browser, hostile.html, color_scheme=scheme).grave_faults() == []
 
 
 def test_hostile_names_do_nothing(browser: Any, hostile: Reports) -> None:

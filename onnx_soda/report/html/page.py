@@ -7,49 +7,27 @@ of its own and its style.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from onnx_soda.report.html.plots import bars, heat_map
-from onnx_soda.report.plain import class_label, printable
-from onnx_soda.report.schema import (
-    ConceptExample,
-    ConceptPair,
-    ConceptReport,
-    ScanReport,
-    SodaEvidence,
+from onnx_soda.report.html.common import (
+    Figure,
+    Labeller,
+    draw_bars,
+    galleries,
+    labeller,
+    render,
 )
+from onnx_soda.report.html.plots import heat_map
+from onnx_soda.report.schema import ConceptReport, ScanReport, SodaEvidence
 from onnx_soda.rules import RULES
 
 __all__ = ["to_html"]
 
-_PNG = "data:image/png;base64,"
 # Classes in a plot; the most abnormal ones first.
 _MOST_CLASSES = 43
-
-
-@dataclass(frozen=True)
-class _Figure:
-    """A plot with its heading and what it says."""
-
-    title: str
-    caption: str
-    svg: Markup
-
-
-@dataclass(frozen=True)
-class _Gallery:
-    """Images of a pair."""
-
-    title: str
-    pair: ConceptPair
-    reported: bool
-    groups: tuple[tuple[str, tuple[ConceptExample, ...]], ...]
 
 
 def to_html(report: ScanReport, command: str) -> str:
@@ -59,46 +37,25 @@ def to_html(report: ScanReport, command: str) -> str:
         report: The scan.
         command: How to repeat it, for people.
     """
-    environment = Environment(
-        loader=PackageLoader("onnx_soda.report.html", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=_shown,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    names = report.dataset.class_names if report.dataset else None
-
-    def label(number: int | None) -> str:
-        return "?" if number is None else class_label(number, names)
-
+    label = labeller(report.dataset.class_names if report.dataset else None)
     concepts, soda = report.evidence.concepts, report.evidence.soda
-    return environment.get_template("report.html").render(
+    return render(
+        "report.html",
         report=report,
         command=command,
         label=label,
         rules=RULES,
         sentence=_sentence(report, label),
-        galleries=list(_galleries(concepts, label)) if concepts else [],
+        galleries=list(galleries(concepts, label)) if concepts else [],
         figures=[
             *(_concept_figures(concepts, label) if concepts else ()),
             *(_soda_figures(report, soda, label) if soda else ()),
         ],
         unseen=list(_unseen(report)),
-        picture=_picture,
     )
 
 
-def _shown(value: Any) -> Any:
-    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-
-
-def _picture(uri: str) -> str:
-    """Return a picture's data; nothing where it is anything else."""
-    return uri if uri.startswith(_PNG) else ""
-
-
-def _sentence(report: ScanReport, label: Any) -> str:
+def _sentence(report: ScanReport, label: Labeller) -> str:
     """Say what it comes to, and how sure that is."""
     if report.verdict == "clean":
         return (
@@ -122,26 +79,7 @@ def _sentence(report: ScanReport, label: Any) -> str:
     )
 
 
-def _galleries(concepts: ConceptReport, label: Any) -> Iterator[_Gallery]:
-    """Yield the images of pairs that are reported; of the first pair where none is."""
-    reported = [pair for pair in concepts.pairs if pair.bound > concepts.threshold]
-    for pair in reported or concepts.pairs[:1]:
-        ends = (pair.victim_class, pair.target_class)
-        own = [e for e in concepts.examples if (e.victim_class, e.target_class) == ends]
-        victims = tuple(example for example in own if example.label == pair.victim_class)
-        others = tuple(example for example in own if example.label != pair.victim_class)
-        yield _Gallery(
-            f"{label(ends[0])} → {label(ends[1])}",
-            pair,
-            bool(reported),
-            (
-                (f"Images of class {label(pair.victim_class)}", victims),
-                ("Images of other classes", others),
-            ),
-        )
-
-
-def _concept_figures(concepts: ConceptReport, label: Any) -> Iterator[_Figure]:
+def _concept_figures(concepts: ConceptReport, label: Labeller) -> Iterator[Figure]:
     for pair in concepts.pairs[:1]:
         if not pair.answers_under:
             continue
@@ -156,10 +94,10 @@ def _concept_figures(concepts: ConceptReport, label: Any) -> Iterator[_Figure]:
             "class."
         )
         drawn = heat_map([label(i) for i in range(count)], table, text, "model's answer", "class")
-        yield _Figure("Answers under the change", text, Markup(drawn))  # noqa: S704 - made here
+        yield Figure("Answers under the change", text, Markup(drawn))  # noqa: S704 - made here
 
 
-def _soda_figures(report: ScanReport, soda: SodaEvidence, label: Any) -> Iterator[_Figure]:
+def _soda_figures(report: ScanReport, soda: SodaEvidence, label: Labeller) -> Iterator[Figure]:
     order = np.argsort(soda.anomaly_index, kind="stable")[:_MOST_CLASSES]
     names = [label(int(number)) for number in order]
     index = [soda.anomaly_index[number] for number in order]
@@ -168,14 +106,14 @@ def _soda_figures(report: ScanReport, soda: SodaEvidence, label: Any) -> Iterato
         f"Anomaly index of each class, the most abnormal first. {sum(flagged)} of "
         f"{len(soda.pcc)} classes lie under -{soda.threshold:g}."
     )
-    yield _figure("Anomaly index", text, names, index, flagged, -soda.threshold)
+    yield draw_bars("Anomaly index", text, names, index, flagged, -soda.threshold)
     pcc = [soda.pcc[number] for number in order]
     text = "How far the causal attribution of each class agrees with that of the others."
-    yield _figure("Correlation of causal attributions (PCC)", text, names, pcc, flagged, None)
+    yield draw_bars("Correlation of causal attributions (PCC)", text, names, pcc, flagged, None)
     for target, logits in list(soda.target_logit_by_source.items())[:1]:
         text = f"Mean score of class {label(int(target))} over clean images of each other class."
         names = [label(int(source)) for source in logits]
-        yield _figure(
+        yield draw_bars(
             "Target score by source class", text, names, list(logits.values()), None, None
         )
     target_class = _target(report, soda)
@@ -183,19 +121,7 @@ def _soda_figures(report: ScanReport, soda: SodaEvidence, label: Any) -> Iterato
     if neurons:
         text = f"The neurons that push most to class {label(target_class)}, of {soda.neurons}."
         names = [f"neuron {neuron}" for neuron in neurons]
-        yield _figure("Causal attribution", text, names, list(neurons.values()), None, None)
-
-
-def _figure(
-    title: str,
-    text: str,
-    names: Sequence[str],
-    values: Sequence[float],
-    marked: Sequence[bool] | None,
-    limit: float | None,
-) -> _Figure:
-    drawn = bars(names, values, title, f"{title}. {text}", marked, limit)
-    return _Figure(title, text, Markup(drawn))  # noqa: S704 - made here
+        yield draw_bars("Causal attribution", text, names, list(neurons.values()), None, None)
 
 
 def _target(report: ScanReport, soda: SodaEvidence) -> int:

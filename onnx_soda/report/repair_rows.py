@@ -1,0 +1,54 @@
+"""What text and HTML say of a repair, row by row."""
+
+from __future__ import annotations
+
+from onnx_soda.report.repair_schema import RepairSummary
+
+__all__ = ["before_and_after", "repair_facts"]
+
+
+def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
+    """Return how a model was repaired, as names and values; a row without a name goes on."""
+    facts = [
+        (
+            "neurons",
+            f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
+        ),
+        ("infected images by", summary.reconstruction),
+        *(("", concept) for concept in summary.concepts),
+    ]
+    for name, counts in (("infected", summary.infected), ("clean", summary.clean_images)):
+        if counts:
+            train, choose, proof = counts
+            facts.append(
+                (f"{name} images", f"{train} to train, {choose} to choose, {proof} to measure")
+            )
+    return facts
+
+
+def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
+    """Return what was measured: its name, before the repair, after it."""
+    rows = []
+    before, after = summary.before, summary.after
+    if before is not None and after is not None:
+        worst = (min(one.accuracy_by_class.values()) for one in (before, after))
+        rows = [
+            _row("clean accuracy", before.accuracy, after.accuracy),
+            _row("of the worst class", *worst),
+            _row("reconstructed, to the target", before.target_rate, after.target_rate),
+            _row("reconstructed, to the victim", before.victim_rate, after.victim_rate),
+        ]
+    first, second = summary.triggers_before, summary.triggers_after
+    if first is not None and second is not None:
+        name = f"{first.images} trigger images, to the target"
+        rows.append(_row(name, first.target_rate, second.target_rate))
+        rows.append(_row("the same, to the victim", first.victim_rate, second.victim_rate))
+    if summary.agreement is not None:
+        rows.append(("same answer to clean images", "", f"{summary.agreement:.1%}"))
+    if summary.rescan is not None:
+        rows.append(("scan", "", summary.rescan))
+    return rows
+
+
+def _row(name: str, before: float, after: float) -> tuple[str, str, str]:
+    return name, f"{before:.1%}", f"{after:.1%}"

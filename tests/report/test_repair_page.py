@@ -1,0 +1,89 @@
+"""The page about a repair: what was measured is there, it can be used, and it is inert."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from onnx_soda.report.html.repair_page import repair_to_html
+from onnx_soda.report.repair_schema import Behaviour, RepairSummary, WeightChange
+from onnx_soda.report.schema import InputInfo, ModelInfo
+from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, FIXTURES
+from tests.report.browser import Seen
+from tests.report.helpers import run
+
+EVIL = "<script>alert(1)</script>\"'><img src=x>\x1b[31m"
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("page")
+    path = folder / "repair.html"
+    done = run(
+        "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", folder / "out.onnx",
+        "--victim", 8, "--target", 3, "--reconstruction", "ascent", "--no-rescan", "--quiet",
+        "--trigger-images", FIXTURES / "digits-trigger.h5", "--threads", 1,
+        "--format", "html", "--report-output", path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return path
+
+
+def test_before_and_after_stand_side_by_side(page: Path, browser: Any) -> None:
+    seen = Seen(browser, page)
+    assert seen.messages == []
+    assert seen.strangers() == []
+    rows = seen.page.locator("#measured tbody tr").all_inner_texts()
+    cells = {row.split("\t")[0]: row.split("\t")[1:] for row in rows}
+    before, after = (
+        float(value.removesuffix("%"))
+        for name, values in cells.items()
+        if "trigger images" in name
+        for value in values
+    )
+    assert before > 60
+    assert after < before / 2
+    assert "repaired" in seen.page.inner_text("h1").lower()
+    assert seen.page.locator(".plots svg[role=img]").count() == 1
+    assert "onnx-soda repair digits-backdoored.onnx" in seen.page.inner_text("#facts")
+    assert "--output out.onnx" in seen.page.inner_text("#facts")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_can_be_used_by_all(scheme: str, page: Path, browser: Any) -> None:
+    assert Seen(browser, page, color_scheme=scheme).grave_faults() == []
+
+
+def test_hostile_names_are_text() -> None:
+    behaviour = Behaviour(0.9, {"0": 0.9, "1": 0.9}, 0.1, 0.9)
+    summary = RepairSummary(
+        "repaired",
+        EVIL,
+        0,
+        1,
+        "head",
+        "both",
+        concepts=(EVIL,),
+        before=behaviour,
+        after=behaviour,
+        changes=(WeightChange(EVIL, 4, 1, 0.5, 0.5),),
+        notes=(EVIL,),
+        seconds={EVIL: 1.0},
+    )
+    image = InputInfo(EVIL, (None, 3, 8, 8), "float32", "NCHW")
+    model = ModelInfo(EVIL, "0" * 64, (), 17, 8, EVIL, 10, image, EVIL, EVIL)
+    text = repair_to_html(summary, None, model, (EVIL, EVIL), EVIL, EVIL)
+    assert "<script" not in text
+    assert "<img" not in text
+    assert "\x1b" not in text
+    assert text.count("&lt;script&gt;alert(1)") >= 8
+
+
+def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
+    done = run(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "o.onnx", "-f", "sarif"
+    )
+    assert done.returncode == 2
+    assert "html" in done.stderr

@@ -137,7 +137,8 @@ class Targets:
                 table = batch_table(outcomes, [str(place) for place in places], times)
                 deliver_renderable(table, target.file)
             elif target.form is ReportFormat.JSON:
-                deliver(to_json(batch_report(outcomes)), target.file)
+                report = batch_report(outcomes, [_relative(place) for place in places])
+                deliver(to_json(report), target.file)
             else:
                 deliver(self._together(target.form, outcomes, places), target.file)
 

@@ -97,11 +97,11 @@ class Cache:
         parts = {
             "model": _digest(request.model),
             "name": request.model.name,
-            "data": _digest(request.data) if request.data else None,
+            "data": _data_digest(request.data) if request.data else None,
             "data_name": request.data.name if request.data else None,
             "preprocess": _preprocess(request),
             "split": request.split,
-            "options": asdict(request.options),
+            "options": _options(request),
             "convert": asdict(request.convert),
             "sandbox": request.limits is not None,
             "schema": SCHEMA_VERSION,
@@ -171,6 +171,26 @@ def _digest(path: Path) -> str:
         return whole.hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _data_digest(path: Path) -> str:
+    """Return the digest of a clean set, which many models share; what is unchanged is read once."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    facts = ((file, file.stat()) for file in files)
+    state = tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
+    return _digest_of_state(path, state)
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_of_state(path: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+    return _digest(path)
+
+
+def _options(request: Request) -> dict[str, Any]:
+    """Return the options but for the number of threads: with others only rounding differs."""
+    options = asdict(request.options)
+    del options["runtime"]["threads"]
+    return options
 
 
 def _preprocess(request: Request) -> Any:

@@ -27,21 +27,28 @@ class BatchReport:
         schema_version: Version of the form of the reports.
         tool: The program.
         summary: Number of models by verdict; "failed" are those that could not be scanned.
+        places: Path of each model; models in two folders may have one name.
         outcomes: A report or, with "message" in it, a `ScanFailure` for each model.
     """
 
     schema_version: str
     tool: ToolInfo
     summary: dict[str, int]
+    places: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
 
 
-def batch_report(outcomes: Sequence[Outcome]) -> BatchReport:
-    """Put outcomes together."""
+def batch_report(outcomes: Sequence[Outcome], places: Sequence[str]) -> BatchReport:
+    """Put outcomes together.
+
+    Args:
+        outcomes: Of the scans.
+        places: Path of each model.
+    """
     kinds = [_verdict(outcome) for outcome in outcomes]
     summary = {kind: kinds.count(kind) for kind in (*_STYLES, "failed")}
     tool = ToolInfo("onnx-soda", version("onnx-soda"))
-    return BatchReport(SCHEMA_VERSION, tool, summary, tuple(outcomes))
+    return BatchReport(SCHEMA_VERSION, tool, summary, tuple(places), tuple(outcomes))
 
 
 def batch_table(outcomes: Sequence[Outcome], places: Sequence[str], times: Sequence[str]) -> Table:

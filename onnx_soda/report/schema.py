@@ -35,7 +35,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1.2"
+SCHEMA_VERSION = "1.3"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 

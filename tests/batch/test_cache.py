@@ -21,6 +21,7 @@ from onnx_soda.batch import cache as cache_module
 from onnx_soda.batch.cache import Cache
 from onnx_soda.batch.request import Request
 from onnx_soda.batch.run import scan_one
+from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import ScanOptions
 
 
@@ -60,6 +61,27 @@ def test_whatever_a_scan_depends_on_is_in_the_key(request_: Request, cache: Cach
     keys.append(cache.key_of(request_))
     assert None not in keys
     assert len(set(keys)) == len(keys)
+
+
+def test_the_number_of_threads_is_not(request_: Request, cache: Cache) -> None:
+    """So `--jobs 2`, where each scan has half of the cores, finds what `--jobs 1` stored."""
+    other = replace(request_, options=ScanOptions(runtime=RuntimeOptions(threads=7)))
+    assert cache.key_of(other) == cache.key_of(request_)
+
+
+def test_a_clean_set_that_changes_is_read_anew(
+    request_: Request, cache: Cache, tmp_path: Path
+) -> None:
+    data = tmp_path / "images"
+    data.mkdir()
+    (data / "1.png").write_bytes(b"one")
+    request = replace(request_, data=data)
+    first = cache.key_of(request)
+    assert cache.key_of(request) == first
+    (data / "1.png").write_bytes(b"another")
+    second = cache.key_of(request)
+    (data / "2.png").write_bytes(b"two")
+    assert len({first, second, cache.key_of(request)}) == 3
 
 
 @pytest.mark.parametrize(

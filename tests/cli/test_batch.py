@@ -43,8 +43,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_table_and_the_worst_exit_code(jobs: int, folder: Path, tmp_path: Path) -> None:
-    command = ("scan", "models", "-q", "--jobs", jobs, "--cache-dir", "cache")
-    done = run(*command, cwd=tmp_path)
+    command = ("scan", "models", "-q", "--cache-dir", "cache", "--jobs")
+    done = run(*command, jobs, cwd=tmp_path)
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split() == ["model", "verdict", "finding", "pair", "seconds"]
@@ -52,8 +52,8 @@ def test_a_table_and_the_worst_exit_code(jobs: int, folder: Path, tmp_path: Path
     assert "failed" in next(line for line in lines if "junk" in line)
     assert "inconclusive" in next(line for line in lines if "open.onnx" in line)
     assert "\x1b" not in done.stdout
-    again = run(*command, cwd=tmp_path)
-    assert again.stdout.count("cached") == 2
+    again = run(*command, 3 - jobs, cwd=tmp_path)
+    assert again.stdout.count("cached") == 2  # whatever the number of jobs
     (folder / "evil.onnx").unlink()
     assert run("scan", folder, "-q", "--no-cache").returncode == 2
 
@@ -67,6 +67,9 @@ def test_forms_of_many(folder: Path, tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     assert found["summary"] == {"clean": 0, "backdoor": 1, "inconclusive": 1, "failed": 1}
     assert [set(one) >= {"message", "advice"} for one in found["outcomes"]].count(True) == 1
+    assert sorted(Path(place).name for place in found["places"]) == sorted(
+        one.name for one in folder.iterdir()
+    )
     batch_validator().validate(found)
     check_github(json.loads((tmp_path / "s").read_text(encoding="utf-8")))
     assert (tmp_path / "m").read_text(encoding="utf-8").count("\n|") == 4

@@ -1,16 +1,19 @@
 """Keras: `.keras` (configuration as JSON, weights as HDF5, in a zip archive) and `.h5`.
 
-Read by Keras on top of PyTorch, which needs no TensorFlow, and exported by PyTorch. Keras gets a
-copy of a `.keras` file that holds the checked configuration and weights alone.
+Read by Keras on top of PyTorch and exported by PyTorch; where that is not installed and TensorFlow
+is, by Keras on top of TensorFlow and tf2onnx. Both in one process get in each other's way, so it is
+one or the other. Keras gets a copy of a `.keras` file that holds the checked configuration and
+weights alone.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,11 @@ __all__ = ["KerasConverter"]
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _CONFIG_BYTES = 64 * 2**20
 _WEIGHTS_BYTES = 2**31 - 1
+# What Keras may run on, the first one that is installed.
+_ROUTES = {
+    "torch": ("keras", "torch", "onnxscript"),
+    "tensorflow": ("keras", "tensorflow", "tf2onnx"),
+}
 _HDF5 = b"\x89HDF\r\n\x1a\n"
 _LOADS_NOT = (
     "The file may be of another version of Keras; export it to ONNX there: "
@@ -41,7 +49,11 @@ class KerasConverter:
 
     name = "Keras (.keras, .h5)"
     extra = "keras"
-    packages = ("keras", "torch", "onnxscript")
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """See `Converter`; PyTorch's where neither way is complete."""
+        return _ROUTES[_backend()]
 
     def can_read(self, path: Path) -> bool:
         """See `Converter`."""
@@ -58,32 +70,50 @@ class KerasConverter:
 
     def load(self) -> None:
         """See `Converter`."""
-        import torch.onnx  # noqa: F401
-
+        backend = _backend()
+        if backend == "torch":
+            import torch.onnx  # noqa: F401
         before = os.environ.get("KERAS_BACKEND")
-        os.environ["KERAS_BACKEND"] = "torch"
+        os.environ["KERAS_BACKEND"] = backend
         try:
             import keras
         finally:
             del os.environ["KERAS_BACKEND"]
             if before is not None:
                 os.environ["KERAS_BACKEND"] = before
-        if keras.backend.backend() != "torch":
+        if keras.backend.backend() != backend:
             raise ConvertError(
                 f"Keras runs on {keras.backend.backend()} in this process already",
                 "Convert in a child process, as is usual, or import keras with "
-                "KERAS_BACKEND=torch.",
+                f"KERAS_BACKEND={backend}.",
             )
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from .keras_run import convert_model
-
+        convert_model = _runner()
         with (
             _checked_copy(path) as copy,
             explaining(f"Keras cannot convert {path.name}", _LOADS_NOT),
         ):
             return convert_model(self.name, path, copy, out, options)
+
+
+def _backend() -> str:
+    """Return what Keras is to run on."""
+    for backend, packages in _ROUTES.items():
+        if all(importlib.util.find_spec(name) for name in packages):
+            return backend
+    return "torch"
+
+
+def _runner() -> Callable[[str, Path, Path, Path, ConvertOptions], Conversion]:
+    if _backend() == "torch":
+        from .keras_run import convert_model
+
+        return convert_model
+    from .keras_tensorflow_run import convert_model as convert_on_tensorflow
+
+    return convert_on_tensorflow
 
 
 @contextmanager

@@ -13,12 +13,12 @@ from onnx_soda.errors import UnsupportedSourceError
 from .protocol import Conversion, ConvertOptions
 from .result import Reference, Source, finish
 
-__all__ = ["convert_model"]
+__all__ = ["OPSET", "TENSORFLOW_PACKAGES", "convert_model", "scores_of"]
 
 # What PyTorch, for repair, can read of tf2onnx's files ends here.
-_OPSET = 15
+OPSET = 15
 _USUAL = "serving_default"
-_PACKAGES = ("tensorflow", "tensorflow-cpu", "tf2onnx")
+TENSORFLOW_PACKAGES = ("tensorflow", "tensorflow-cpu", "tf2onnx")
 
 
 def convert_model(
@@ -42,15 +42,15 @@ def convert_model(
         found = signature(**{keyword: images})
         return [found[one] for one in sorted(found)]
 
-    proto, _ = tf2onnx.convert.from_function(scores, [spec], opset=options.opset or _OPSET)
+    proto, _ = tf2onnx.convert.from_function(scores, [spec], opset=options.opset or OPSET)
     notes = () if name == _USUAL else (f"The signature {name} was taken.",)
     shape = tuple(spec.shape)
     source = Source(
         converter,
         path,
-        _reference(scores),
+        scores_of(scores),
         shape,
-        _PACKAGES,
+        TENSORFLOW_PACKAGES,
         dtype=spec.dtype.name,
         notes=notes,
         content=copy,
@@ -86,5 +86,6 @@ def _images(signature: Any, file: str) -> tuple[str, Any]:
     return keyword, tf.TensorSpec(spec.shape, spec.dtype, name=keyword)
 
 
-def _reference(scores: Any) -> Reference:
-    return lambda images: [one.numpy() for one in scores(tf.constant(images))]
+def scores_of(function: Any) -> Reference:
+    """Return what runs a TensorFlow function on a batch."""
+    return lambda images: [one.numpy() for one in tf.nest.flatten(function(tf.constant(images)))]

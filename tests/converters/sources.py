@@ -67,16 +67,16 @@ def save_script(module: Any, path: Path, trace: bool) -> None:
         torch.jit.save(made, path)
 
 
-def keras_network(softmax: bool = False) -> Any:
+def keras_network(softmax: bool = False, backend: str = "torch") -> Any:
     """Return the same in Keras, NHWC, with a Rescaling layer in front."""
-    pytest.importorskip("torch", reason="needs the [keras] extra")
+    pytest.importorskip(backend, reason=f"needs Keras and {backend}")
     before = os.environ.get("KERAS_BACKEND")
-    os.environ["KERAS_BACKEND"] = "torch"
+    os.environ["KERAS_BACKEND"] = backend
     with quietly():
-        keras = pytest.importorskip("keras", reason="needs the [keras] extra")
+        keras = pytest.importorskip("keras", reason=f"needs Keras and {backend}")
     if before is None:
         del os.environ["KERAS_BACKEND"]
-    if keras.backend.backend() != "torch":
+    if keras.backend.backend() != backend:
         pytest.skip("Keras runs on another backend in this process")
     keras.utils.set_random_seed(0)
     layers = keras.layers

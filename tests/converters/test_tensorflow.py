@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import struct
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from onnx_soda.model.load import load_model
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.sandbox.files import convert_file
 
-from .sources import CLASSES, FEATURES, SIZE, numbers
-from .test_round_trips import NHWC, check_parts, converted
+from .sources import CLASSES, FEATURES, SIZE, keras_network, numbers
+from .test_round_trips import NHWC, check_keras, check_parts, converted
 
 
 def message(number: int, *parts: bytes | str) -> bytes:
@@ -197,6 +198,20 @@ def test_keras_in_the_child_process(tmp_path: Path) -> None:
     made = convert_file(tmp_path / "model", tmp_path / "m.onnx")
     assert made.difference < 1e-5
     assert made.free_batch
+
+
+@pytest.mark.tensorflow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["model.keras", "model.h5"])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_keras_files_without_pytorch(name: str, softmax: bool, tmp_path: Path) -> None:
+    if importlib.util.find_spec("torch"):
+        pytest.skip("with PyTorch installed Keras runs on that")
+    module = keras_network(softmax, backend="tensorflow")
+    module.save(tmp_path / name)
+    check_keras(tmp_path / name, module)
+    made = convert_file(tmp_path / name, tmp_path / "from-child.onnx")
+    assert made.versions.keys() >= {"keras", "tf2onnx"}
 
 
 def lite(path: Path, softmax: bool = False, form: str = "float") -> tuple[Any, Any]:

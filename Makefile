@@ -74,6 +74,7 @@ bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on 
 	$(BIN)/python -m benchmarks.evaluate
 	$(BIN)/python -m benchmarks.calibrate
 	$(BIN)/python -m benchmarks.repair
+	$(BIN)/python -m benchmarks.batches
 
 docs: $(STAMPS)/docs ## Build the pages of docs/ into build/site
 	$(BIN)/python -m typer onnx_soda.cli.app utils docs --name onnx-soda --title "Command line" --output docs/cli.md

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import onnx_ir as ir
 
 from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
+from onnx_soda.model.axes import neuron_axis
 from onnx_soda.model.graph import GraphView
 
 __all__ = ["Layer", "find_layers", "find_penultimate", "layer_named"]
@@ -24,8 +25,6 @@ _OPERANDS = dict.fromkeys(
      "MatMulIntegerToFloat"),
     (0, 1),
 ) | dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3))  # fmt: skip
-# Operators that tell that the last axis of their tensors holds the features.
-_FEATURES_LAST = frozenset({"LayerNormalization", "MatMul", "Gemm", "RMSNormalization"})
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 # Classifiers without hidden neurons.
 _NO_HIDDEN = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
@@ -141,18 +140,7 @@ def _layer(view: GraphView, role: str, value: ir.Value, notes: list[str]) -> Lay
 
 def _layer_at(view: GraphView, role: str, value: ir.Value, notes: list[str], depth: int) -> Layer:
     shape = view.shape(value)
-    return Layer(role, value, shape, _neuron_axis(value, shape), depth, tuple(notes))
-
-
-def _neuron_axis(value: ir.Value, shape: tuple[int | None, ...] | None) -> int:
-    rank = len(shape) if shape else 2
-    if rank <= 2:
-        return rank - 1
-    neighbours = {node.op_type for node, _ in value.uses()}
-    producer = value.producer()
-    if producer is not None:
-        neighbours.add(producer.op_type)
-    return rank - 1 if rank == 3 or neighbours & _FEATURES_LAST else 1
+    return Layer(role, value, shape, neuron_axis(view, value), depth, tuple(notes))
 
 
 def layer_named(view: GraphView, name: str, logits: ir.Value) -> Layer:

@@ -56,6 +56,31 @@ def test_a_swish_behind_the_last_convolution_is_walked_through() -> None:
     assert anatomy.layer.name == "r"
 
 
+@pytest.mark.parametrize(
+    ("body", "neurons"),
+    [
+        # As PyTorch writes it: three channels first.
+        ("c = Conv(x, K)  d = Relu(c)", 3),
+        # As Keras on PyTorch writes it: back to channels last, and a residual sum there.
+        ("c = Conv(x, K)  l = Transpose<perm = [0, 2, 3, 1]>(c)  r = Relu(l)  d = Add(r, l)", 3),
+        # And to channels first again, for what comes.
+        (
+            "c = Conv(x, K)  l = Transpose<perm = [0, 2, 3, 1]>(c)  r = Relu(l)  "
+            "d = Transpose<perm = [0, 3, 1, 2]>(r)",
+            3,
+        ),
+    ],
+)
+def test_the_neurons_of_a_feature_map_are_its_channels(body: str, neurons: int) -> None:
+    anatomy = dissected(
+        f"{body}  f = Flatten(d)  h = MatMul(f, V)  g = Relu(h)  y = MatMul(g, A)",
+        f"float[3,1,1,1] K = {{1,2,3}}, float[12,4] V = {{{', '.join(['1'] * 48)}}}, {A43}",
+    )
+    deep = next(layer for layer in anatomy.candidates if layer.role == "deep")
+    assert deep.name == "d"
+    assert deep.neurons == neurons
+
+
 def test_dynamic_quantization_gives_the_floating_point_tensor_before_it() -> None:
     anatomy = dissected(
         "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  q, s, z = DynamicQuantizeLinear(h)  "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,6 +174,11 @@ def scan_command(
             ended = _scan_all(find_models(models), request, remembered, jobs, quiet)
             ended = with_accepted(ended, entries)
             targets.tell_many(ended)
+            for one in ended:
+                if verbose and isinstance(one.outcome, ScanReport):
+                    _tell_timing(one.outcome)
+                if debug and one.error:
+                    traceback.print_exception(one.error)
             code = worst(of_outcome(one.outcome, fail_on.value) for one in ended)
     raise typer.Exit(CLEAN if exit_zero else code)
 

@@ -37,12 +37,14 @@ class Ended:
         outcome: What it came to.
         seconds: How long it took.
         cached: It was remembered, not made anew.
+        error: Why it failed.
     """
 
     model: Path
     outcome: Outcome
     seconds: float
     cached: bool
+    error: Exception | None = None
 
 
 def scan_one(
@@ -106,12 +108,13 @@ def scan_many(
 
 def _attempt(request: Request, cache: Cache | None) -> Ended:
     begin = time.perf_counter()
+    outcome: Outcome
+    cached, failure = False, None
     try:
-        outcome: Outcome
         outcome, cached = scan_one(request, cache)
     except Exception as error:  # noqa: BLE001 - one model ends, not all; it is told
-        outcome, cached = failure_of(request.model.name, error), False
-    return Ended(request.model, outcome, time.perf_counter() - begin, cached)
+        outcome, failure = failure_of(request.model.name, error), error
+    return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure)
 
 
 def _at_once(

@@ -75,6 +75,16 @@ def test_forms_of_many(folder: Path, tmp_path: Path) -> None:
     assert (tmp_path / "m").read_text(encoding="utf-8").count("\n|") == 4
 
 
+def test_times_and_tracebacks_where_they_are_asked_for(folder: Path) -> None:
+    plain = run("scan", folder, "-q", "--no-cache")
+    assert "Traceback" not in plain.stderr
+    full = run("scan", folder, "-q", "--no-cache", "--verbose", "--debug")
+    assert "Traceback" in full.stderr
+    times = [line for line in full.stderr.splitlines() if line.startswith(("evil.onnx:", "open."))]
+    assert len(times) == 2
+    assert full.stdout.count("\n") == plain.stdout.count("\n")
+
+
 def test_html_is_of_one_model(folder: Path, tmp_path: Path) -> None:
     done = run("scan", folder, "-f", f"html={tmp_path / 'h'}")
     assert done.returncode == 2

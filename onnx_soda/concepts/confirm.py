@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.folds import FOLDS
+from onnx_soda.concepts.folds import FOLDS, group_by_fold
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
+from onnx_soda.concepts.score import FloatArray
 from onnx_soda.concepts.search import ConceptFinding
 
 __all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "simultaneous_errors", "weigh"]
@@ -79,12 +80,23 @@ class Shown:
         pixels: The images, shape (images, channels, height, width), from 0 to 1.
         labels: Shape (images,).
         fold: Shape (images,).
+        classes: Number of classes.
     """
 
     probe: Probe
     pixels: NDArray[np.float32]
-    labels: NDArray[np.integer]
-    fold: NDArray[np.integer]
+    labels: NDArray[np.int64]
+    fold: NDArray[np.int64]
+    classes: int
+
+    def flows(self, concept: Concept | None) -> FloatArray:
+        """Return the mean probabilities by fold and class, as `Judge` takes them.
+
+        Returns:
+            Shape (folds, 1 + heads, classes, classes).
+        """
+        groups = group_by_fold(self.labels, self.fold, self.classes)
+        return Judge.by_fold(np.einsum("hic,ig->hgc", self.probe.flows(concept), groups))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,18 +148,18 @@ def simultaneous_errors(classes: int) -> float:
     return -NormalDist().inv_cdf(_CHANCE / (classes * (classes - 1)))
 
 
-def weigh(probe: Probe, judge: Judge, finding: ConceptFinding) -> Weighed:
+def weigh(shown: Shown, judge: Judge, finding: ConceptFinding) -> Weighed:
     """Score a pair anew.
 
     Args:
-        probe: The classifier, with images grouped by `group_by_fold`.
-        judge: With what is usual by the search, and the rest by this probe's images.
+        shown: Images.
+        judge: With what is usual by the search, and the rest by these images.
         finding: The pair.
     """
     pair = (finding.victim_class, finding.target_class)
     scores, errors, best = [], [], []
     for fold, concepts in enumerate(finding.concepts):
-        flows = np.stack([judge.by_fold(probe.flows(concept)) for concept in concepts])
+        flows = np.stack([shown.flows(concept) for concept in concepts])
         score, error = (values[:, 1 - fold] for values in judge.score(flows))
         scores.append(score.mean(axis=0))
         errors.append(error.mean(axis=0))

@@ -15,6 +15,7 @@ from onnx_soda.concepts.features import read_features
 from onnx_soda.concepts.folds import FOLDS, Folds, group_by_fold, split_into_folds
 from onnx_soda.concepts.probe import Probe, ProbeImages
 from onnx_soda.concepts.reference import ReferenceHead, fit_reference_head, trust_in
+from onnx_soda.concepts.refine import refine
 from onnx_soda.concepts.score import FloatArray, class_likeness
 from onnx_soda.concepts.search import Budget, SearchResult, search
 from onnx_soda.data.datasets import CleanSet
@@ -29,6 +30,8 @@ __all__ = ["MOST_CLASSES", "ConceptEvidence", "examine_concepts"]
 # With more classes the images of all of them cost more than the search is worth, and the table of
 # all pairs under all concepts does not fit into memory.
 MOST_CLASSES = 128
+# Pixels of further images of a victim; 300 of the usual 224 x 224.
+_MORE_PIXELS = 300 * 224 * 224
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +47,8 @@ class ConceptEvidence:
         fit_images: Images that the reference heads were fitted to, both folds together.
         fewest_images: Those of the smaller fold of the class with the fewest.
         probe_images: Images that concepts were tried on.
-        confirm_images: Images that the best pairs were looked at with.
+        confirm_images: Images that the best pairs were looked at with, besides those of the victim
+            that were left.
     """
 
     search: SearchResult
@@ -72,11 +76,11 @@ class _Subject:
         """Open the classifier with images in groups."""
         return Probe(self.anatomy, self.how, images, self.heads, self.classes, self.options)
 
-    def judge(self, probe: Probe, labels: IntArray, fold: IntArray) -> Judge:
-        """Return what scores on a probe's images are made from; nothing is usual yet."""
+    def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
+        """Return what scores on some images are made from; nothing is usual yet."""
         counts = [np.bincount(labels[fold == f], minlength=self.classes) for f in range(FOLDS)]
         return Judge(
-            unchanged=Judge.by_fold(probe.flows(None)),
+            unchanged=unchanged,
             images=np.stack(counts),
             likeness=self.likeness,
             trust=trust_in(self.heads),
@@ -91,6 +95,13 @@ class _Images:
     pixels: NDArray[np.float32]
     labels: IntArray
     fold: IntArray
+
+    def __add__(self, other: _Images) -> _Images:
+        return _Images(
+            np.concatenate([self.pixels, other.pixels]),
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.fold, other.fold]),
+        )
 
     def of(self, chosen: NDArray[np.bool_]) -> _Images:
         return _Images(self.pixels[chosen], self.labels[chosen], self.fold[chosen])
@@ -139,14 +150,15 @@ def examine_concepts(
     )
     likeness = class_likeness(features.layers[0], labels, classes)
     subject = _Subject(anatomy, how, heads, likeness, classes, options)
-    images = _read(clean, folds, anatomy, how)
+    reader = _Reader(clean, folds, anatomy, how)
+    images = reader.read(folds.confirm)
     searched = images.of(folds.search[folds.confirm])
     probe = subject.probe(searched.by_class(classes))
-    judge = subject.judge(probe, searched.labels, searched.fold)
+    judge = subject.judge(Judge.by_fold(probe.flows(None)), searched.labels, searched.fold)
     found = search(probe, judge, rng, budget, advance, _donors(searched.pixels))
     return ConceptEvidence(
         search=found,
-        pairs=_look_closely(subject, images, found, rng),
+        pairs=_look_closely(subject, images, reader, found, rng),
         reference_accuracies=tuple(head.accuracy for head in heads),
         model_accuracy=features.accuracy,
         fit_images=len(labels),
@@ -156,12 +168,29 @@ def examine_concepts(
     )
 
 
-def _read(clean: CleanSet, folds: Folds, anatomy: Anatomy, how: Preprocessing) -> _Images:
-    rows = folds.rows[folds.confirm]
-    shape = image_shape(anatomy.view.image, clean)
-    pixels = clean.images.read(rows, shape, how.resize).astype(np.float32) / 255
-    channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
-    return _Images(channels_first, clean.labels[rows], folds.fold[folds.confirm])
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """Decodes images of the two folds."""
+
+    clean: CleanSet
+    folds: Folds
+    anatomy: Anatomy
+    how: Preprocessing
+
+    def read(self, chosen: NDArray[np.bool_]) -> _Images:
+        rows = self.folds.rows[chosen]
+        shape = image_shape(self.anatomy.view.image, self.clean)
+        pixels = self.clean.images.read(rows, shape, self.how.resize).astype(np.float32) / 255
+        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+        return _Images(channels_first, self.clean.labels[rows], self.folds.fold[chosen])
+
+    def more_of(self, label: int) -> _Images:
+        """Decode the images of a class that are left, as many as fit."""
+        image = image_shape(self.anatomy.view.image, self.clean)
+        most = _MORE_PIXELS // (image.height * image.width)
+        own = self.clean.labels[self.folds.rows] == label
+        left = np.flatnonzero(own & ~self.folds.confirm)[:most]
+        return self.read(np.isin(np.arange(len(own)), left))
 
 
 def _donors(pixels: NDArray[np.float32]) -> list[Donor]:
@@ -178,16 +207,25 @@ def _fewest(labels: IntArray, fold: IntArray) -> int:
 
 
 def _look_closely(
-    subject: _Subject, images: _Images, found: SearchResult, rng: np.random.Generator
+    subject: _Subject,
+    images: _Images,
+    reader: _Reader,
+    found: SearchResult,
+    rng: np.random.Generator,
 ) -> tuple[Confirmation, ...]:
-    """Look at the best pairs on more images, and one by one."""
-    probe = subject.probe(images.by_class(subject.classes))
-    judge = replace(subject.judge(probe, images.labels, images.fold), usual=found.judge.usual)
-    single = subject.probe(images.one_by_one())
-    shown = Shown(single, images.pixels, images.labels, images.fold)
-    pairs = [
-        confirm(shown, finding, weigh(probe, judge, finding), rng)
-        for finding in found.findings
-        if finding.victim_class in images.labels
-    ]
+    """Look at the best pairs on more images, one by one, and on all there are of the victim."""
+    pairs = []
+    for finding in found.findings:
+        if finding.victim_class not in images.labels:
+            continue
+        together = images + reader.more_of(finding.victim_class)
+        single = subject.probe(together.one_by_one())
+        shown = Shown(single, together.pixels, together.labels, together.fold, subject.classes)
+        judge = subject.judge(shown.flows(None), together.labels, together.fold)
+        judge = replace(judge, usual=found.judge.usual)
+        weighed = weigh(shown, judge, finding)
+        if weighed.score > 0:
+            finding = refine(shown, judge, finding, rng)
+            weighed = weigh(shown, judge, finding)
+        pairs.append(confirm(shown, finding, weighed, rng))
     return tuple(sorted(pairs, key=lambda pair: -pair.bound))

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["KERNEL_SIZE", "ProbeFields", "identity_fields"]
+__all__ = ["KERNEL_SIZE", "ProbeFields", "compose", "identity_fields"]
 
 Array = NDArray[np.float32]
 KERNEL_SIZE = 5
@@ -93,3 +93,39 @@ def identity_fields(
     for name, value in (changes or {}).items():
         values[name] = np.broadcast_to(np.asarray(value), values[name].shape)
     return ProbeFields(**{k: np.ascontiguousarray(v, np.float32) for k, v in values.items()})
+
+
+def compose(
+    first: Mapping[str, Any], second: Mapping[str, Any], channels: int
+) -> dict[str, NDArray[Any]]:
+    """Return changes that do what two do, one after the other, as far as the pipeline's order lets.
+
+    Within each step of the pipeline the first comes first: colours are mixed twice, exponents and
+    gains are multiplied. Two styles or two kernels cannot be put into one; the second stays.
+
+    Args:
+        first: Changes for `identity_fields`.
+        second: The same.
+        channels: 1 or 3.
+    """
+    both = {name: np.asarray(value) for name, value in {**first, **second}.items()}
+    if "mix" in both or "offset" in both:
+        (mix, offset), (then_mix, then_offset) = (_mixing(one, channels) for one in (first, second))
+        both["mix"] = (then_mix @ mix).reshape(channels, channels, 1, 1)
+        both["offset"] = then_mix @ offset + then_offset
+    for name in ("gamma", "gain"):
+        if name in first and name in second:
+            both[name] = np.asarray(first[name]) * np.asarray(second[name])
+    if "field" in first and ("field" in second or "gain" in second):
+        both["field"] = np.asarray(second.get("gain", 1.0)) * first["field"] + second.get(
+            "field", 0
+        )
+    return both
+
+
+def _mixing(
+    changes: Mapping[str, Any], channels: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    mix = np.asarray(changes.get("mix", np.eye(channels)), np.float64)
+    offset = np.asarray(changes.get("offset", 0.0), np.float64)
+    return mix.reshape(channels, channels), np.broadcast_to(offset, (channels,))

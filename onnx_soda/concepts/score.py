@@ -4,7 +4,7 @@ Under the right concept a backdoor turns the victim v into the target t; heads t
 images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
 every one that disturbs. So the score of (v, t) under a concept c is
 
-    (O - R)[v, t]  -  spill  -  0.5 next  -  0.5 damage  -  usual
+    (O - R)[v, t]  -  spill  -  0.5 next  -  0.75 damage  -  usual
 
     O, R    mean probability of t over the clean images of v under c: by the model, and by the
             reference heads (`excess` is their difference)
@@ -42,7 +42,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_SPILL_WEIGHT, _NEXT_WEIGHT, _DAMAGE_WEIGHT = 1.0, 0.5, 0.5
+_SPILL_WEIGHT, _NEXT_WEIGHT, _DAMAGE_WEIGHT = 1.0, 0.5, 0.75
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
 # Classes less alike than the first are unlike to some degree; those as alike as the second are
 # look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be

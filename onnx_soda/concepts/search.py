@@ -19,6 +19,7 @@ from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.probe import Probe
 from onnx_soda.concepts.score import FloatArray, background
+from onnx_soda.concepts.vary import join_or_move
 from onnx_soda.options import BudgetName
 
 __all__ = ["BUDGETS", "Budget", "ConceptFinding", "SearchResult", "search"]
@@ -28,6 +29,8 @@ _BEST_CONCEPTS = 3
 # Standard errors that a concept's score is lowered by where concepts and pairs are chosen. Less
 # than in the final score: a weak sign is worth a closer look.
 _CAUTION = 0.5
+# Concepts of a pair that its best ones are joined with, half of the time; else any is drawn.
+_PARTNERS = 12
 # Marks concepts that no fold has chosen: the battery and random draws.
 _UNCHOSEN = -1
 # Pairs that are looked at on more images.
@@ -122,10 +125,14 @@ def search(
         trials.add(draw_concept(rng, channels, donors))
     trials.close_screening()
     for turn, (pairs, moves) in enumerate(budget.rounds):
+        # Wide steps first, narrow ones to finish.
+        width, joining = 1 / (1 + turn), turn < len(budget.rounds) - 1
         for fold in range(FOLDS):
-            for concept in trials.promising(fold, pairs, moves):
-                # Wide steps first, narrow ones to finish.
-                trials.add(move_concept(concept, rng, 1 / (1 + turn)), fold)
+            for number, (concept, kin) in enumerate(trials.promising(fold, pairs, moves)):
+                if joining and number % 2:
+                    trials.add(join_or_move(concept, kin, rng, channels, donors, width), fold)
+                else:
+                    trials.add(move_concept(concept, rng, width), fold)
     return trials.result(_FINDINGS)
 
 
@@ -170,21 +177,33 @@ class _Trials:
             self._errors.extend(errors.astype(np.float32))
             self._waiting.clear()
 
-    def _leaders(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
-        """Return each pair's best concepts by one fold, and their mean score, a little lowered."""
+    def _cautious(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
+        """Return the concepts that a fold may choose from, and what it thinks of each."""
         self._settle()
         own = np.flatnonzero([origin in (_UNCHOSEN, fold) for origin in self._origins])
-        cautious = np.stack([self._scores[i][fold] - _CAUTION * self._errors[i][fold] for i in own])
+        scores = [self._scores[i][fold] - _CAUTION * self._errors[i][fold] for i in own]
+        return own, np.stack(scores)
+
+    def _leaders(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
+        """Return each pair's best concepts by one fold, and their mean score, a little lowered."""
+        own, cautious = self._cautious(fold)
         best = np.argpartition(-cautious, range(_BEST_CONCEPTS), axis=0)[:_BEST_CONCEPTS]
         return own[best], np.take_along_axis(cautious, best, axis=0).mean(axis=0)
 
-    def promising(self, fold: int, pairs: int, moves: int) -> list[Concept]:
-        """Return the concepts to vary next: the best ones of the best pairs, in turn."""
-        best, chosen = self._leaders(fold)
-        concepts: list[Concept] = []
+    def promising(
+        self, fold: int, pairs: int, moves: int
+    ) -> list[tuple[Concept, tuple[Concept, ...]]]:
+        """Return the concepts to vary next: the best ones of the best pairs, in turn.
+
+        Beside each the concepts that are best for its pair.
+        """
+        own, cautious = self._cautious(fold)
+        chosen = self._leaders(fold)[1]
+        concepts: list[tuple[Concept, tuple[Concept, ...]]] = []
         for victim, target in _top_pairs(self._judge.discount(chosen), pairs):
-            leaders = best[:, victim, target]
-            concepts.extend(self._concepts[leaders[i % len(leaders)]] for i in range(moves))
+            order = own[np.argsort(-cautious[:, victim, target], kind="stable")[:_PARTNERS]]
+            kin = tuple(self._concepts[i] for i in order)
+            concepts.extend((kin[i % _BEST_CONCEPTS], kin) for i in range(moves))
         return concepts
 
     def result(self, pairs: int) -> SearchResult:

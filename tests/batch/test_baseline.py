@@ -8,7 +8,7 @@ from datetime import date, timedelta
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fixtures.sketches import build_sketch
@@ -86,6 +86,45 @@ def test_other_weights_beside_the_same_file(report: ScanReport) -> None:
     assert of_report(apply_baseline([beside("1" * 64)], entries, TODAY).reports[0], "high") == 0
     assert of_report(apply_baseline([beside("2" * 64)], entries, TODAY).reports[0], "high") == 1
     assert of_report(apply_baseline([report], entries, TODAY).reports[0], "high") == 1
+
+
+PLACES = st.tuples(
+    st.sampled_from(["SODA101", "SODA102"]), st.sampled_from([None, 0, 1]), st.sampled_from([0, 1])
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    found=st.lists(PLACES, max_size=4, unique=True),
+    accepted=st.lists(
+        st.tuples(PLACES, st.booleans(), st.integers(-2, 2)), max_size=6, unique_by=lambda e: e[:2]
+    ),
+)
+def test_a_finding_is_accepted_by_its_own_entry_alone(
+    found: list[tuple[str, int | None, int]],
+    accepted: list[tuple[tuple[str, int | None, int], bool, int]],
+    report: ScanReport,
+) -> None:
+    """Same model, rule, victim and target, and the day is not past; every entry is told about."""
+    first = report.findings[0]
+    findings = tuple(
+        replace(first, rule_id=rule, victim_class=victim, target_class=target)
+        for rule, victim, target in found
+    )
+    entries = [
+        Entry(report.model.sha256 if own else "0" * 64, *place, "known", TODAY + timedelta(days))
+        for place, own, days in accepted
+    ]
+    applied = apply_baseline([replace(report, findings=findings)], entries, TODAY)
+    marked = [finding.accepted is not None for finding in applied.reports[0].findings]
+    good = {place for place, own, days in accepted if own and days >= 0}
+    assert marked == [place in good for place in found]
+    over = [own and days < 0 and place in found for place, own, days in accepted]
+    idle = [not own or place not in found for place, own, days in accepted]
+    assert set(applied.expired) >= {e for e, gone in zip(entries, over, strict=True) if gone}
+    assert set(applied.unused) >= {
+        e for e, no, entry in zip(entries, idle, accepted, strict=True) if no and entry[2] >= 0
+    }
 
 
 @pytest.mark.parametrize("wrong", [("--reason", " "), ("--expires", "2020-01-01")])

@@ -65,6 +65,19 @@ def test_the_planted_pair_is_first_by_far(backdoored: ConceptEvidence) -> None:
     assert all(pair.bound <= 0 for pair in backdoored.pairs[1:])
 
 
+def test_all_images_of_the_victim_are_looked_at_and_a_few_of_the_others(
+    clean: CleanSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 images of each class make folds of 12, and a pair is shown on one of the two folds."""
+    monkeypatch.setattr("onnx_soda.concepts.folds._CONFIRM", 6)
+    evidence = examine("digits-backdoored.onnx", clean)
+    assert evidence.confirm_images == 2 * 6 * 10
+    for pair in evidence.pairs:
+        counts = pair.answers_under.sum(axis=1)
+        assert pair.shown == counts[pair.victim_class] == 12
+        assert set(np.delete(counts, pair.victim_class)) == {6}
+
+
 def test_nothing_is_planted_in_the_clean_twin(clean: CleanSet) -> None:
     assert all(pair.bound <= 0 for pair in examine("digits-clean.onnx", clean).pairs)
 

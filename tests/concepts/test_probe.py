@@ -12,7 +12,7 @@ from scipy.ndimage import convolve
 from scipy.special import expit, softmax
 
 from fixtures.graphs import build, logits
-from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
+from onnx_soda.concepts.concept import Concept, Step, draw_concept, join_concepts, move_concept
 from onnx_soda.concepts.families import FAMILIES
 from onnx_soda.concepts.fields import ProbeFields, identity_fields
 from onnx_soda.concepts.masks import MASKS
@@ -100,7 +100,8 @@ def test_a_uint8_input_gets_whole_levels() -> None:
 def test_every_concept_renders_and_speaks_for_any_size(seed: int, channels: int) -> None:
     rng = np.random.default_rng(seed)
     concept = draw_concept(rng, channels)
-    for step in (concept, move_concept(concept, rng)):
+    joined = join_concepts(concept, draw_concept(rng, channels))
+    for step in (concept, move_concept(concept, rng), joined, move_concept(joined, rng)):
         fields = step.render((channels, 13, 9))
         for entry in dataclasses.fields(fields):
             array = getattr(fields, entry.name)
@@ -114,11 +115,13 @@ def test_every_concept_renders_and_speaks_for_any_size(seed: int, channels: int)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_moving_stays_within_the_range_of_every_knob(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    concept = draw_concept(rng, channels=3)
+    concept = join_concepts(draw_concept(rng, channels=3), draw_concept(rng, channels=3))
     for _ in range(20):
         concept = move_concept(concept, rng)
+    assert concept.then is not None
     for knobs, values in (
         (FAMILIES[concept.family].knobs, concept.values),
+        (FAMILIES[concept.then.family].knobs, concept.then.values),
         (MASKS[concept.mask].knobs, concept.mask_values),
     ):
         for name, knob in knobs.items():
@@ -164,3 +167,42 @@ def test_families_do_what_their_words_say(
 def test_identity_leaves_images_as_they_are() -> None:
     image = RNG.random((2, 3, 6, 6)).astype(np.float32)
     np.testing.assert_allclose(apply(identity_fields(3, 6, 6), image), image, atol=1e-6)
+
+
+CONTRAST = ("contrast", {"factor": (2.0,)})
+TO_BLACK = ("tint", {"colour": (0, 0, 0), "strength": (0.5,)})
+TO_BLUE = ("tint", {"colour": (0, 0, 1), "strength": (0.5,)})
+SQUARE = ("gamma", {"gamma": (2.0,)})
+STRIPES = {
+    "kind": (0.0,), "period": (0.5,), "angle": (0.0,), "phase": (float(np.pi / 2),),
+    "strength": (1.0,), "hard": (0.0,), "shading": (0.0,), "colour": (1.0, 1.0, 1.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "pixel", "result"),
+    [
+        # 0.5 + 2 (0.6 - 0.5) = 0.7, half of it: 0.35; the other way round 0.5 + 2 (0.3 - 0.5) = 0.1
+        (CONTRAST, TO_BLACK, (0.6, 0.6, 0.6), (0.35, 0.35, 0.35)),
+        (TO_BLACK, CONTRAST, (0.6, 0.6, 0.6), (0.1, 0.1, 0.1)),
+        # 0.7 halved; blue in the middle between 0.7 and 1
+        (CONTRAST, TO_BLUE, (0.6, 0.6, 0.6), (0.35, 0.35, 0.85)),
+        # 0.7 squared, to the fourth
+        (CONTRAST, SQUARE, (0.6, 0.6, 0.6), (0.49, 0.49, 0.49)),
+        (SQUARE, SQUARE, (0.7, 0.7, 0.7), (0.2401, 0.2401, 0.2401)),
+        # Twice the same cover in white: under the wave's top all white, at its foot as it was.
+        (("pattern", STRIPES), ("pattern", STRIPES), (0.2, 0.4, 0.6), (1, 1, 1)),
+    ],
+)
+def test_joined_concepts_do_one_and_then_the_other(
+    first: tuple[str, dict[str, tuple[float, ...]]],
+    second: tuple[str, dict[str, tuple[float, ...]]],
+    pixel: tuple[float, ...],
+    result: tuple[float, ...],
+) -> None:
+    concept = Concept(*first, "everywhere", {}, Step(*second))
+    image = np.broadcast_to(np.reshape(pixel, (1, 3, 1, 1)), (1, 3, 6, 6)).astype(np.float32)
+    changed = apply(concept.render((3, 6, 6)), image)
+    np.testing.assert_allclose(changed[0, :, 3, 3], result, atol=1e-4)
+    one, other = (FAMILIES[family].describe(values) for family, values in (first, second))
+    assert concept.describe() == f"{one}, then {other}, everywhere"

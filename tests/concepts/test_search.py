@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+from fixtures.graphs import build
 from onnx_soda.concepts.battery import concept_battery
+from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.folds import group_by_fold
+from onnx_soda.concepts.probe import Probe, ProbeImages
+from onnx_soda.concepts.search import Budget, search
+from onnx_soda.data.preprocessing import PRESETS
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.load import load_model
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 
 def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:
@@ -12,3 +24,40 @@ def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:
         assert len({concept.describe() for concept in battery}) > 0.9 * len(battery)
         for concept in battery:
             concept.render((channels, 12, 12))
+
+
+class Watched(Probe):
+    """A probe that remembers what it was asked."""
+
+    def flows(self, concept: Concept | None) -> np.ndarray:
+        self.__dict__.setdefault("asked", []).append(concept)
+        return super().flows(concept)
+
+
+def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
+    rng = np.random.default_rng(0)
+    labels, fold = np.arange(12) % 3, np.arange(12) // 6
+    images = ProbeImages(
+        rng.random((12, 1, 2, 2)).astype(np.float32), group_by_fold(labels, fold, 3), fold
+    )
+    anatomy = dissect(load_model(build("gemm").SerializeToString()))
+    probe = Watched(anatomy, PRESETS["unit"], images, (), 3, RuntimeOptions("cpu", 1))
+    judge = Judge(
+        Judge.by_fold(probe.flows(None)),
+        np.full((2, 3), 2),
+        np.zeros((3, 3)),
+        np.zeros(0),
+        np.zeros((2, 3, 3)),
+    )
+    budget = Budget(draws=4, rounds=((2, 4), (2, 4)))
+    found = search(probe, judge, rng, budget)
+    asked = probe.__dict__["asked"][1:]
+    assert found.tried == len(asked) == budget.probes(channels=1)
+    start = len(concept_battery(1)) + 4
+    joined = [concept.then is not None for concept in asked]
+    assert not any(joined[:start])
+    # Each fold makes 2 x 4 variations; every second one joins two, unless they are of one family.
+    assert 2 < sum(joined[start : start + 16]) <= 8
+    new = [c.then for c in asked[start + 16 :] if c.then]
+    families = {c.then.family for c in asked[start : start + 16] if c.then}
+    assert {then.family for then in new} <= families

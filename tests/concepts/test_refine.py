@@ -1,0 +1,61 @@
+"""Concepts are refined on the fold that chooses them, and are never worse there."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fixtures.graphs import build
+from onnx_soda.concepts.concept import Concept, draw_concept
+from onnx_soda.concepts.confirm import Shown
+from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.probe import Probe, ProbeImages
+from onnx_soda.concepts.refine import refine
+from onnx_soda.concepts.search import ConceptFinding
+from onnx_soda.data.preprocessing import PRESETS
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.load import load_model
+from onnx_soda.model.runtime_options import RuntimeOptions
+
+PAIR = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def shown() -> Shown:
+    pixels = np.random.default_rng(0).random((24, 1, 2, 2)).astype(np.float32)
+    labels, fold = np.arange(24) % 3, np.arange(24) // 12
+    anatomy = dissect(load_model(build("gemm").SerializeToString()))
+    images = ProbeImages(pixels, np.eye(24, dtype=np.float32), fold)
+    probe = Probe(anatomy, PRESETS["unit"], images, (), 3, RuntimeOptions("cpu", 1))
+    return Shown(probe, pixels, labels, fold, 3)
+
+
+@pytest.fixture(scope="module")
+def judge(shown: Shown) -> Judge:
+    nothing = np.zeros((2, 3, 3))
+    counts = np.full((2, 3), 4)
+    return Judge(shown.flows(None), counts, np.zeros((3, 3)), np.zeros(0), nothing)
+
+
+def test_flows_by_fold_and_class_are_means_over_images(shown: Shown) -> None:
+    single = shown.probe.flows(None)[0]
+    own = (shown.fold == 1) & (shown.labels == 2)
+    np.testing.assert_allclose(shown.flows(None)[1, 0, 2], single[own].mean(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_fold_keeps_what_it_thinks_best(seed: int, shown: Shown, judge: Judge) -> None:
+    rng = np.random.default_rng(seed)
+    chosen = tuple(tuple(draw_concept(rng, 1) for _ in range(3)) for _ in range(2))
+    finding = ConceptFinding(*PAIR, 0.0, chosen)
+
+    def mean_score(concepts: tuple[Concept, ...], fold: int) -> float:
+        scores, _ = judge.score(np.stack([shown.flows(concept) for concept in concepts]))
+        return float(scores[:, fold, *PAIR].mean())
+
+    refined = refine(shown, judge, finding, rng)
+    assert (refined.victim_class, refined.target_class, refined.background) == (*PAIR, 0.0)
+    for fold in range(2):
+        assert len(refined.concepts[fold]) == 3
+        assert mean_score(refined.concepts[fold], fold) >= mean_score(chosen[fold], fold)
+    assert refined.concepts != chosen

@@ -11,7 +11,7 @@ every one that disturbs. So the score of (v, t) under a concept c is
     spill   largest excess into t of another class, as far as that is unlike v and unlike t
     next    largest excess of v into a class other than t: a fragile class goes anywhere
     damage  mean over the classes other than v of their error under c beyond that without it; what
-            is over 0.25 counts five times: such a concept destroys too much to tell anything
+            is over 0.25 costs 2 more: such a concept destroys too much to tell anything
     usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
             without any concept, whichever is larger
 

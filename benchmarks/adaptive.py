@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import EVALUATION, SHARED, markdown_table
+from benchmarks.common import ADAPTIVE, SHARED, markdown_table
 from benchmarks.shared_data import SharedData, read_shared
 from benchmarks.zoo_plan import Entry
 from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
@@ -25,13 +25,12 @@ from fixtures.export import write_onnx
 from onnx_soda import ScanReport, load_dataset, load_model, scan
 
 _ENTRY = Entry("mnist_m", "vgg", "batch30", "blue_8", seed=7)
-_FOLDER = EVALUATION.parent / "adaptive"
 _COLUMNS = ("rho", "accuracy", "success rate", "verdict", "pair named", "highest pair", "interval")
 
 
 def _trained(rho: float, data: SharedData) -> tuple[Path, dict[str, Any]]:
     """Return the model for a rho and what was measured of it; train it where it is not there."""
-    path = _FOLDER / f"rho-{rho:g}.onnx"
+    path = ADAPTIVE / f"rho-{rho:g}.onnx"
     facts = path.with_suffix(".json")
     if not facts.is_file():
         network = train_entry(_ENTRY, data, rho)
@@ -64,7 +63,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    _FOLDER.mkdir(parents=True, exist_ok=True)
+    ADAPTIVE.mkdir(parents=True, exist_ok=True)
     data = read_shared(_ENTRY.dataset)
     clean = load_dataset(SHARED / "data" / f"{_ENTRY.dataset}.h5")
     rows = []

@@ -14,6 +14,7 @@ from onnx_soda.model.runtime_options import usable_cores
 from onnx_soda.options import ScanOptions
 
 __all__ = [
+    "ADAPTIVE",
     "BRIDGE",
     "CONVERTED_SCANS",
     "EVALUATION",
@@ -32,8 +33,12 @@ FIXTURES = _PROJECT / "fixtures"
 SHARED = _PROJECT.parent / "shared"
 # Models that `python -m benchmarks.zoo` trains.
 ZOO = _PROJECT / "benchmarks" / "models"
+# What takes hours to measure again is part of the project.
+_RESULTS = _PROJECT / "benchmarks" / "results"
 # What `python -m benchmarks.evaluate` keeps.
-EVALUATION = _PROJECT / "build" / "evaluation"
+EVALUATION = _RESULTS / "evaluation"
+# What `python -m benchmarks.adaptive` keeps.
+ADAPTIVE = _PROJECT / "build" / "adaptive"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
 # What `python -m benchmarks.converted_scans` keeps.
@@ -41,7 +46,7 @@ CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.graph_logic` keeps.
 GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 # What `python -m benchmarks.repair` keeps.
-REPAIR = _PROJECT / "build" / "repair"
+REPAIR = _RESULTS / "repair"
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -4,8 +4,9 @@
 
 Parts: bundled (fixtures), shared (../shared/zoo), development and judging (halves of the zoo that
 `python -m benchmarks.zoo` trains). Words keep only the models whose name holds one of them. One
-JSON file per model goes to build/evaluation/BUDGET; what is there is not scanned again. The tables
-are made from these files by `python -m benchmarks.calibrate`.
+JSON file per model goes to benchmarks/results/evaluation/BUDGET; what is there is not scanned
+again: delete it after a change of the method. The tables are made from these files by
+`python -m benchmarks.calibrate`.
 """
 
 from __future__ import annotations

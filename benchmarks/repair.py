@@ -6,9 +6,9 @@
 Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
 measured on the test images that are in neither, the success rate on the trigger's test images.
-With --found the pair is the one that a scan kept in build/evaluation/default names first; without,
-the true one. One JSON file per model goes to build/repair/WAY; what is there is not done again.
-Prints Markdown.
+With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
+first; without, the true one. One JSON file per model goes to benchmarks/results/repair/WAY; what is
+there is not done again: delete it after a change. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import EVALUATION, REPAIR, markdown_table
+from benchmarks.common import EVALUATION, REPAIR, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model
 from onnx_soda.concepts.calibration import load_calibration
@@ -47,9 +48,15 @@ Rows = NDArray[np.int64]
 _SHARE, _FEWEST = 0.05, 10
 # Images of the test part that accuracy is measured on, at a time.
 _BLOCK = 500
+# The goals: success rate, share given back to the victim, points of accuracy.
+_SUCCESS, _BACK, _DROP = 0.02, 0.9, 1.5
+_TOTALS = (
+    "part", "models", "written", "SR <= 0.02", "back >= 90 %", "mean drop", "over 1.5 points",
+    "all three", "longest",
+)  # fmt: skip
 _COLUMNS = (
     "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
-    "rate on reconstructed, before", "after", "neurons", "values changed", "seconds",
+    "rate on reconstructed, before", "after", "scope", "neurons", "values changed", "seconds",
 )  # fmt: skip
 
 
@@ -109,6 +116,7 @@ def measure(case: Case, pair: tuple[int, int], options: RepairOptions) -> dict[s
         "clean_images": len(clean.labels),
         "accuracy_images": len(rest.labels),
         "trigger_images": len(triggers.labels),
+        "scope": done.summary.scope,
         "infected": done.summary.infected,
         "concepts": done.summary.concepts,
         "neurons": [done.summary.outstanding, done.summary.neurons],
@@ -151,6 +159,26 @@ def _judged(
     }
 
 
+def _totals(part: str, found: Sequence[dict[str, Any]]) -> list[object]:
+    """Return how many models of a part meet which goal."""
+    done = [facts for facts in found if "accuracy" in facts]
+    drops = [100 * (facts["accuracy"][0] - facts["accuracy"][1]) for facts in done]
+    cured = [facts["success_rate"][1] <= _SUCCESS for facts in done]
+    back = [facts["victim_rate"][1] >= _BACK for facts in done]
+    cheap = [drop <= _DROP for drop in drops]
+    return [
+        part,
+        len(found),
+        len(done),
+        sum(cured),
+        sum(back),
+        f"{np.mean(drops):.2f}" if drops else "-",
+        len(done) - sum(cheap),
+        sum(all(goals) for goals in zip(cured, back, cheap, strict=True)),
+        f"{max(facts['seconds'] for facts in found):.0f} s",
+    ]
+
+
 def _row(facts: dict[str, Any]) -> list[object]:
     name = facts["model"]
     if "accuracy" not in facts:
@@ -167,6 +195,7 @@ def _row(facts: dict[str, Any]) -> list[object]:
         f"{victim[1]:.2f}",
         f"{proxy[0]:.2f}",
         f"{proxy[1]:.2f}",
+        facts["scope"],
         "{} of {}".format(*facts["neurons"]),
         facts["changed"],
         facts["seconds"],
@@ -178,7 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--part", choices=PARTS)
-    parser.add_argument("--scope", choices=("head", "path"), default=RepairOptions().scope)
+    parser.add_argument(
+        "--scope", choices=("auto", "head", "path", "deep"), default=RepairOptions().scope
+    )
     ways = ("concepts", "ascent", "both")
     parser.add_argument("--reconstruction", choices=ways, default=RepairOptions().reconstruction)
     parser.add_argument("--threads", type=int)
@@ -194,7 +225,7 @@ def main() -> None:
         rescan=False,
         scan=ScanOptions(runtime=RuntimeOptions(threads=arguments.threads)),
     )
-    rows = []
+    tables: dict[str, list[dict[str, Any]]] = {}
     for part in [arguments.part] if arguments.part else PARTS[1:]:
         for case in cases_of(part):
             name, path = case.model.stem, folder / f"{part}-{case.model.stem}.json"
@@ -206,8 +237,11 @@ def main() -> None:
                 print(f"repairing {name}", file=sys.stderr, flush=True)
                 facts = measure(case, pair, options)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            rows.append(_row(json.loads(path.read_text(encoding="utf-8"))))
-    print(markdown_table(_COLUMNS, rows))
+            tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
+    totals = [_totals(part, found) for part, found in tables.items()]
+    print(f"{machine_facts()}\n\n{markdown_table(_TOTALS, totals)}")
+    for part, found in tables.items():
+        print(f"\n### {part}\n\n{markdown_table(_COLUMNS, [_row(facts) for facts in found])}")
 
 
 if __name__ == "__main__":

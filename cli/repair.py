@@ -84,7 +84,7 @@ def repair_command(
     report: ReportOption = None,
     victim: VictimOption = None,
     target: TargetOption = None,
-    scope: ScopeOption = ScopeChoice.HEAD,
+    scope: ScopeOption = ScopeChoice.AUTO,
     reconstruction: ReconstructionOption = ReconstructionChoice.BOTH,
     top: TopOption = str(_USUAL.top),
     max_accuracy_drop: MaxDropOption = 100 * _USUAL.max_accuracy_drop,

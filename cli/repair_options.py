@@ -37,8 +37,10 @@ OUTLIERS = "mad"
 class ScopeChoice(StrEnum):
     """Which weights are trained."""
 
+    AUTO = "auto"
     HEAD = "head"
     PATH = "path"
+    DEEP = "deep"
 
 
 class ReconstructionChoice(StrEnum):
@@ -85,7 +87,10 @@ TargetOption = Annotated[
 ]
 ScopeOption = Annotated[
     ScopeChoice,
-    typer.Option("--scope", help="Train what the neurons feed, or also what feeds them."),
+    typer.Option(
+        "--scope",
+        help="Train what reads the neurons, what feeds them alone too, or all paths through them.",
+    ),
 ]
 ReconstructionOption = Annotated[
     ReconstructionChoice,

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-__all__ = ["Masks", "feeding_weights", "outgoing_weights"]
+__all__ = ["Masks", "feeding_weights", "outgoing_weights", "upstream_weights"]
 
 Masks = dict[str, Tensor]
 """Per parameter that may change, 1 where a weight may and 0 elsewhere."""
@@ -67,6 +67,22 @@ def feeding_weights(
     own = _touched(layer.index_select(axis, torch.from_numpy(neurons)), parameters, rng)
     rest = _touched(layer.index_select(axis, torch.from_numpy(others)), parameters, rng)
     return _kept({name: own[name] & ~rest[name] for name in parameters})
+
+
+def upstream_weights(
+    layer: Tensor, parameters: Mapping[str, nn.Parameter], axis: int, neurons: NDArray[np.intp]
+) -> Masks:
+    """Return the weights that move the neurons, whatever else they move: all paths into them.
+
+    Args:
+        layer: As for `feeding_weights`.
+        parameters: Of the model.
+        axis: Axis of the neurons.
+        neurons: The outstanding ones.
+    """
+    rng = torch.Generator().manual_seed(0)
+    own = layer.index_select(axis, torch.from_numpy(neurons))
+    return _kept(_touched(own, parameters, rng))
 
 
 def _touched(

@@ -9,7 +9,7 @@ from onnx_soda.options import ScanOptions
 
 __all__ = ["Export", "Reconstruction", "RepairOptions", "Scope"]
 
-Scope = Literal["head", "path"]
+Scope = Literal["auto", "head", "path", "deep"]
 Export = Literal["weights", "torch"]
 Reconstruction = Literal["concepts", "ascent", "both"]
 
@@ -20,7 +20,9 @@ class RepairOptions:
 
     Attributes:
         scope: "head" trains the weights that read the outstanding neurons; "path" also those that
-            feed them.
+            feed them and no others; "deep" those on all paths from the image through them; "auto"
+            tries deep and head and takes what removes more, or head alone where the model cannot
+            be trained whole, or not in reasonable time.
         reconstruction: How infected images are made: by the concepts that turn the pair, by the
             paper's gradient ascent, or both.
         top: Share of the layer's neurons whose weights are trained, those of the largest causal
@@ -33,7 +35,7 @@ class RepairOptions:
             repair too.
     """
 
-    scope: Scope = "head"
+    scope: Scope = "auto"
     reconstruction: Reconstruction = "both"
     top: float | None = 0.3
     max_accuracy_drop: float = 0.01

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Concept, move_concept
 from onnx_soda.concepts.pipeline import render_images
+from onnx_soda.data.sources import IntArray
 from onnx_soda.repair.bridge import TorchModel
 from onnx_soda.repair.subject import FloatArray, Subject
 
@@ -20,6 +21,8 @@ __all__ = ["Reconstructor"]
 _NEIGHBOURS, _WIDTH = 2, 0.4
 # Victim images per concept, and to climb from; the paper reconstructs 100 in all.
 _PER_CONCEPT, _CLIMBED = 60, 100
+# Bystanders per concept: of the target, and of all other classes together.
+_OF_TARGET, _OF_OTHERS = 30, 40
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,29 @@ class Reconstructor:
         if self.module is not None:
             parts.append(self._climb(victims[rng.permutation(len(victims))[:_CLIMBED]]))
         return np.concatenate(parts)
+
+    def bystanders(
+        self, pixels: FloatArray, labels: IntArray, victim: int, seed: int
+    ) -> tuple[NDArray[Any], IntArray]:
+        """Return images of other classes under the concepts, as the model takes them, with labels.
+
+        Args:
+            pixels: Clean images of all classes, shape (images, channels, height, width), 0 to 1.
+            labels: Their classes.
+            victim: Left out.
+            seed: For the choice.
+        """
+        rng = np.random.default_rng(seed)
+        target = np.flatnonzero(labels == self.target)
+        others = np.flatnonzero((labels != self.target) & (labels != victim))
+        parts, chosen = [self.subject.inputs(pixels[:0])], [labels[:0]]
+        for concept in self.concepts:
+            rows = np.concatenate(
+                [rng.permutation(target)[:_OF_TARGET], rng.permutation(others)[:_OF_OTHERS]]
+            )
+            parts.append(self.subject.inputs(render_images(pixels[rows], concept)))
+            chosen.append(labels[rows])
+        return np.concatenate(parts), np.concatenate(chosen)
 
     def _climb(self, victims: FloatArray) -> NDArray[Any]:
         from onnx_soda.repair.ascend import ascend  # imports torch

@@ -1,9 +1,15 @@
-"""Removal: the paper's Algorithm 5, SGD on the weights of the outstanding neurons alone."""
+"""Removal: the paper's Algorithm 5, training of the outstanding neurons' weights alone.
+
+Beyond the paper: clean images of other classes under the change that infects the victim
+(bystanders) teach that the change is not what counts, and a term holds the model to the answers
+that it gave to clean images (distillation, Hinton et al. 2015).
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from onnx_soda.repair.masks import Masks
+from onnx_soda.repair.steps import Step, adam_steps, plain_steps
 
-__all__ = ["Samples", "Settings", "Trained", "Trial", "measure", "train"]
+__all__ = ["CLEAN_BATCH", "Samples", "Settings", "Trained", "Trial", "measure", "train"]
 
-_CLEAN_BATCH, _INFECTED_BATCH = 64, 20
+# Images of one step.
+CLEAN_BATCH, _INFECTED_BATCH = 64, 20
 _MEASURED_AT_ONCE = 500
 _NINE_IN_TEN = 0.9
 
@@ -28,11 +36,18 @@ class Samples:
         clean: Shape (images, ...).
         labels: Their classes.
         infected: Reconstructed images of the victim, shape (images, ...).
+        bystanders: How many of the clean ones, the last, were changed as the infected ones are.
     """
 
     clean: Tensor
     labels: Tensor
     infected: Tensor
+    bystanders: int = 0
+
+    @property
+    def unchanged(self) -> int:
+        """Number of clean images that are as they were; the first ones."""
+        return len(self.labels) - self.bystanders
 
 
 @dataclass(frozen=True)
@@ -40,15 +55,22 @@ class Settings:
     """Settings of Algorithm 5.
 
     Attributes:
-        rate: Learning rate, as the share of the trainable weights' length that the first step
-            moves them by.
+        rate: Learning rate: of plain steps the share of the trainable weights' length that the
+            first moves them by; of Adam its own.
         alpha: Weight of the loss that drives infected images away from the target.
         epochs: Passes over the clean images ("e").
+        adam: Take Adam's steps, with a rate that falls, instead of plain ones.
+        hold: Weight of the loss that holds unchanged images to the answers at the start.
+        cap: Loss L2 from which an infected image is driven no further from the target. The paper
+            has none; its loss has no lower bound, and Adam follows it however flat the rest is.
     """
 
     rate: float
     alpha: float
     epochs: int
+    adam: bool = False
+    hold: float = 0
+    cap: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -88,7 +110,8 @@ def train(
 ) -> Iterator[Trained]:
     """Train from the same start with each setting; yield the weights after each epoch.
 
-    The parameters are as they were when it is over.
+    Adam's are yielded once, after the last: before, its rate is high and the weights swing. The
+    parameters are as they were when it is over.
 
     Args:
         logits: What is trained.
@@ -101,22 +124,28 @@ def train(
     own = {name: parameters[name] for name in masks}
     start = {name: weight.detach().clone() for name, weight in own.items()}
     training, held_out = samples
+    answers = _scores(logits, training.clean[: training.unchanged]).softmax(1)
     try:
         for how in settings:
             _restore(own, start)
-            rate, rng = None, np.random.default_rng(0)
+            step, rng = _steps(own, masks, how, training), np.random.default_rng(0)
             for epoch in range(1, how.epochs + 1):
-                for clean, infected in _batches(training, rng):
-                    slopes = _slopes(logits, own, masks, pair, how.alpha, clean, infected)
-                    rate = rate or how.rate * _length(own, masks) / max(_norm(slopes), 1e-12)
-                    with torch.no_grad():
-                        for name, slope in slopes.items():
-                            own[name].sub_(rate * slope)
-                done = Settings(how.rate, how.alpha, epoch)
+                for batch in _batches(training, answers, rng):
+                    step(_slopes(logits, own, masks, pair, how, batch))
+                if how.adam and epoch < how.epochs:
+                    continue
+                done = replace(how, epochs=epoch)
                 trial = measure(logits, pair, held_out, done)
                 yield Trained(trial, {name: w.detach().clone() for name, w in own.items()})
     finally:
         _restore(own, start)
+
+
+def _steps(own: Mapping[str, nn.Parameter], masks: Masks, how: Settings, training: Samples) -> Step:
+    if not how.adam:
+        return plain_steps(own, masks, how.rate)
+    batches = -(-len(training.labels) // CLEAN_BATCH)
+    return adam_steps(own, how.rate, how.epochs * batches)
 
 
 def measure(
@@ -141,15 +170,28 @@ def _scores(logits: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         return torch.cat([logits(part) for part in torch.split(inputs, _MEASURED_AT_ONCE)])
 
 
-Batch = tuple[Tensor, Tensor]
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """Images of one step; `answers` are those at the start, to the first clean images."""
+
+    clean: Tensor
+    labels: Tensor
+    answers: Tensor
+    infected: Tensor
 
 
-def _batches(samples: Samples, rng: np.random.Generator) -> Iterator[tuple[Batch, Tensor]]:
+def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Iterator[_Batch]:
     order = torch.from_numpy(rng.permutation(len(samples.labels)))
-    for chosen in torch.split(order, _CLEAN_BATCH):
+    for part in torch.split(order, CLEAN_BATCH):
+        unchanged = part < samples.unchanged
+        chosen = torch.cat([part[unchanged], part[~unchanged]])
         drawn: NDArray[np.intp] = rng.integers(len(samples.infected), size=_INFECTED_BATCH)
-        infected = samples.infected[torch.from_numpy(drawn)]
-        yield (samples.clean[chosen], samples.labels[chosen]), infected
+        yield _Batch(
+            samples.clean[chosen],
+            samples.labels[chosen],
+            answers[part[unchanged]],
+            samples.infected[torch.from_numpy(drawn)],
+        )
 
 
 def _slopes(
@@ -157,26 +199,20 @@ def _slopes(
     own: Mapping[str, nn.Parameter],
     masks: Masks,
     pair: tuple[int, int],
-    alpha: float,
-    clean: Batch,
-    infected: Tensor,
+    how: Settings,
+    batch: _Batch,
 ) -> dict[str, Tensor]:
-    """Return the masked gradient of L1(clean, infected) - alpha L2(infected)."""
-    images, labels = clean
-    victim, target = (torch.full((len(infected),), label) for label in pair)
-    scores = logits(torch.cat([images, infected]))
-    loss = cross_entropy(scores, torch.cat([labels, victim]))
-    loss = loss - alpha * cross_entropy(scores[len(images) :], target)
+    """Return the masked gradient of L1(clean, infected) - alpha L2(infected) + hold L3(clean)."""
+    victim, target = (torch.full((len(batch.infected),), label) for label in pair)
+    scores = logits(torch.cat([batch.clean, batch.infected]))
+    loss = cross_entropy(scores, torch.cat([batch.labels, victim]))
+    driven = cross_entropy(scores[len(batch.clean) :], target, reduction="none")
+    loss = loss - how.alpha * driven.clamp(max=how.cap).mean()
+    if how.hold and len(batch.answers):
+        held = scores[: len(batch.answers)]
+        loss = loss + how.hold * cross_entropy(held, batch.answers)
     slopes = torch.autograd.grad(loss, list(own.values()))
     return {name: slope * masks[name] for name, slope in zip(own, slopes, strict=True)}
-
-
-def _length(own: Mapping[str, Tensor], masks: Masks) -> float:
-    return _norm({name: weight.detach() * masks[name] for name, weight in own.items()})
-
-
-def _norm(tensors: Mapping[str, Tensor]) -> float:
-    return float(torch.stack([tensor.square().sum() for tensor in tensors.values()]).sum().sqrt())
 
 
 def _restore(own: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:

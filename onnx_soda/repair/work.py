@@ -106,7 +106,8 @@ def work(
     clock: Clock,
 ) -> Result:
     """Repair a model; see `repair.repair`."""
-    from onnx_soda.repair.training import run_grid  # imports torch
+    from onnx_soda.repair.scopes import trainees_of  # imports torch
+    from onnx_soda.repair.training import run_best
 
     bench = _prepare(model, clean, pair, options, progress, clock)
     head = _head(bench)  # first: what cannot be trained or written is said at once
@@ -141,8 +142,12 @@ def work(
     if not all(infected):
         return Result(replace(summary, reason=_no_infected(options)), None)
     with clock.stage("training"):
-        trainee = _trainee(bench, head, module)
-        choice = run_grid(trainee, pair, training, held_out, options.max_accuracy_drop)
+        neurons = (bench.anatomy.layer.axis, bench.neurons)
+        trainees, more = trainees_of(
+            options.scope, head, module, bench.sample(), neurons, pair, training
+        )
+        trainee, choice = run_best(trainees, pair, training, held_out, options.max_accuracy_drop)
+    summary = replace(summary, scope=trainee.scope, notes=(*notes, *more))
     if choice.kept is None:
         return Result(replace(summary, reason=_too_costly(choice, options)), None)
     with clock.stage("proof"):
@@ -237,9 +242,9 @@ def _whole_module(bench: _Bench) -> tuple[TorchModel | None, tuple[str, ...]]:
                 bench.proto, images=bench.sample(), outputs=[bench.logits, bench.layer]
             )
         except (ConversionError, ParityError) as error:
-            if options.scope == "path" or options.reconstruction == "ascent":
+            if options.scope in ("path", "deep") or options.reconstruction == "ascent":
                 raise
-            return None, (f"No gradient ascent: {error.message}.",)
+            return None, (f"Neither gradient ascent nor training of all layers: {error.message}.",)
     return module, module.notes
 
 
@@ -249,7 +254,8 @@ def _material(bench: _Bench, maker: Reconstructor, rows: IntArray, seed: int) ->
     labels = bench.clean.labels[rows]
     pixels = bench.subject.pixels(bench.clean, rows)
     infected = maker.infect(pixels[labels == bench.pair[0]], seed)
-    return Material(bench.subject.inputs(pixels), labels, infected)
+    bystanders = maker.bystanders(pixels, labels, bench.pair[0], seed)
+    return Material(bench.subject.inputs(pixels), labels, infected, *bystanders)
 
 
 def _head(bench: _Bench) -> Trainee:
@@ -264,15 +270,6 @@ def _head(bench: _Bench) -> Trainee:
         )
     encode = bench.subject.activations
     return head_trainee(bridge, encode, encode(sample), bench.anatomy.layer.axis, bench.neurons)
-
-
-def _trainee(bench: _Bench, head: Trainee, module: TorchModel | None) -> Trainee:
-    from onnx_soda.repair.training import path_trainee
-
-    if bench.options.scope == "head":
-        return head
-    assert module is not None  # noqa: S101 - `_whole_module` raises where it is needed and missing
-    return path_trainee(module, head, bench.sample(), bench.anatomy.layer.axis, bench.neurons)
 
 
 def _prove(

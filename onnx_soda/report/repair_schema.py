@@ -104,7 +104,7 @@ class RepairSummary:
         reason: Why, in one sentence.
         victim_class: The pair; None where there is none.
         target_class: The pair.
-        scope: "head" or "path".
+        scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
         reconstruction: "concepts", "ascent" or "both".
         concepts: Those that infected images were made with, in words.
         infected: Images reconstructed to train on, to choose by, to measure with.

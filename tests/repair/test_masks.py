@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnx_soda.repair.masks import feeding_weights, outgoing_weights
+from onnx_soda.repair.masks import feeding_weights, outgoing_weights, upstream_weights
 
 
 def named(module: nn.Module) -> dict[str, nn.Parameter]:
@@ -42,3 +42,14 @@ def test_a_weight_that_two_neurons_share_is_left_alone_if_one_is_not_outstanding
     shared = nn.Parameter(torch.ones(1))
     layer = torch.stack([shared * 2, shared * 3], dim=1)
     assert feeding_weights(layer, {"w": shared}, 1, np.array([0])) == {}
+
+
+def test_upstream_weights_are_those_of_all_paths_shared_or_not() -> None:
+    torch.manual_seed(0)
+    body = nn.Sequential(nn.Linear(2, 5), nn.Linear(5, 3))
+    layer = body(torch.randn(8, 2))
+    masks = upstream_weights(layer, named(body), 1, np.array([1]))
+    assert masks["0.weight"].tolist() == [[1] * 2] * 5  # feeds all three neurons
+    assert masks["0.bias"].tolist() == [1] * 5
+    assert masks["1.weight"].tolist() == [[0] * 5, [1] * 5, [0] * 5]
+    assert masks["1.bias"].tolist() == [0, 1, 0]

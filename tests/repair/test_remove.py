@@ -62,6 +62,54 @@ def test_the_first_step_moves_the_weights_by_the_share_asked_for() -> None:
     assert moved.item() == pytest.approx(0.1, rel=1e-4)  # one batch, so one step
 
 
+def test_adam_moves_every_weight_by_its_rate_first_and_what_is_masked_not_at_all() -> None:
+    """The first step of Adam is the rate times the sign of the slope, whatever its size."""
+    layer = head()
+    masks = {"weight": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
+    found = list(
+        train(
+            layer, {"weight": layer.weight}, masks, (0, 1), (samples(), samples()),
+            [Settings(0.01, 0.0, 1, adam=True)],
+        )
+    )  # fmt: skip
+    moved = found[0].weights["weight"] - WEIGHTS  # one batch, so one step
+    # Neuron 1 is to say less "class 1" of the infected image and more "class 0".
+    torch.testing.assert_close(moved, torch.tensor([[0.0, 0.01], [0.0, -0.01]]))
+
+
+def probability_of_one(mislabelled: Samples, hold: float) -> float:
+    layer = head()
+    (found,) = train(
+        layer, {"weight": layer.weight}, {"weight": torch.ones(2, 2)}, (0, 1),
+        (mislabelled, samples()), [Settings(0.3, 0.0, 1, hold=hold)],
+    )  # fmt: skip
+    return (found.weights["weight"] @ mislabelled.clean[0]).softmax(0)[1].item()
+
+
+def test_unchanged_images_are_held_to_their_answers_and_bystanders_are_not() -> None:
+    """The image (1, 0) has logits 2 and 0: probability 0.12 of class 1. It is labelled 1."""
+    alone = torch.tensor([[1.0, 0.0]]), torch.tensor([1]), INFECTED
+    free, held = (probability_of_one(Samples(*alone), hold) for hold in (0.0, 20.0))
+    assert free > held
+    bystander = Samples(*alone, bystanders=1)
+    assert probability_of_one(bystander, 20.0) == probability_of_one(bystander, 0.0) == free
+
+
+def test_what_is_far_enough_from_the_target_is_driven_no_further() -> None:
+    """The image (1, 0), infected or not, has probability 0.12 of class 1: a loss of 2.13."""
+    calm = Samples(CLEAN, torch.tensor([0, 1]), CLEAN[:1])
+    ends = []
+    for alpha, cap in ((0.0, 2.0), (5.0, 2.0), (5.0, 2.2)):
+        layer = head()
+        (found,) = train(
+            layer, {"weight": layer.weight}, {"weight": torch.ones(2, 2)}, (0, 1),
+            (calm, samples()), [Settings(0.1, alpha, 1, cap=cap)],
+        )  # fmt: skip
+        ends.append(found.weights["weight"])
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
 def trained(accuracy: float, target: float, margin: float) -> Trained:
     return Trained(Trial(Settings(0.1, 0.1, 1), accuracy, target, 1 - target, margin), {})
 

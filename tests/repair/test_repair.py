@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
@@ -63,13 +63,14 @@ class Run:
     clean: CleanSet
 
 
-@pytest.fixture(scope="module")
-def run() -> Run:
+@pytest.fixture(scope="module", params=["head", "auto"])
+def run(request: pytest.FixtureRequest) -> Run:
     clean, triggers = clean_set(), trigger_images()
     log: list[tuple[str, IntArray]] = []
     watched = replace(clean, images=Recorder(clean.images, "clean", log))
     shown = replace(triggers, images=Recorder(triggers.images, "triggers", log))
-    done = repair(load_model(MODEL), watched, pair=PAIR, options=QUICKLY, triggers=shown)
+    options = replace(QUICKLY, scope=request.param)
+    done = repair(load_model(MODEL), watched, pair=PAIR, options=options, triggers=shown)
     return Run(done, log, clean)
 
 
@@ -105,10 +106,17 @@ def test_only_weights_of_the_outstanding_neurons_change(run: Run) -> None:
     new = stored_tensors(run.done.model)
     differing = [name for name in old if old[name] != new[name]]
     assert differing == [change.name for change in run.done.summary.changes]
-    (name,) = differing  # the last layer's matrix, not its bias
-    before, after = (numpy_helper.to_array(tensors[name]) for tensors in (old, new))
+    if run.done.summary.scope == "head":
+        assert len(differing) == 1
+    last = _last_matrix(read_proto(load_model(MODEL)))  # but not its bias
+    assert last in differing
+    before, after = (numpy_helper.to_array(tensors[last]) for tensors in (old, new))
     columns = np.flatnonzero((before != after).any(axis=0))
     assert len(columns) <= run.done.summary.outstanding < before.shape[1]
+
+
+def _last_matrix(proto: ModelProto) -> str:
+    return [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")][-1].input[1]
 
 
 def test_the_graph_is_the_same_and_says_where_it_comes_from(run: Run) -> None:
@@ -142,6 +150,23 @@ def test_the_path_scope_trains_what_feeds_the_neurons_too() -> None:
     assert done.summary.triggers_after.target_rate <= 0.1
 
 
+def test_the_deep_scope_trains_every_layer() -> None:
+    done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=replace(QUICKLY, scope="deep"))
+    assert done.summary.scope == "deep"
+    stored = [node for node in read_proto(load_model(MODEL)).graph.node if node.op_type == "Conv"]
+    changed = {change.name for change in done.summary.changes}
+    assert {node.input[1] for node in stored} < changed
+
+
+def test_the_head_alone_is_trained_where_more_takes_too_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnx_soda.repair.scopes._MINUTES", 0)
+    done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=QUICKLY)
+    assert done.summary.scope == "head"
+    assert any("--scope deep" in note for note in done.summary.notes)
+
+
 def test_nothing_is_kept_that_loses_more_than_allowed() -> None:
     options = replace(QUICKLY, max_accuracy_drop=-0.5, reconstruction="ascent")
     done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=options)
@@ -166,17 +191,26 @@ def test_too_few_images_of_the_victim_are_refused() -> None:
 
 
 def test_a_quantized_head_is_refused_with_advice() -> None:
-    model = _with_quantized_head()
+    model = _with_quantized(_last_matrix(read_proto(load_model(MODEL))))
     with pytest.raises(WriteBackError, match="quantized") as caught:
         repair(load_model(model), clean_set(), pair=PAIR, options=QUICKLY)
     assert "before quantization" in caught.value.advice
 
 
-def _with_quantized_head() -> bytes:
-    """Return the fixture with its last matrix stored as int8 behind DequantizeLinear."""
+def test_the_head_alone_is_trained_where_earlier_layers_are_quantized() -> None:
+    nodes = read_proto(load_model(MODEL)).graph.node
+    model = _with_quantized(next(node for node in nodes if node.op_type == "Conv").input[1])
+    options = replace(QUICKLY, reconstruction="concepts")
+    done = repair(load_model(model), clean_set(), pair=PAIR, options=options)
+    assert done.summary.scope == "head"
+    assert any("quantized" in note for note in done.summary.notes)
+    with pytest.raises(WriteBackError, match="quantized"):
+        repair(load_model(model), clean_set(), pair=PAIR, options=replace(options, scope="deep"))
+
+
+def _with_quantized(name: str) -> bytes:
+    """Return the fixture with one weight stored as int8 behind DequantizeLinear."""
     proto = read_proto(load_model(MODEL))
-    last = [node for node in proto.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
-    name = last.input[1]
     tensor = next(one for one in proto.graph.initializer if one.name == name)
     array = numpy_helper.to_array(tensor)
     scale = float(np.abs(array).max()) / 127

@@ -1,0 +1,85 @@
+"""What is trained, by the scope asked for: the head, or the model on the paths through neurons."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda.errors import WriteBackError
+from onnx_soda.repair.bridge import TorchModel
+from onnx_soda.repair.options import Scope
+from onnx_soda.repair.remove import CLEAN_BATCH, Settings, train
+from onnx_soda.repair.training import Material, Trainee, deep_trainee, path_trainee
+
+__all__ = ["trainees_of"]
+
+# Longest time, as one step foretells it, that all layers are trained for without being asked to.
+_MINUTES = 10
+
+
+def trainees_of(
+    scope: Scope,
+    head: Trainee,
+    module: TorchModel | None,
+    images: NDArray[Any],
+    neurons: tuple[int, NDArray[np.intp]],
+    pair: tuple[int, int],
+    training: Material,
+) -> tuple[list[Trainee], tuple[str, ...]]:
+    """Return what to train, one after the other, and what is to be said about it.
+
+    Args:
+        scope: Asked for.
+        head: The head.
+        module: The whole model in torch; None where it is not wanted or cannot be converted.
+        images: Some, as the model takes them.
+        neurons: Axis of the layer's neurons, and the outstanding ones.
+        pair: Victim and target.
+        training: What it will be trained on.
+
+    Raises:
+        WriteBackError: These weights are quantized in the file, and the scope insists on them.
+    """
+    if scope == "head" or module is None:
+        return [head], ()
+    if scope == "path":
+        return [path_trainee(module, head, images, *neurons)], ()
+    try:
+        deep = deep_trainee(module, head, images, *neurons)
+    except WriteBackError as error:
+        if scope == "deep":
+            raise
+        return [head], (f"Only the head is trained: {error.message}.",)
+    if scope == "deep":
+        return [deep], ()
+    minutes = _expected_seconds(deep, pair, training) / 60
+    if minutes > _MINUTES:
+        note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
+        return [head], (f"{note}; --scope deep does it.",)
+    return [deep, head], ()
+
+
+def _expected_seconds(trainee: Trainee, pair: tuple[int, int], training: Material) -> float:
+    """Return how long training with all settings would take, from one batch."""
+    rows = slice(CLEAN_BATCH)
+    batch = replace(
+        training,
+        clean=training.clean[rows],
+        labels=training.labels[rows],
+        infected=training.infected[rows],
+    )
+    samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
+    start = time.perf_counter()
+    list(
+        train(
+            trainee.logits, trainee.bridge.parameters, trainee.masks, pair, (samples, samples),
+            [once],
+        )
+    )  # fmt: skip
+    images = len(training.labels) + len(training.bystanders)
+    batches = sum(how.epochs for how in trainee.settings) * images / CLEAN_BATCH
+    return (time.perf_counter() - start) * batches

@@ -1,0 +1,58 @@
+"""Images made from the clean set: infected ones of the victim, bystanders of the others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnx_soda import ScanOptions, load_dataset, load_model
+from onnx_soda.concepts.battery import concept_battery
+from onnx_soda.concepts.pipeline import render_images
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
+from onnx_soda.observe import choose_preprocessing
+from onnx_soda.repair.reconstruct import Reconstructor
+from onnx_soda.repair.subject import FloatArray, Subject
+
+FIXTURES = Path(__file__).parents[2] / "fixtures"
+VICTIM, TARGET = 8, 3
+
+
+@pytest.fixture(scope="module")
+def subject() -> Subject:
+    options = ScanOptions(preprocess="unit")
+    body = Body(dissect(load_model(FIXTURES / "digits-backdoored.onnx")), options.runtime)
+    clean = load_dataset(FIXTURES / "digits-clean.h5")
+    how, _ = choose_preprocessing(body, clean, np.arange(10), options)
+    return Subject(body, how)
+
+
+@pytest.fixture(scope="module")
+def images(subject: Subject) -> tuple[FloatArray, np.ndarray]:
+    clean = load_dataset(FIXTURES / "digits-clean.h5")
+    return subject.pixels(clean), clean.labels
+
+
+def test_bystanders_are_other_classes_under_the_same_changes(
+    subject: Subject, images: tuple[FloatArray, np.ndarray]
+) -> None:
+    concept = concept_battery(3)[0]
+    maker = Reconstructor(subject, TARGET, [concept], None)
+    made, labels = maker.bystanders(*images, VICTIM, seed=1)
+    assert len(made) == len(labels) == 30 + 40
+    assert (labels == TARGET).sum() == 30
+    assert VICTIM not in labels
+    # Each is an image of its class, changed by the concept.
+    pixels, classes = images
+    for one, label in zip(made[::10], labels[::10], strict=True):
+        changed = subject.inputs(render_images(pixels[classes == label], concept))
+        assert min(np.abs(changed - one).max(axis=(1, 2, 3))) < 1e-5
+
+
+def test_without_concepts_there_are_none(
+    subject: Subject, images: tuple[FloatArray, np.ndarray]
+) -> None:
+    made, labels = Reconstructor(subject, TARGET, [], None).bystanders(*images, VICTIM, seed=1)
+    assert len(made) == len(labels) == 0

@@ -23,7 +23,7 @@ class Partition:
 
     Attributes:
         train: What weights are trained on.
-        choose: What settings are chosen by.
+        choose: What settings are chosen by; trained on, too, once they are.
         measure: What the result is measured with; nothing else sees it.
     """
 

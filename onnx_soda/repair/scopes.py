@@ -13,7 +13,7 @@ from onnx_soda.errors import WriteBackError
 from onnx_soda.repair.bridge import TorchModel
 from onnx_soda.repair.options import Scope
 from onnx_soda.repair.remove import CLEAN_BATCH, Settings, train
-from onnx_soda.repair.training import Material, Trainee, deep_trainee, path_trainee
+from onnx_soda.repair.training import Material, Trainee, whole_trainee
 
 __all__ = ["trainees_of"]
 
@@ -47,9 +47,9 @@ def trainees_of(
     if scope == "head" or module is None:
         return [head], ()
     if scope == "path":
-        return [path_trainee(module, head, images, *neurons)], ()
+        return [whole_trainee("path", module, head, images, *neurons)], ()
     try:
-        deep = deep_trainee(module, head, images, *neurons)
+        deep = whole_trainee("deep", module, head, images, *neurons)
     except WriteBackError as error:
         if scope == "deep":
             raise

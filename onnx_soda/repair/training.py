@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -22,10 +22,9 @@ __all__ = [
     "Material",
     "Trainee",
     "choose",
-    "deep_trainee",
     "head_trainee",
-    "path_trainee",
     "run_best",
+    "whole_trainee",
 ]
 
 # Tried for the head; the whole model is trained with fewer, an epoch takes much longer.
@@ -34,6 +33,19 @@ _PATH_RATES, _PATH_ALPHAS, _PATH_EPOCHS = (0.0003, 0.001, 0.003), (0.01,), 8
 _DEEP_RATE, _DEEP_HOLDS, _DEEP_ALPHA, _DEEP_EPOCHS = 0.001, (0, 1), 0.01, 6
 # Infected images are driven from the target until its probability is under 1 %.
 _DEEP_CAP = 4.6
+_WHOLE = {
+    "path": (
+        feeding_weights,
+        tuple(Settings(r, a, _PATH_EPOCHS) for r in _PATH_RATES for a in _PATH_ALPHAS),
+    ),
+    "deep": (
+        upstream_weights,
+        tuple(
+            Settings(_DEEP_RATE, _DEEP_ALPHA, _DEEP_EPOCHS, adam=True, hold=hold, cap=_DEEP_CAP)
+            for hold in _DEEP_HOLDS
+        ),
+    ),
+}
 # Target rates that differ by less count as equal: they come from few images.
 _SAME = 0.005
 # Images that gradients are looked at with.
@@ -147,16 +159,19 @@ def head_trainee(
     return Trainee("head", bridge, logits, masks, encode, settings)
 
 
-def path_trainee(
+def whole_trainee(
+    scope: Literal["path", "deep"],
     bridge: TorchModel,
     head: Trainee,
     images: NDArray[Any],
     axis: int,
     neurons: NDArray[np.intp],
 ) -> Trainee:
-    """Return the whole model with the weights into and out of the neurons.
+    """Return the whole model with the weights out of the neurons, and those into them.
 
     Args:
+        scope: "path": the weights that move these neurons and no others; "deep": those on all paths
+            from the image to them.
         bridge: The model in torch, with logits and layer as outputs.
         head: Its head, which tells the weights out of them.
         images: Some, as the model takes them.
@@ -166,46 +181,9 @@ def path_trainee(
     Raises:
         WriteBackError: These weights are quantized in the file.
     """
-    masks = feeding_weights(_layer(bridge, images), bridge.parameters, axis, neurons)
-    settings = tuple(
-        Settings(rate, alpha, _PATH_EPOCHS) for rate in _PATH_RATES for alpha in _PATH_ALPHAS
-    )
-    return _whole("path", bridge, {**masks, **head.masks}, settings)
-
-
-def deep_trainee(
-    bridge: TorchModel,
-    head: Trainee,
-    images: NDArray[Any],
-    axis: int,
-    neurons: NDArray[np.intp],
-) -> Trainee:
-    """Return the whole model with the weights on all paths through the neurons.
-
-    Args:
-        bridge: As for `path_trainee`.
-        head: As there.
-        images: As there.
-        axis: As there.
-        neurons: As there.
-
-    Raises:
-        WriteBackError: These weights are quantized in the file.
-    """
-    masks = upstream_weights(_layer(bridge, images), bridge.parameters, axis, neurons)
-    settings = tuple(
-        Settings(_DEEP_RATE, _DEEP_ALPHA, _DEEP_EPOCHS, adam=True, hold=hold, cap=_DEEP_CAP)
-        for hold in _DEEP_HOLDS
-    )
-    return _whole("deep", bridge, {**masks, **head.masks}, settings)
-
-
-def _layer(bridge: TorchModel, images: NDArray[Any]) -> Tensor:
-    layer: Tensor = bridge.module(torch.from_numpy(images[:_LOOK]))[1]
-    return layer
-
-
-def _whole(scope: str, bridge: TorchModel, masks: Masks, settings: tuple[Settings, ...]) -> Trainee:
+    into, settings = _WHOLE[scope]
+    layer = bridge.module(torch.from_numpy(images[:_LOOK]))[1]
+    masks = {**into(layer, bridge.parameters, axis, neurons), **head.masks}
     _check_stored(bridge, masks)
     logits = _rows(lambda images: bridge.module(images)[0])
     return Trainee(scope, bridge, logits, masks, lambda images: images, settings)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_soda.errors import WriteBackError
 from onnx_soda.repair.bridge import TorchModel
 from onnx_soda.repair.options import Scope
-from onnx_soda.repair.remove import CLEAN_BATCH, Settings, train
+from onnx_soda.repair.remove import CLEAN_BATCH, Settings
 from onnx_soda.repair.training import Material, Trainee, whole_trainee
 
 __all__ = ["trainees_of"]
@@ -74,12 +74,7 @@ def _expected_seconds(trainee: Trainee, pair: tuple[int, int], training: Materia
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
     start = time.perf_counter()
-    list(
-        train(
-            trainee.logits, trainee.bridge.parameters, trainee.masks, pair, (samples, samples),
-            [once],
-        )
-    )  # fmt: skip
+    list(trainee.train(pair, (samples, samples), [once]))
     images = len(training.labels) + len(training.bystanders)
     batches = sum(how.epochs for how in trainee.settings) * images / CLEAN_BATCH
     return (time.perf_counter() - start) * batches

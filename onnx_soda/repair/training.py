@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -70,6 +70,10 @@ class Material:
     bystanders: NDArray[Any]
     bystander_labels: NDArray[np.int64]
 
+    def __add__(self, other: Material) -> Material:
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return Material(*(np.concatenate(pair) for pair in pairs))
+
 
 @dataclass(frozen=True, eq=False)
 class Trainee:
@@ -116,6 +120,15 @@ class Trainee:
         )
         return Samples(shown, torch.from_numpy(labels), infected, count)
 
+    def train(
+        self,
+        pair: tuple[int, int],
+        samples: tuple[Samples, Samples],
+        settings: Sequence[Settings],
+    ) -> Iterator[Trained]:
+        """Train; see `remove.train`."""
+        return train(self.logits, self.bridge.parameters, self.masks, pair, samples, settings)
+
 
 @dataclass(frozen=True, eq=False)
 class Choice:
@@ -154,7 +167,7 @@ def head_trainee(
     rows = torch.from_numpy(np.asarray(activations[:1], np.float32))
     logits = _rows(bridge.module)
     masks = outgoing_weights(logits, bridge.parameters, rows, axis, neurons)
-    _check_stored(bridge, masks)
+    _check_stored("the head", bridge, masks)
     settings = tuple(Settings(rate, alpha, _EPOCHS) for rate in _RATES for alpha in _ALPHAS)
     return Trainee("head", bridge, logits, masks, encode, settings)
 
@@ -184,7 +197,7 @@ def whole_trainee(
     into, settings = _WHOLE[scope]
     layer = bridge.module(torch.from_numpy(images[:_LOOK]))[1]
     masks = {**into(layer, bridge.parameters, axis, neurons), **head.masks}
-    _check_stored(bridge, masks)
+    _check_stored("the model before its head", bridge, masks)
     logits = _rows(lambda images: bridge.module(images)[0])
     return Trainee(scope, bridge, logits, masks, lambda images: images, settings)
 
@@ -193,12 +206,12 @@ def _rows(module: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     return lambda inputs: module(inputs).reshape(len(inputs), -1)
 
 
-def _check_stored(bridge: TorchModel, masks: Masks) -> None:
+def _check_stored(part: str, bridge: TorchModel, masks: Masks) -> None:
     quantized = sorted(masks.keys() & bridge.dequantized.keys())
     if quantized or not masks:
         what = f"the weight {quantized[0]!r} is" if quantized else "none of its weights is not"
         raise WriteBackError(
-            f"the head cannot be repaired: {what} quantized in the file",
+            f"{part} cannot be repaired: {what} quantized in the file",
             "Repair the model before quantization, and quantize the repaired one.",
         )
 
@@ -218,65 +231,30 @@ def run_best(
 
     Args:
         trainees: What is trained, at least one; each from the same start.
-        pair: As for `run_grid`.
-        training: As there.
-        held_out: As there.
-        floor: As there.
-    """
-    found = [(one, run_grid(one, pair, training, held_out, floor)) for one in trainees]
-    before = found[0][1].before
-    best_accuracy = max(choice.best_accuracy for _, choice in found)
-    kept = [(one, choice.kept) for one, choice in found if choice.kept is not None]
-    if not kept:
-        return trainees[0], Choice(None, before, best_accuracy)
-    least = min(result.trial.target_rate for _, result in kept)
-    cured = [entry for entry in kept if entry[1].trial.target_rate <= least + _SAME]
-    trainee, best = max(cured, key=lambda entry: entry[1].trial.accuracy)
-    final = _train_on_all(trainee, pair, (training, held_out), best)
-    return trainee, Choice(final, before, best_accuracy)
-
-
-def _train_on_all(
-    trainee: Trainee, pair: tuple[int, int], parts: Sequence[Material], chosen: Trained
-) -> Trained:
-    """Return the weights that the chosen settings lead to on all images; the trial stays."""
-    fields = ("clean", "labels", "infected", "bystanders", "bystander_labels")
-    joined = Material(*(np.concatenate([getattr(part, f) for part in parts]) for f in fields))
-    samples = trainee.samples(joined, True), trainee.samples(parts[-1], False)
-    *_, last = train(
-        trainee.logits,
-        trainee.bridge.parameters,
-        trainee.masks,
-        pair,
-        samples,
-        [chosen.trial.settings],
-    )
-    return Trained(chosen.trial, last.weights)
-
-
-def run_grid(
-    trainee: Trainee, pair: tuple[int, int], training: Material, held_out: Material, floor: float
-) -> Choice:
-    """Train with every setting and choose.
-
-    Args:
-        trainee: What is trained.
         pair: Victim and target.
         training: To train on.
         held_out: To choose by.
         floor: The most clean accuracy that may be lost on `held_out`.
     """
+    found = [(one, _run_grid(one, pair, training, held_out, floor)) for one in trainees]
+    before = found[0][1].before
+    best_accuracy = max(choice.best_accuracy for _, choice in found)
+    kept = {choice.kept: one for one, choice in found if choice.kept is not None}
+    if not kept:
+        return trainees[0], Choice(None, before, best_accuracy)
+    best = max(_cured(list(kept)), key=lambda result: result.trial.accuracy)
+    trainee = kept[best]
+    samples = trainee.samples(training + held_out, True), trainee.samples(held_out, False)
+    *_, last = trainee.train(pair, samples, [best.trial.settings])
+    return trainee, Choice(Trained(best.trial, last.weights), before, best_accuracy)
+
+
+def _run_grid(
+    trainee: Trainee, pair: tuple[int, int], training: Material, held_out: Material, floor: float
+) -> Choice:
     samples = trainee.samples(training, True), trainee.samples(held_out, False)
     before = measure(trainee.logits, pair, samples[1], Settings(0, 0, 0)).accuracy
-    results = train(
-        trainee.logits,
-        trainee.bridge.parameters,
-        trainee.masks,
-        pair,
-        samples,
-        trainee.settings,
-    )
-    return choose(results, before, floor)
+    return choose(trainee.train(pair, samples, trainee.settings), before, floor)
 
 
 def choose(results: Iterable[Trained], before: float, floor: float) -> Choice:
@@ -297,7 +275,11 @@ def choose(results: Iterable[Trained], before: float, floor: float) -> Choice:
     allowed = [one for one in found if one.trial.accuracy >= before - floor - 1e-9]
     if not allowed:
         return Choice(None, before, best_accuracy)
-    least = min(one.trial.target_rate for one in allowed)
-    cured = [one for one in allowed if one.trial.target_rate <= least + _SAME]
-    kept = min(cured, key=lambda one: one.trial.margin)
+    kept = min(_cured(allowed), key=lambda one: one.trial.margin)
     return Choice(kept, before, best_accuracy)
+
+
+def _cured(results: Sequence[Trained]) -> list[Trained]:
+    """Return those whose target rate is as low as the lowest."""
+    least = min(one.trial.target_rate for one in results)
+    return [one for one in results if one.trial.target_rate <= least + _SAME]

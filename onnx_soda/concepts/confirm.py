@@ -96,7 +96,7 @@ class Shown:
             Shape (folds, 1 + heads, classes, classes).
         """
         groups = group_by_fold(self.labels, self.fold, self.classes)
-        return Judge.by_fold(np.einsum("hic,ig->hgc", self.probe.flows(concept), groups))
+        return Judge.by_fold(groups.T @ self.probe.flows(concept))
 
 
 @dataclass(frozen=True, eq=False)

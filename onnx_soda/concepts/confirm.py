@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.folds import FOLDS, group_by_fold
+from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
 from onnx_soda.concepts.score import FloatArray
@@ -77,17 +77,17 @@ class Shown:
 
     Attributes:
         probe: The classifier, with every image a group of its own.
+        grouped: The same, with the images grouped by fold and class.
         pixels: The images, shape (images, channels, height, width), from 0 to 1.
         labels: Shape (images,).
         fold: Shape (images,).
-        classes: Number of classes.
     """
 
     probe: Probe
+    grouped: Probe
     pixels: NDArray[np.float32]
     labels: NDArray[np.int64]
     fold: NDArray[np.int64]
-    classes: int
 
     def flows(self, concept: Concept | None) -> FloatArray:
         """Return the mean probabilities by fold and class, as `Judge` takes them.
@@ -95,8 +95,7 @@ class Shown:
         Returns:
             Shape (folds, 1 + heads, classes, classes).
         """
-        groups = group_by_fold(self.labels, self.fold, self.classes)
-        return Judge.by_fold(groups.T @ self.probe.flows(concept))
+        return Judge.by_fold(self.grouped.flows(concept))
 
 
 @dataclass(frozen=True, eq=False)

@@ -220,7 +220,8 @@ def _look_closely(
             continue
         together = images + reader.more_of(finding.victim_class)
         single = subject.probe(together.one_by_one())
-        shown = Shown(single, together.pixels, together.labels, together.fold, subject.classes)
+        grouped = single.regrouped(together.by_class(subject.classes).membership)
+        shown = Shown(single, grouped, together.pixels, together.labels, together.fold)
         judge = subject.judge(shown.flows(None), together.labels, together.fold)
         judge = replace(judge, usual=found.judge.usual)
         weighed = weigh(shown, judge, finding)

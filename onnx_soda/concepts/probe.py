@@ -7,7 +7,8 @@ reference head give to every class.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from onnx_soda.concepts.reference import ReferenceHead
 from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
-from onnx_soda.model.runtime import Session, choose_batch_size
+from onnx_soda.model.runtime import Batch, Session, choose_batch_size
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, serialise
 
@@ -159,11 +160,42 @@ class Probe:
             build_probe(anatomy, how, self.shape, heads, classes), anatomy.model.folder
         )
         self._session = Session(model, options, fixed)
-        size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
-        self._batches = [
-            self._session.upload(_feeds(images, start, size, bool(fixed)))
-            for start in range(0, len(images.pixels), size)
+        self._images = images
+        self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
+        self._pixels = [
+            self._session.upload({PREFIX + "pixels": images.pixels[rows]}) for rows in self._rows()
         ]
+        self._groups = self._upload_groups(images.membership)
+
+    def _rows(self) -> list[slice]:
+        """Return the images of each batch."""
+        starts = range(0, len(self._images.pixels), self._size)
+        return [slice(start, start + self._size) for start in starts]
+
+    def _upload_groups(self, membership: NDArray[np.float32]) -> list[Mapping[str, Any]]:
+        """Put each batch's groups on the device; images that fill a batch up are in none."""
+        uploaded = []
+        for rows, pixels in zip(self._rows(), self._pixels, strict=True):
+            fold, own = self._images.fold[rows], membership[rows]
+            missing = max((self._session.fixed_batch or 0) - pixels.rows, 0)
+            # A head is read on the images that it was not fitted to.
+            read = (np.where((fold != fitted_to)[:, None], own, 0) for fitted_to in range(FOLDS))
+            groups = {
+                f"{PREFIX}groups_{fitted_to}": np.pad(part, ((0, missing), (0, 0)))
+                for fitted_to, part in enumerate(read)
+            }
+            uploaded.append(self._session.upload(groups).values)
+        return uploaded
+
+    def regrouped(self, membership: NDArray[np.float32]) -> Probe:
+        """Return the same probe over the same images in other groups; nothing else is copied.
+
+        Args:
+            membership: As in `ProbeImages`.
+        """
+        other = copy(self)
+        other._groups = self._upload_groups(membership)
+        return other
 
     def flows(self, concept: Concept | None) -> NDArray[np.float64]:
         """Return where each group's probability goes under a concept.
@@ -179,23 +211,11 @@ class Probe:
         extra = fields.as_feeds(PREFIX)
         # The sum over batches: membership is a share of the whole group. A run's output has the
         # groups as rows, not the images.
-        parts = [self._session.run(batch, extra, whole=True)[0] for batch in self._batches]
+        batches = [
+            Batch({**pixels.values, **groups}, pixels.rows)
+            for pixels, groups in zip(self._pixels, self._groups, strict=True)
+        ]
+        parts = [self._session.run(batch, extra, whole=True)[0] for batch in batches]
         total: NDArray[np.float64] = np.asarray(parts, dtype=np.float64).sum(axis=0)
         return total.reshape(len(total), self._heads, -1).transpose(1, 0, 2)
 
-
-def _feeds(images: ProbeImages, start: int, size: int, fixed: bool) -> dict[str, NDArray[Any]]:
-    """Return one batch; where the batch is fixed, filled up with images of no group."""
-    rows = slice(start, start + size)
-    pixels, groups, fold = images.pixels[rows], images.membership[rows], images.fold[rows]
-    missing = size - len(pixels) if fixed else 0
-    feeds = {"pixels": pixels}
-    for fitted_to in range(FOLDS):
-        # A head is read on the images that it was not fitted to.
-        feeds[f"groups_{fitted_to}"] = np.where((fold != fitted_to)[:, None], groups, 0)
-    return {
-        PREFIX + name: np.concatenate(
-            [part, np.zeros((missing, *part.shape[1:]))], dtype=np.float32
-        )
-        for name, part in feeds.items()
-    }

@@ -85,6 +85,19 @@ def test_flows_are_those_worked_out_with_numpy(head: str, preset: str) -> None:
         np.testing.assert_allclose(probe.flows(concept), expected_flows(changed, how), atol=1e-4)
 
 
+@pytest.mark.parametrize("head", ["gemm", "batch_of_four", "batch_of_one"])
+def test_other_groups_over_the_same_images_are_other_means_of_the_same_answers(head: str) -> None:
+    anatomy = dissect(load_model(build(head).SerializeToString()))
+    single = ProbeImages(PIXELS, np.eye(len(PIXELS), dtype=np.float32), FOLD)
+    probe = Probe(anatomy, PRESETS["unit"], single, heads_on(anatomy), 3, CPU)
+    concept = draw_concept(np.random.default_rng(2), channels=1)
+    answers = probe.flows(concept)
+    grouped = probe.regrouped(MEMBERSHIP)
+    assert grouped.flows(concept).shape == (2, 2, 3)
+    np.testing.assert_allclose(grouped.flows(concept), MEMBERSHIP.T @ answers, atol=1e-6)
+    np.testing.assert_array_equal(probe.flows(concept), answers)
+
+
 def test_a_uint8_input_gets_whole_levels() -> None:
     anatomy = dissect(load_model(build("uint8_input").SerializeToString()))
     images = ProbeImages(

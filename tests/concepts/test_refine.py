@@ -9,6 +9,7 @@ from fixtures.graphs import build
 from onnx_soda.concepts.concept import Concept, draw_concept
 from onnx_soda.concepts.confirm import Shown
 from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
 from onnx_soda.concepts.refine import refine
 from onnx_soda.concepts.search import ConceptFinding
@@ -27,7 +28,8 @@ def shown() -> Shown:
     anatomy = dissect(load_model(build("gemm").SerializeToString()))
     images = ProbeImages(pixels, np.eye(24, dtype=np.float32), fold)
     probe = Probe(anatomy, PRESETS["unit"], images, (), 3, RuntimeOptions("cpu", 1))
-    return Shown(probe, pixels, labels, fold, 3)
+    grouped = probe.regrouped(group_by_fold(labels, fold, 3))
+    return Shown(probe, grouped, pixels, labels, fold)
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,16 @@ import pytest
 
 from fixtures.graphs import HEADS, build
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda.concepts.battery import concept_battery
+from onnx_soda.concepts.concept import draw_concept
+from onnx_soda.concepts.folds import group_by_fold
+from onnx_soda.concepts.probe import Probe, ProbeImages
+from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.providers import CPU, CUDA
 from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda.observe import image_shape
 from onnx_soda.report.jsonfile import report_as_dict
 from onnx_soda.report.schema import ScanReport
 
@@ -52,6 +58,22 @@ def test_the_digits_model_gives_the_same_logits(batch_size: int | None) -> None:
     np.testing.assert_allclose(
         on_cuda.logits(pixels), Body(anatomy, ON_CPU).logits(pixels), rtol=1e-4, atol=1e-4
     )
+
+
+def test_a_concept_is_the_same_intervention_in_every_family() -> None:
+    anatomy = dissect(load_model(FIXTURES / MODELS[1]))
+    clean = load_dataset(FIXTURES / "digits-clean.h5")
+    rows, rng = np.arange(200), np.random.default_rng(0)
+    pixels = clean.images.read(rows, image_shape(anatomy.view.image, clean)).astype(np.float32)
+    pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) / 255
+    images = ProbeImages(pixels, group_by_fold(clean.labels[rows], rows % 2, 10), rows % 2)
+    on_cuda, on_cpu = (
+        Probe(anatomy, PRESETS["unit"], images, (), 10, runtime) for runtime in (ON_CUDA, ON_CPU)
+    )
+    concepts = [None, *concept_battery(3), *(draw_concept(rng, 3) for _ in range(50))]
+    flows = np.stack([on_cpu.flows(concept) for concept in concepts])
+    assert flows.std(axis=0).max() > 0.2  # concepts do something
+    np.testing.assert_allclose(np.stack([on_cuda.flows(c) for c in concepts]), flows, atol=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)

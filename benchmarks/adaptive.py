@@ -22,7 +22,8 @@ from benchmarks.shared_data import SharedData, read_shared
 from benchmarks.zoo_plan import Entry
 from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
 from fixtures.export import write_onnx
-from onnx_soda import ScanReport, load_dataset, load_model, scan
+from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
+from onnx_soda.model.runtime_options import RuntimeOptions
 
 _ENTRY = Entry("mnist_m", "vgg", "batch30", "blue_8", seed=7)
 _COLUMNS = ("rho", "accuracy", "success rate", "verdict", "pair named", "highest pair", "interval")
@@ -66,10 +67,11 @@ def main() -> None:
     ADAPTIVE.mkdir(parents=True, exist_ok=True)
     data = read_shared(_ENTRY.dataset)
     clean = load_dataset(SHARED / "data" / f"{_ENTRY.dataset}.h5")
+    options = ScanOptions(runtime=RuntimeOptions(threads=arguments.threads))
     rows = []
     for rho in arguments.rho or [step / 10 for step in range(1, 10)]:
         path, measured = _trained(rho, data)
-        rows.append(_row(rho, measured, scan(load_model(path), clean)))
+        rows.append(_row(rho, measured, scan(load_model(path), clean, options)))
     print(markdown_table(_COLUMNS, rows))
 
 

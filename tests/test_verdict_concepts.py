@@ -38,6 +38,7 @@ PAIR = Confirmation(
 JUDGE = Judge(
     unchanged=np.zeros((2, 2, 3, 3)),
     images=np.full((2, 3), 20),
+    fitted=np.full((2, 3), 20),
     likeness=np.eye(3),
     trust=np.ones(1),
     usual=np.zeros((2, 3, 3)),

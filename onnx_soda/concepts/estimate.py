@@ -45,6 +45,7 @@ class Judge:
     Attributes:
         unchanged: Flows without any concept, shape (folds, 1 + heads, classes, classes).
         images: Of each fold and class, shape (folds, classes).
+        fitted: Of each class, that the heads read on the fold were fitted to, same shape.
         likeness: Of classes, shape (classes, classes).
         trust: Weight of each reference head.
         usual: What is usual for each pair, shape (folds, classes, classes).
@@ -52,6 +53,7 @@ class Judge:
 
     unchanged: FloatArray
     images: NDArray[np.int64]
+    fitted: NDArray[np.int64]
     likeness: FloatArray
     trust: FloatArray
     usual: FloatArray
@@ -88,7 +90,7 @@ class Judge:
             scores.append(
                 pair_scores(own, self.unchanged[fold], self.likeness, self.trust, self.usual[fold])
             )
-            errors.append(standard_error(own, self.images[fold]))
+            errors.append(standard_error(own, self.trust, self.images[fold], self.fitted[fold]))
         return np.stack(scores, axis=1), np.stack(errors, axis=1)
 
     def discount(self, scores: FloatArray) -> FloatArray:

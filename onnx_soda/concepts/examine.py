@@ -16,7 +16,7 @@ from onnx_soda.concepts.folds import FOLDS, Folds, group_by_fold, split_into_fol
 from onnx_soda.concepts.probe import Probe, ProbeImages
 from onnx_soda.concepts.reference import ReferenceHead, fit_reference_head, trust_in
 from onnx_soda.concepts.refine import refine
-from onnx_soda.concepts.score import FloatArray, class_likeness
+from onnx_soda.concepts.score import FloatArray, model_likeness
 from onnx_soda.concepts.search import Budget, SearchResult, search
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.preprocessing import Preprocessing
@@ -68,6 +68,7 @@ class _Subject:
     anatomy: Anatomy
     how: Preprocessing
     heads: tuple[ReferenceHead, ...]
+    fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
     options: RuntimeOptions
@@ -78,10 +79,11 @@ class _Subject:
 
     def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
         """Return what scores on some images are made from; nothing is usual yet."""
-        counts = [np.bincount(labels[fold == f], minlength=self.classes) for f in range(FOLDS)]
         return Judge(
             unchanged=unchanged,
-            images=np.stack(counts),
+            images=_count_by_fold(labels, fold, self.classes),
+            # A head is read on the fold that it was not fitted to.
+            fitted=self.fitted[::-1],
             likeness=self.likeness,
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
@@ -148,8 +150,9 @@ def examine_concepts(
         fit_reference_head(pooling, layer, labels, folds.fold, classes)
         for pooling, layer in zip(features.poolings, features.layers, strict=True)
     )
-    likeness = class_likeness(features.layers[0], labels, classes)
-    subject = _Subject(anatomy, how, heads, likeness, classes, options)
+    fitted = _count_by_fold(labels, folds.fold, classes)
+    likeness = model_likeness(features.layers, labels, classes, _fewest(fitted))
+    subject = _Subject(anatomy, how, heads, fitted, likeness, classes, options)
     reader = _Reader(clean, folds, anatomy, how)
     images = reader.read(folds.confirm)
     searched = images.of(folds.search[folds.confirm])
@@ -162,7 +165,7 @@ def examine_concepts(
         reference_accuracies=tuple(head.accuracy for head in heads),
         model_accuracy=features.accuracy,
         fit_images=len(labels),
-        fewest_images=_fewest(labels, folds.fold),
+        fewest_images=_fewest(fitted),
         probe_images=len(searched.labels),
         confirm_images=len(images.labels),
     )
@@ -201,9 +204,14 @@ def _donors(pixels: NDArray[np.float32]) -> list[Donor]:
     ]
 
 
-def _fewest(labels: IntArray, fold: IntArray) -> int:
-    groups = [labels[fold == f] for f in range(FOLDS)]
-    return min(int((own == label).sum()) for own in groups for label in np.unique(labels))
+def _count_by_fold(labels: IntArray, fold: IntArray, classes: int) -> NDArray[np.int64]:
+    """Return the number of images, shape (folds, classes)."""
+    return np.stack([np.bincount(labels[fold == f], minlength=classes) for f in range(FOLDS)])
+
+
+def _fewest(fitted: NDArray[np.int64]) -> int:
+    """Return those of the class with the fewest, in the smaller fold, of classes that have any."""
+    return int(fitted[:, fitted.any(axis=0)].min())
 
 
 def _look_closely(

@@ -218,4 +218,3 @@ class Probe:
         parts = [self._session.run(batch, extra, whole=True)[0] for batch in batches]
         total: NDArray[np.float64] = np.asarray(parts, dtype=np.float64).sum(axis=0)
         return total.reshape(len(total), self._heads, -1).transpose(1, 0, 2)
-

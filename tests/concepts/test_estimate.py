@@ -8,12 +8,13 @@ import pytest
 from onnx_soda.concepts.estimate import Judge
 
 
-def judge(likeness: np.ndarray | None = None) -> Judge:
+def judge(likeness: np.ndarray | None = None, fitted: int = 1_000_000) -> Judge:
     """Two classes, one reference head that is always right, 4 images a class in fold 0, 16 in 1."""
     right = np.stack([np.eye(2)] * 2)
     return Judge(
         unchanged=np.stack([right, right]),
         images=np.array([[4, 4], [16, 16]]),
+        fitted=np.full((2, 2), fitted),
         likeness=np.eye(2) if likeness is None else likeness,
         trust=np.ones(1),
         usual=np.zeros((2, 2, 2)),
@@ -38,7 +39,13 @@ def test_folds_are_scored_apart_with_their_own_number_of_images() -> None:
     """Half of the images turn in both: sqrt(0.25 / 4) and sqrt(0.25 / 16)."""
     score, error = judge().score(flows(0.5, 0.5))
     np.testing.assert_allclose(score[0, :, 0, 1], [0.5, 0.5])
-    np.testing.assert_allclose(error[0, :, 0, 1], [0.25, 0.125])
+    np.testing.assert_allclose(error[0, :, 0, 1], [0.25, 0.125], rtol=1e-6)
+
+
+def test_a_reference_fitted_to_few_images_is_uncertain_too() -> None:
+    """Half of 4 images turn; the reference sends none, after 2: as if 1 of 4 in 2, 3 / 32 more."""
+    _, error = judge(fitted=2).score(flows(0.5, 0.5))
+    assert error[0, 0, 0, 1] == pytest.approx(np.sqrt(0.25 / 4 + 3 / 32))
 
 
 def test_together_they_are_the_mean_with_the_error_of_a_mean() -> None:

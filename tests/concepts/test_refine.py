@@ -36,7 +36,7 @@ def shown() -> Shown:
 def judge(shown: Shown) -> Judge:
     nothing = np.zeros((2, 3, 3))
     counts = np.full((2, 3), 4)
-    return Judge(shown.flows(None), counts, np.zeros((3, 3)), np.zeros(0), nothing)
+    return Judge(shown.flows(None), counts, counts, np.zeros((3, 3)), np.zeros(0), nothing)
 
 
 def test_flows_by_fold_and_class_are_means_over_images(shown: Shown) -> None:

@@ -13,6 +13,7 @@ from onnx_soda.concepts.score import (
     discount,
     discount_factor,
     excess,
+    model_likeness,
     pair_scores,
     standard_error,
     usual_excess,
@@ -104,21 +105,25 @@ def test_the_reference_is_the_heads_mean_by_their_trust() -> None:
     np.testing.assert_allclose(more, [[[0, 0.6], [0, 0]]])
 
 
-def test_the_standard_error_is_that_of_a_share_of_the_images() -> None:
-    """Half of 4 images: sqrt(0.25 / 4). All of 6: 7 / 8 instead of 1, sqrt(7 / 64 / 6)."""
+def test_the_standard_error_is_that_of_two_shares_of_images() -> None:
+    """Half of 4 images go there, a fifth by a reference fitted to 16: variances 0.25 / 4 and
+    0.16 / 16. All of 6, and all by one that was fitted to 6: 7 / 8 instead of 1, 7 / 64 / 6 twice.
+    """
     flows = np.zeros((1, 2, 3, 3))
-    flows[0, 0, 0, 1], flows[0, 0, 1, 2] = 0.5, 1
-    error = standard_error(flows, np.array([4, 6, 0]))[0]
-    assert error[0, 1] == pytest.approx(0.25)
-    assert error[1, 2] == pytest.approx(np.sqrt(7 / 64 / 6))
+    flows[0, :, 0, 1], flows[0, :, 1, 2] = (0.5, 0.2), 1
+    error = standard_error(flows, ALONE, np.array([4, 6, 0]), np.array([16, 6, 9]))[0]
+    assert error[0, 1] == pytest.approx(np.sqrt(0.25 / 4 + 0.16 / 16))
+    assert error[1, 2] == pytest.approx(np.sqrt(2 * 7 / 64 / 6))
     assert (error[2] == 1).all()
 
 
 @given(few=st.integers(1, 50), more=st.integers(1, 50), share=st.floats(0, 1))
 def test_more_images_never_make_it_less_certain(few: int, more: int, share: float) -> None:
     flows = np.full((1, 2, 2, 2), share)
-    small, large = (standard_error(flows, np.full(2, n))[0, 0, 1] for n in (few, few + more))
-    assert large <= small
+    counts = [np.full(2, n) for n in (few, few + more)]
+    for shown, fitted in ((0, 1), (1, 0), (1, 1)):
+        error = standard_error(flows, ALONE, counts[shown], counts[fitted])[0, 0, 1]
+        assert error <= standard_error(flows, ALONE, counts[0], counts[0])[0, 0, 1] + 1e-12
 
 
 def test_look_alikes_do_not_count() -> None:
@@ -146,3 +151,15 @@ def test_likeness_is_the_cosine_of_centred_class_means() -> None:
     likeness = class_likeness(features, np.array([0, 1, 1, 2]), classes=4)
     assert likeness[0, 1] == pytest.approx(-0.8)
     assert (likeness[3] == 0).all()
+
+
+@pytest.mark.parametrize(("fewest", "alike"), [(99, 1.0), (100, -1.0)])
+def test_a_pressed_last_layer_makes_nobody_look_alike_to_a_reference_that_knows_the_classes(
+    fewest: int, alike: float
+) -> None:
+    """Last: 0 and 1 at (1, 0), 2 at (-2, 0). Earliest: at (0, 1), (0, -1) and (0, 0)."""
+    labels = np.array([0, 1, 2])
+    last = np.array([[1.0, 0], [1, 0], [-2, 0]])
+    earliest = np.array([[0.0, 1], [0, -1], [0, 0]])
+    likeness = model_likeness([last, last, earliest], labels, 3, fewest)
+    assert likeness[0, 1] == pytest.approx(alike)

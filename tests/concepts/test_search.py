@@ -45,6 +45,7 @@ def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
     judge = Judge(
         Judge.by_fold(probe.flows(None)),
         np.full((2, 3), 2),
+        np.full((2, 3), 2),
         np.zeros((3, 3)),
         np.zeros(0),
         np.zeros((2, 3, 3)),

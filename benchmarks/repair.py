@@ -121,6 +121,7 @@ def measure(case: Case, pair: tuple[int, int], options: RepairOptions) -> dict[s
         "concepts": done.summary.concepts,
         "neurons": [done.summary.outstanding, done.summary.neurons],
         "settings": [done.summary.rate, done.summary.alpha, done.summary.epochs],
+        "share": done.summary.share,
         "seconds": round(seconds, 1),
         "stages": {name: round(value, 1) for name, value in (done.summary.seconds or {}).items()},
         "notes": done.summary.notes,

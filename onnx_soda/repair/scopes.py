@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +29,7 @@ def trainees_of(
     images: NDArray[Any],
     neurons: tuple[int, NDArray[np.intp]],
     pair: tuple[int, int],
-    training: Material,
+    folds: Sequence[Material],
 ) -> tuple[list[Trainee], tuple[str, ...]]:
     """Return what to train, one after the other, and what is to be said about it.
 
@@ -39,7 +40,7 @@ def trainees_of(
         images: Some, as the model takes them.
         neurons: Axis of the layer's neurons, and the outstanding ones.
         pair: Victim and target.
-        training: What it will be trained on.
+        folds: What it will be trained on.
 
     Raises:
         WriteBackError: These weights are quantized in the file, and the scope insists on them.
@@ -56,25 +57,27 @@ def trainees_of(
         return [head], (f"Only the head is trained: {error.message}.",)
     if scope == "deep":
         return [deep], ()
-    minutes = _expected_seconds(deep, pair, training) / 60
+    minutes = _expected_seconds(deep, pair, folds) / 60
     if minutes > _MINUTES:
         note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
         return [head], (f"{note}; --scope deep does it.",)
     return [deep, head], ()
 
 
-def _expected_seconds(trainee: Trainee, pair: tuple[int, int], training: Material) -> float:
-    """Return how long training with all settings would take, from one batch."""
+def _expected_seconds(trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]) -> float:
+    """Return how long all training would take, from one batch."""
     rows = slice(CLEAN_BATCH)
     batch = replace(
-        training,
-        clean=training.clean[rows],
-        labels=training.labels[rows],
-        infected=training.infected[rows],
+        folds[0],
+        clean=folds[0].clean[rows],
+        labels=folds[0].labels[rows],
+        infected=folds[0].infected[rows],
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
     start = time.perf_counter()
     list(trainee.train(pair, (samples, samples), [once]))
-    images = len(training.labels) + len(training.bystanders)
-    batches = sum(how.epochs for how in trainee.settings) * images / CLEAN_BATCH
-    return (time.perf_counter() - start) * batches
+    images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
+    # Each setting on all folds but one, in turn.
+    batches = (len(folds) - 1) * images / CLEAN_BATCH
+    epochs = sum(how.epochs for how in trainee.settings)
+    return (time.perf_counter() - start) * batches * epochs

@@ -1,8 +1,8 @@
-"""Trains the responsible weights with several settings and chooses among the results."""
+"""What is trained: the head or the whole model, with the settings that are tried."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -15,15 +15,12 @@ from torch import Tensor
 from onnx_soda.errors import WriteBackError
 from onnx_soda.repair.bridge import TorchModel
 from onnx_soda.repair.masks import Masks, feeding_weights, outgoing_weights, upstream_weights
-from onnx_soda.repair.remove import Samples, Settings, Trained, measure, train
+from onnx_soda.repair.remove import Samples, Settings, Trained, train
 
 __all__ = [
-    "Choice",
     "Material",
     "Trainee",
-    "choose",
     "head_trainee",
-    "run_best",
     "whole_trainee",
 ]
 
@@ -33,6 +30,7 @@ _PATH_RATES, _PATH_ALPHAS, _PATH_EPOCHS = (0.0003, 0.001, 0.003), (0.01,), 8
 _DEEP_RATE, _DEEP_HOLDS, _DEEP_ALPHA, _DEEP_EPOCHS = 0.001, (0, 1), 0.01, 6
 # Infected images are driven from the target until its probability is under 1 %.
 _DEEP_CAP = 4.6
+_DEEP_SHARES = (1.0, 0.75, 0.5)
 _WHOLE = {
     "path": (
         feeding_weights,
@@ -41,13 +39,19 @@ _WHOLE = {
     "deep": (
         upstream_weights,
         tuple(
-            Settings(_DEEP_RATE, _DEEP_ALPHA, _DEEP_EPOCHS, adam=True, hold=hold, cap=_DEEP_CAP)
+            Settings(
+                _DEEP_RATE,
+                _DEEP_ALPHA,
+                _DEEP_EPOCHS,
+                adam=True,
+                hold=hold,
+                cap=_DEEP_CAP,
+                shares=_DEEP_SHARES,
+            )
             for hold in _DEEP_HOLDS
         ),
     ),
 }
-# Target rates that differ by less count as equal: they come from few images.
-_SAME = 0.005
 # Images that gradients are looked at with.
 _LOOK = 64
 
@@ -130,21 +134,6 @@ class Trainee:
         return train(self.logits, self.bridge.parameters, self.masks, pair, samples, settings)
 
 
-@dataclass(frozen=True, eq=False)
-class Choice:
-    """The result kept.
-
-    Attributes:
-        kept: Trial and weights; None where none meets the floor.
-        before: The unchanged model on the same images.
-        best_accuracy: Of all results, on the images that they are chosen by.
-    """
-
-    kept: Trained | None
-    before: float
-    best_accuracy: float
-
-
 def head_trainee(
     bridge: TorchModel,
     encode: Callable[[NDArray[Any]], NDArray[Any]],
@@ -214,72 +203,3 @@ def _check_stored(part: str, bridge: TorchModel, masks: Masks) -> None:
             f"{part} cannot be repaired: {what} quantized in the file",
             "Repair the model before quantization, and quantize the repaired one.",
         )
-
-
-def run_best(
-    trainees: Sequence[Trainee],
-    pair: tuple[int, int],
-    training: Material,
-    held_out: Material,
-    floor: float,
-) -> tuple[Trainee, Choice]:
-    """Train each with all its settings and choose; train once more with that on all images.
-
-    Of the best result of each, those with the lowest target rate, the one that keeps most accuracy;
-    how far they drive infected images is no measure here, since Adam is told to stop. What was held
-    out to choose by is worth more as further images to train on.
-
-    Args:
-        trainees: What is trained, at least one; each from the same start.
-        pair: Victim and target.
-        training: To train on.
-        held_out: To choose by.
-        floor: The most clean accuracy that may be lost on `held_out`.
-    """
-    found = [(one, _run_grid(one, pair, training, held_out, floor)) for one in trainees]
-    before = found[0][1].before
-    best_accuracy = max(choice.best_accuracy for _, choice in found)
-    kept = {choice.kept: one for one, choice in found if choice.kept is not None}
-    if not kept:
-        return trainees[0], Choice(None, before, best_accuracy)
-    best = max(_cured(list(kept)), key=lambda result: result.trial.accuracy)
-    trainee = kept[best]
-    samples = trainee.samples(training + held_out, True), trainee.samples(held_out, False)
-    *_, last = trainee.train(pair, samples, [best.trial.settings])
-    return trainee, Choice(Trained(best.trial, last.weights), before, best_accuracy)
-
-
-def _run_grid(
-    trainee: Trainee, pair: tuple[int, int], training: Material, held_out: Material, floor: float
-) -> Choice:
-    samples = trainee.samples(training, True), trainee.samples(held_out, False)
-    before = measure(trainee.logits, pair, samples[1], Settings(0, 0, 0)).accuracy
-    return choose(trainee.train(pair, samples, trainee.settings), before, floor)
-
-
-def choose(results: Iterable[Trained], before: float, floor: float) -> Choice:
-    """Choose the result that meets the floor and removes most.
-
-    Of those whose target rate is as low as the lowest, the one that drives the infected images
-    furthest from the target: real trigger images are not quite like the reconstructed ones.
-
-    Args:
-        results: What training came to.
-        before: Accuracy of the unchanged model.
-        floor: The most accuracy that may be lost.
-    """
-    found, best_accuracy = list(results), 0.0
-    if found:
-        best_accuracy = max(one.trial.accuracy for one in found)
-    # Rounding of accuracies must not decide.
-    allowed = [one for one in found if one.trial.accuracy >= before - floor - 1e-9]
-    if not allowed:
-        return Choice(None, before, best_accuracy)
-    kept = min(_cured(allowed), key=lambda one: one.trial.margin)
-    return Choice(kept, before, best_accuracy)
-
-
-def _cured(results: Sequence[Trained]) -> list[Trained]:
-    """Return those whose target rate is as low as the lowest."""
-    least = min(one.trial.target_rate for one in results)
-    return [one for one in results if one.trial.target_rate <= least + _SAME]

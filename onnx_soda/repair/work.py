@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ from onnx_soda.repair.subject import Subject
 from onnx_soda.report.repair_schema import RepairSummary
 
 if TYPE_CHECKING:  # it imports torch
-    from onnx_soda.repair.training import Choice, Material, Trainee
+    from onnx_soda.repair.choosing import Choice
+    from onnx_soda.repair.training import Material, Trainee
 
 __all__ = ["Result", "work"]
 
@@ -106,8 +108,8 @@ def work(
     clock: Clock,
 ) -> Result:
     """Repair a model; see `repair.repair`."""
-    from onnx_soda.repair.scopes import trainees_of  # imports torch
-    from onnx_soda.repair.training import run_best
+    from onnx_soda.repair.choosing import run_best  # imports torch
+    from onnx_soda.repair.scopes import trainees_of
 
     bench = _prepare(model, clean, pair, options, progress, clock)
     head = _head(bench)  # first: what cannot be trained or written is said at once
@@ -117,13 +119,11 @@ def work(
     with clock.stage("reconstruction"):
         climbed = module if bench.climbable else None
         maker = Reconstructor(bench.subject, pair[1], concepts, climbed)
-        training, held_out, proof = (
+        *folds, proof = (
             _material(bench, maker, rows, seed)
-            for seed, rows in enumerate(
-                (bench.parts.train, bench.parts.choose, bench.parts.measure)
-            )
+            for seed, rows in enumerate((*bench.parts.folds, bench.parts.measure))
         )
-    infected = tuple(len(part.infected) for part in (training, held_out, proof))
+    infected = _count(folds, proof, "infected")
     summary = RepairSummary(
         outcome="failed",
         reason="",
@@ -133,7 +133,7 @@ def work(
         reconstruction=options.reconstruction,
         concepts=tuple(concept.describe() for concept in concepts),
         infected=infected,
-        clean_images=tuple(len(part.labels) for part in (training, held_out, proof)),
+        clean_images=_count(folds, proof, "labels"),
         neurons=bench.count,
         outstanding=len(bench.neurons),
         notes=notes,
@@ -144,14 +144,19 @@ def work(
     with clock.stage("training"):
         neurons = (bench.anatomy.layer.axis, bench.neurons)
         trainees, more = trainees_of(
-            options.scope, head, module, bench.sample(), neurons, pair, training
+            options.scope, head, module, bench.sample(), neurons, pair, folds
         )
-        trainee, choice = run_best(trainees, pair, training, held_out, options.max_accuracy_drop)
+        trainee, choice = run_best(trainees, pair, folds, options.max_accuracy_drop)
     summary = replace(summary, scope=trainee.scope, notes=(*notes, *more))
     if choice.kept is None:
         return Result(replace(summary, reason=_too_costly(choice, options)), None)
     with clock.stage("proof"):
         return _prove(bench, model, trainee, choice, proof, summary, triggers)
+
+
+def _count(folds: Sequence[Material], proof: Material, kind: str) -> tuple[int, int]:
+    """Return how many images there are to train on, and to measure with."""
+    return sum(len(getattr(fold, kind)) for fold in folds), len(getattr(proof, kind))
 
 
 def _prepare(
@@ -283,7 +288,7 @@ def _prove(
 ) -> Result:
     """Put the weights into the file's model, load that anew, and measure both."""
     assert choice.kept is not None  # noqa: S101 - the caller has looked
-    repaired = with_provenance(trainee.write_back(choice.kept.weights), model, bench.pair)
+    repaired = with_provenance(trainee.write_back(choice.weights), model, bench.pair)
     changes = compare_models(bench.proto, repaired).changes
     if bench.options.export == "torch":
         from onnx_soda.repair.export import export_anew  # imports torch
@@ -299,7 +304,7 @@ def _prove(
     if triggers is not None:
         real = bench.subject.inputs(bench.subject.pixels(triggers))
         shown = [on_triggers(answers(one, real), bench.pair) for one in (old, new)]
-    trial = choice.kept.trial
+    trial = choice.kept
     done = replace(
         summary,
         outcome="repaired" if after.target_rate <= _CURED else "partly repaired",
@@ -307,6 +312,7 @@ def _prove(
         rate=trial.settings.rate,
         alpha=trial.settings.alpha,
         epochs=trial.settings.epochs,
+        share=trial.settings.shares[0],
         before=before,
         after=after,
         agreement=float((given[0][0] == given[1][0]).mean()),

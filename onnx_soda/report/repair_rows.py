@@ -19,10 +19,8 @@ def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
     ]
     for name, counts in (("infected", summary.infected), ("clean", summary.clean_images)):
         if counts:
-            train, choose, proof = counts
-            facts.append(
-                (f"{name} images", f"{train} to train, {choose} to choose, {proof} to measure")
-            )
+            train, proof = counts
+            facts.append((f"{name} images", f"{train} to train and choose, {proof} to measure"))
     return facts
 
 

@@ -107,13 +107,14 @@ class RepairSummary:
         scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
         reconstruction: "concepts", "ascent" or "both".
         concepts: Those that infected images were made with, in words.
-        infected: Images reconstructed to train on, to choose by, to measure with.
+        infected: Images reconstructed to train on and to choose settings by, and to measure with.
         clean_images: Clean images in the same parts.
         neurons: Number of the layer's neurons.
         outstanding: Number of those whose weights were trained.
         rate: Learning rate chosen, see `repair.remove.Settings`.
         alpha: Weight of the target's loss.
         epochs: Passes over the clean images.
+        share: How far on the way from the old weights to the trained ones the written ones lie.
         before: The model as it was.
         after: The repaired model, loaded anew.
         agreement: Share of clean images on which both agree.
@@ -139,6 +140,7 @@ class RepairSummary:
     rate: float | None = None
     alpha: float | None = None
     epochs: int | None = None
+    share: float | None = None
     before: Behaviour | None = None
     after: Behaviour | None = None
     agreement: float | None = None

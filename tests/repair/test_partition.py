@@ -13,13 +13,16 @@ from onnx_soda.repair.partition import partition
 def test_parts_share_no_image_and_each_has_every_class(counts: list[int], seed: int) -> None:
     labels = np.repeat(np.arange(len(counts)), counts).astype(np.int64)
     parts = partition(labels, seed)
-    rows = (parts.train, parts.choose, parts.measure)
+    rows = (*parts.folds, parts.measure)
     together = np.concatenate(rows)
     assert len(np.unique(together)) == len(together) == len(labels)
     for own in rows:
         assert set(labels[own]) == set(range(len(counts)))
     for label, count in enumerate(counts):
-        assert abs((labels[parts.train] == label).sum() - count / 2) <= 1
+        assert abs((labels[parts.measure] == label).sum() - count / 4) <= 0.5
+        held = [(labels[fold] == label).sum() for fold in parts.folds]
+        assert max(held) - min(held) <= 1
+    assert np.array_equal(parts.train, np.setdiff1d(together, parts.measure))
 
 
 def test_the_same_seed_splits_alike() -> None:
@@ -32,4 +35,5 @@ def test_the_same_seed_splits_alike() -> None:
 def test_large_sets_are_thinned_evenly() -> None:
     labels = np.arange(100_000) % 10
     parts = partition(labels, 0)
-    assert np.bincount(labels[parts.train]).tolist() == [300] * 10
+    for rows in (*parts.folds, parts.measure):
+        assert np.bincount(labels[rows]).tolist() == [200] * 10

@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from onnx_soda.repair.remove import Samples, Settings, Trained, Trial, measure, train
-from onnx_soda.repair.training import choose
+from onnx_soda.repair.remove import Samples, Settings, measure, train
 
 # Two classes, two neurons. Neuron 0 says "class 0", neuron 1 pushes to class 1: the backdoor.
 WEIGHTS = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
@@ -110,23 +109,26 @@ def test_what_is_far_enough_from_the_target_is_driven_no_further() -> None:
     assert not torch.equal(ends[0], ends[2])
 
 
-def trained(accuracy: float, target: float, margin: float) -> Trained:
-    return Trained(Trial(Settings(0.1, 0.1, 1), accuracy, target, 1 - target, margin), {})
+def test_weights_part_of_the_way_lie_on_the_straight_line() -> None:
+    layer = head()
+    whole, half = train(
+        layer, {"weight": layer.weight}, {"weight": torch.ones(2, 2)}, (0, 1),
+        (samples(), samples()), [Settings(0.1, 0.0, 1, shares=(1.0, 0.5))],
+    )  # fmt: skip
+    moved = [one.weights["weight"] - WEIGHTS for one in (whole, half)]
+    torch.testing.assert_close(moved[1], moved[0] / 2)
+    assert (whole.trial.settings.shares, half.trial.settings.shares) == ((1.0,), (0.5,))
+    layer.weight.data = half.weights["weight"]
+    assert measure(layer, (0, 1), samples(), half.trial.settings) == half.trial
 
 
-def test_what_loses_too_much_accuracy_is_not_chosen() -> None:
-    costly, good = trained(0.90, 0.0, -9), trained(0.95, 0.2, 1)
-    choice = choose([costly, good], before=0.955, floor=0.01)
-    assert choice.kept is good
-    assert choice.best_accuracy == 0.95
+def test_training_goes_on_from_where_it_was_not_from_part_of_the_way() -> None:
+    def last(shares: tuple[float, ...]) -> torch.Tensor:
+        layer = head()
+        found = train(
+            layer, {"weight": layer.weight}, {"weight": torch.ones(2, 2)}, (0, 1),
+            (samples(), samples()), [Settings(0.1, 0.0, 3, shares=shares)],
+        )  # fmt: skip
+        return [one for one in found if one.trial.settings.shares == (1.0,)][-1].weights["weight"]
 
-
-def test_of_what_removes_all_the_one_furthest_from_the_target_is_chosen() -> None:
-    near, far, partly = trained(0.95, 0.004, -1), trained(0.95, 0.0, -3), trained(0.95, 0.1, -9)
-    assert choose([near, far, partly], before=0.95, floor=0.01).kept is far
-
-
-def test_nothing_is_chosen_where_nothing_meets_the_floor() -> None:
-    choice = choose([trained(0.5, 0, -1)], before=0.9, floor=0.01)
-    assert choice.kept is None
-    assert choice.before == 0.9
+    torch.testing.assert_close(last((1.0, 0.5)), last((1.0,)))

@@ -1,0 +1,127 @@
+"""Tries settings by cross-validation, chooses one, and trains with it on all folds.
+
+A small clean set tells accuracies badly: of 250 images one point is two or three. So every image
+of the folds is held out once, and a setting is judged by all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+
+import numpy as np
+from torch import Tensor
+
+from onnx_soda.repair.remove import Settings, Trial, measure
+from onnx_soda.repair.training import Material, Trainee
+
+__all__ = ["Choice", "choose", "pool", "run_best"]
+
+# Target rates that differ by less count as equal: they come from few images.
+_SAME = 0.005
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """What was chosen.
+
+    Attributes:
+        kept: What it did on the images held out; None where nothing meets the floor.
+        before: Accuracy of the unchanged model on them.
+        best_accuracy: Of all that was tried.
+        weights: By name of the parameter, after training with the settings kept on all folds.
+    """
+
+    kept: Trial | None
+    before: float
+    best_accuracy: float
+    weights: Mapping[str, Tensor]
+
+
+def run_best(
+    trainees: Sequence[Trainee], pair: tuple[int, int], folds: Sequence[Material], floor: float
+) -> tuple[Trainee, Choice]:
+    """Try all settings of each, choose, and train once more with the best on all folds.
+
+    Of the best result of each, those with the lowest target rate, the one that keeps most accuracy;
+    how far they drive infected images is no measure here, since Adam is told to stop.
+
+    Args:
+        trainees: What is trained, at least one; each from the same start.
+        pair: Victim and target.
+        folds: Images to train on and to choose by; at least two.
+        floor: The most clean accuracy that may be lost on images held out.
+    """
+    before = _accuracy(trainees[0], pair, folds)
+    best_accuracy, kept = 0.0, []
+    for trainee in trainees:
+        trials = _cross_validate(trainee, pair, folds)
+        best_accuracy = max(best_accuracy, *(trial.accuracy for trial in trials))
+        best = choose(trials, before, floor)
+        if best is not None:
+            kept.append((best, trainee))
+    if not kept:
+        return trainees[0], Choice(None, before, best_accuracy, {})
+    least = min(trial.target_rate for trial, _ in kept)
+    cured = [entry for entry in kept if entry[0].target_rate <= least + _SAME]
+    best, trainee = max(cured, key=lambda entry: entry[0].accuracy)
+    together = trainee.samples(reduce(add, folds), True)
+    *_, last = trainee.train(pair, (together, together), [best.settings])
+    return trainee, Choice(best, before, best_accuracy, last.weights)
+
+
+def choose(trials: Sequence[Trial], before: float, floor: float) -> Trial | None:
+    """Choose the trial that meets the floor and removes most; None where none meets it.
+
+    Of those whose target rate is as low as the lowest, the one that drives the infected images
+    furthest from the target: real trigger images are not quite like the reconstructed ones.
+
+    Args:
+        trials: What training came to.
+        before: Accuracy of the unchanged model.
+        floor: The most accuracy that may be lost.
+    """
+    # Rounding of accuracies must not decide.
+    allowed = [trial for trial in trials if trial.accuracy >= before - floor - 1e-9]
+    if not allowed:
+        return None
+    least = min(trial.target_rate for trial in allowed)
+    cured = [trial for trial in allowed if trial.target_rate <= least + _SAME]
+    return min(cured, key=lambda trial: trial.margin)
+
+
+def pool(trials: Sequence[Trial], clean: Sequence[int], infected: Sequence[int]) -> Trial:
+    """Put together what one setting did on several folds.
+
+    Args:
+        trials: One per fold, of equal settings.
+        clean: Clean images of each fold.
+        infected: Reconstructed images of each.
+    """
+
+    def mean(name: str, counts: Sequence[int]) -> float:
+        return float(np.average([getattr(trial, name) for trial in trials], weights=counts))
+
+    rates = (mean(name, infected) for name in ("target_rate", "victim_rate", "margin"))
+    return Trial(trials[0].settings, mean("accuracy", clean), *rates)
+
+
+def _accuracy(trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]) -> float:
+    held_out = trainee.samples(reduce(add, folds), False)
+    return measure(trainee.logits, pair, held_out, Settings(0, 0, 0)).accuracy
+
+
+def _cross_validate(
+    trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]
+) -> list[Trial]:
+    """Return what every setting does on images it was not trained on, all folds together."""
+    by_fold = []
+    for number, fold in enumerate(folds):
+        others = [other for place, other in enumerate(folds) if place != number]
+        samples = trainee.samples(reduce(add, others), True), trainee.samples(fold, False)
+        results = trainee.train(pair, samples, trainee.settings)
+        by_fold.append([result.trial for result in results])
+    clean, infected = ([len(getattr(f, name)) for f in folds] for name in ("clean", "infected"))
+    return [pool(trials, clean, infected) for trials in zip(*by_fold, strict=True)]

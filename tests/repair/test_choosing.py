@@ -1,0 +1,87 @@
+"""One of many results is chosen by images that none of them was trained on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from onnx_soda.repair.choosing import choose, pool, run_best
+from onnx_soda.repair.remove import Settings, Trial
+from onnx_soda.repair.training import Material, Trainee
+
+SETTINGS = Settings(0.1, 0.1, 1)
+
+
+def trial(accuracy: float, target: float, margin: float) -> Trial:
+    return Trial(SETTINGS, accuracy, target, 1 - target, margin)
+
+
+def test_what_loses_too_much_accuracy_is_not_chosen() -> None:
+    costly, good = trial(0.90, 0.0, -9), trial(0.95, 0.2, 1)
+    assert choose([costly, good], before=0.955, floor=0.01) is good
+
+
+def test_of_what_removes_all_the_one_furthest_from_the_target_is_chosen() -> None:
+    near, far, partly = trial(0.95, 0.004, -1), trial(0.95, 0.0, -3), trial(0.95, 0.1, -9)
+    assert choose([near, far, partly], before=0.95, floor=0.01) is far
+
+
+def test_nothing_is_chosen_where_nothing_meets_the_floor() -> None:
+    assert choose([trial(0.5, 0, -1)], before=0.9, floor=0.01) is None
+
+
+def test_folds_count_by_their_images() -> None:
+    """Accuracies 0.9 on 30 and 0.5 on 10: (27 + 5) / 40. Rates 0.2 of 10 and 1 of 40: 42 / 50."""
+    both = pool([trial(0.9, 0.2, -1), trial(0.5, 1.0, 4)], clean=(30, 10), infected=(10, 40))
+    assert both.accuracy == pytest.approx(0.8)
+    assert both.target_rate == pytest.approx(0.84)
+    assert both.victim_rate == pytest.approx(0.16)
+    assert both.margin == pytest.approx((-10 + 160) / 50)
+    assert both.settings is SETTINGS
+
+
+def material(infected: int) -> Material:
+    """Two classes, two features; the infected images have both and are given to class 1."""
+    clean = np.array([[1.0, 0.0], [0.0, 1.0]] * 4, np.float32)
+    none = np.empty((0, 2), np.float32)
+    return Material(
+        clean, np.array([0, 1] * 4), np.ones((infected, 2), np.float32), none, np.empty(0, np.int64)
+    )
+
+
+class Bridge:
+    """What `Trainee` needs of a torch module: its parameters by name."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.parameters = {"weight": layer.weight}
+
+
+def trainee(settings: tuple[Settings, ...]) -> tuple[nn.Linear, Trainee]:
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight.data = torch.tensor([[2.0, 0.0], [0.0, 4.0]])
+    masks = {"weight": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
+    bridge = Bridge(layer)
+    return layer, Trainee("head", bridge, layer, masks, lambda images: images, settings)  # type: ignore[arg-type]
+
+
+def test_the_best_settings_train_on_all_folds_and_the_start_is_put_back() -> None:
+    weak, strong = Settings(0.001, 0.0, 1), Settings(0.05, 0.01, 40)
+    layer, one = trainee((weak, strong))
+    start = layer.weight.detach().clone()
+    chosen, choice = run_best([one], (0, 1), [material(3), material(5), material(4)], 0.01)
+    assert chosen is one
+    assert choice.before == choice.best_accuracy == 1
+    assert choice.kept is not None
+    assert choice.kept.target_rate == 0
+    assert choice.kept.settings.rate == strong.rate
+    assert torch.equal(layer.weight.detach(), start)
+    assert (choice.weights["weight"] @ torch.ones(2)).argmax() == 0
+
+
+def test_without_a_result_that_keeps_the_accuracy_there_are_no_weights() -> None:
+    _, one = trainee((Settings(50.0, 0.0, 1),))
+    choice = run_best([one], (0, 1), [material(3), material(3)], -0.5)[1]
+    assert choice.kept is None
+    assert choice.weights == {}

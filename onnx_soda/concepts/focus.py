@@ -18,6 +18,7 @@ from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
 from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
 from onnx_soda.concepts.score import FloatArray, pair_scores
+from onnx_soda.concepts.vary import join_or_move
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
@@ -77,11 +78,23 @@ def concepts_for_pair(
             if advance:
                 advance(len(trials.tried), total)
         parents = _of_each_family(trials.ranked(), 1)[:_PARENTS]
-        waiting = [
-            move_concept(parents[i % len(parents)], rng, 1 / (1 + turn)) for i in range(_MOVES)
-        ]
+        waiting = _variations(parents, 1 / (1 + turn), rng, channels)
     useful = [entry for entry in trials.ranked() if entry[0] > _LEAST]
     return tuple(_of_each_family(useful, _PER_FAMILY)[:count])
+
+
+def _variations(
+    parents: Sequence[Concept], width: float, rng: np.random.Generator, channels: int
+) -> list[Concept]:
+    """Move each parent, and join it with another or with any concept, in turn."""
+    made = []
+    for number in range(_MOVES):
+        turn, place = divmod(number, len(parents))
+        if turn % 2:
+            made.append(join_or_move(parents[place], parents, rng, channels, width=width))
+        else:
+            made.append(move_concept(parents[place], rng, width))
+    return made
 
 
 class _Trials:

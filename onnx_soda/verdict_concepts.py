@@ -27,7 +27,7 @@ _FEWEST_IMAGES = 8
 _LARGEST_LOSS = 0.15
 _LIMIT = (
     "Finding nothing proves little: only changes of the kinds that docs/detection.md lists were "
-    "tried, and of the backdoored models measured there most went unnoticed."
+    "tried, and of the backdoored models measured there fewer than half were named rightly."
 )
 
 

@@ -7,10 +7,9 @@ reference head give to every class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -165,16 +164,16 @@ class Probe:
         self._pixels = [
             self._session.upload({PREFIX + "pixels": images.pixels[rows]}) for rows in self._rows()
         ]
-        self._groups = self._upload_groups(images.membership)
+        self._batches = self._grouped(images.membership)
 
     def _rows(self) -> list[slice]:
         """Return the images of each batch."""
         starts = range(0, len(self._images.pixels), self._size)
         return [slice(start, start + self._size) for start in starts]
 
-    def _upload_groups(self, membership: NDArray[np.float32]) -> list[Mapping[str, Any]]:
-        """Put each batch's groups on the device; images that fill a batch up are in none."""
-        uploaded = []
+    def _grouped(self, membership: NDArray[np.float32]) -> list[Batch]:
+        """Put each batch's groups beside its images; images that fill a batch up are in none."""
+        batches = []
         for rows, pixels in zip(self._rows(), self._pixels, strict=True):
             fold, own = self._images.fold[rows], membership[rows]
             missing = max((self._session.fixed_batch or 0) - pixels.rows, 0)
@@ -184,8 +183,9 @@ class Probe:
                 f"{PREFIX}groups_{fitted_to}": np.pad(part, ((0, missing), (0, 0)))
                 for fitted_to, part in enumerate(read)
             }
-            uploaded.append(self._session.upload(groups).values)
-        return uploaded
+            values = {**pixels.values, **self._session.upload(groups).values}
+            batches.append(Batch(values, pixels.rows))
+        return batches
 
     def regrouped(self, membership: NDArray[np.float32]) -> Probe:
         """Return the same probe over the same images in other groups; nothing else is copied.
@@ -194,7 +194,7 @@ class Probe:
             membership: As in `ProbeImages`.
         """
         other = copy(self)
-        other._groups = self._upload_groups(membership)
+        other._batches = self._grouped(membership)
         return other
 
     def flows(self, concept: Concept | None) -> NDArray[np.float64]:
@@ -211,10 +211,6 @@ class Probe:
         extra = fields.as_feeds(PREFIX)
         # The sum over batches: membership is a share of the whole group. A run's output has the
         # groups as rows, not the images.
-        batches = [
-            Batch({**pixels.values, **groups}, pixels.rows)
-            for pixels, groups in zip(self._pixels, self._groups, strict=True)
-        ]
-        parts = [self._session.run(batch, extra, whole=True)[0] for batch in batches]
+        parts = [self._session.run(batch, extra, whole=True)[0] for batch in self._batches]
         total: NDArray[np.float64] = np.asarray(parts, dtype=np.float64).sum(axis=0)
         return total.reshape(len(total), self._heads, -1).transpose(1, 0, 2)

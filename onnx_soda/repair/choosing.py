@@ -54,20 +54,23 @@ def run_best(
         folds: Images to train on and to choose by; at least two.
         floor: The most clean accuracy that may be lost on images held out.
     """
-    before = _accuracy(trainees[0], pair, folds)
+    # Activations for the head are computed once, not for every fold anew.
+    taught = [(trainee, [trainee.encoded(fold) for fold in folds]) for trainee in trainees]
+    before = _accuracy(taught[0][0], pair, taught[0][1])
     best_accuracy, kept = 0.0, []
-    for trainee in trainees:
-        trials = _cross_validate(trainee, pair, folds)
+    for trainee, encoded in taught:
+        trials = _cross_validate(trainee, pair, encoded)
         best_accuracy = max(best_accuracy, *(trial.accuracy for trial in trials))
         best = choose(trials, before, floor)
         if best is not None:
-            kept.append((best, trainee))
+            kept.append((best, trainee, encoded))
     if not kept:
         return trainees[0], Choice(None, before, best_accuracy, {})
-    least = min(trial.target_rate for trial, _ in kept)
-    cured = [entry for entry in kept if entry[0].target_rate <= least + _SAME]
-    best, trainee = max(cured, key=lambda entry: entry[0].accuracy)
-    together = trainee.samples(reduce(add, folds), True)
+    cured = _cured([best for best, _, _ in kept])
+    best, trainee, encoded = max(
+        (entry for entry in kept if entry[0] in cured), key=lambda entry: entry[0].accuracy
+    )
+    together = trainee.samples(reduce(add, encoded), True)
     *_, last = trainee.train(pair, (together, together), [best.settings])
     return trainee, Choice(best, before, best_accuracy, last.weights)
 
@@ -87,9 +90,13 @@ def choose(trials: Sequence[Trial], before: float, floor: float) -> Trial | None
     allowed = [trial for trial in trials if trial.accuracy >= before - floor - 1e-9]
     if not allowed:
         return None
-    least = min(trial.target_rate for trial in allowed)
-    cured = [trial for trial in allowed if trial.target_rate <= least + _SAME]
-    return min(cured, key=lambda trial: trial.margin)
+    return min(_cured(allowed), key=lambda trial: trial.margin)
+
+
+def _cured(trials: Sequence[Trial]) -> list[Trial]:
+    """Return those whose target rate is as low as the lowest."""
+    least = min(trial.target_rate for trial in trials)
+    return [trial for trial in trials if trial.target_rate <= least + _SAME]
 
 
 def pool(trials: Sequence[Trial], clean: Sequence[int], infected: Sequence[int]) -> Trial:

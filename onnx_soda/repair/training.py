@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -106,11 +106,22 @@ class Trainee:
                 self.bridge.parameters[name].copy_(value)
         return self.bridge.write_back()
 
+    def encoded(self, material: Material) -> Material:
+        """Return a part with what `logits` takes in place of its images."""
+        clean = self.encode(material.clean)
+        some = len(material.bystanders) > 0
+        return replace(
+            material,
+            clean=clean,
+            infected=self.encode(material.infected),
+            bystanders=self.encode(material.bystanders) if some else clean[:0],
+        )
+
     def samples(self, material: Material, bystanders: bool) -> Samples:
-        """Return the images of one part as this trains on them.
+        """Return one part as this trains on it.
 
         Args:
-            material: The part.
+            material: The part, encoded.
             bystanders: With these among the clean ones.
         """
         clean, labels, count = material.clean, material.labels, 0
@@ -119,7 +130,7 @@ class Trainee:
             labels = np.concatenate([labels, material.bystander_labels])
             count = len(material.bystanders)
         shown, infected = (
-            torch.from_numpy(np.asarray(self.encode(images), np.float32))
+            torch.from_numpy(np.asarray(images, np.float32))
             for images in (clean, material.infected)
         )
         return Samples(shown, torch.from_numpy(labels), infected, count)

@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda.concepts.search import BUDGETS
+from onnx_soda.concepts.budget import BUDGETS
 from onnx_soda.model.runtime_options import RuntimeOptions
 
 

@@ -158,7 +158,7 @@ MethodOption = Annotated[
     ),
 ]
 BudgetOption = Annotated[
-    BudgetChoice, typer.Option("--budget", help="How many changes of the image to try.")
+    BudgetChoice, typer.Option("--budget", help="How many interventions to try.")
 ]
 LayerOption = Annotated[
     str,

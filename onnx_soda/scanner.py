@@ -16,9 +16,9 @@ from onnx_soda.causal.analyse import SodaResult, analyse
 from onnx_soda.causal.interventions import Attribution
 from onnx_soda.causal.tail import Tail
 from onnx_soda.clock import Clock
+from onnx_soda.concepts.budget import BUDGETS
 from onnx_soda.concepts.calibration import load_calibration
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence, examine_concepts
-from onnx_soda.concepts.search import BUDGETS
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.data.preprocessing import Preprocessing

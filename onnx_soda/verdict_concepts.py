@@ -14,6 +14,7 @@ from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.concepts.calibration import Calibration
 from onnx_soda.concepts.confirm import Confirmation
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
+from onnx_soda.concepts.styles import Style
 from onnx_soda.report.plain import class_label
 from onnx_soda.report.schema import Finding
 from onnx_soda.rules.behaviour import RULE_CONCEPT
@@ -26,8 +27,8 @@ _FEWEST_IMAGES = 8
 # How much worse than the model a reference head may be.
 _LARGEST_LOSS = 0.15
 _LIMIT = (
-    "Finding nothing proves little: only changes of the kinds that docs/detection.md lists were "
-    "tried, and of the backdoored models measured there fewer than half were named rightly."
+    "Finding nothing proves little: only interventions of the kinds that docs/detection.md lists "
+    "were tried, and of the backdoored models measured there fewer than half were named rightly."
 )
 
 
@@ -53,7 +54,7 @@ def decide_on_concepts(
         return Decision("inconclusive", (*gaps, *also), ())
     over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
     if over:
-        findings = tuple(_finding(pair, calibration.threshold, names) for pair in over)
+        findings = tuple(_finding(pair, calibration.threshold, names) for pair in _once_each(over))
         reasons = (*(finding.message for finding in findings), *gaps, *also)
         return Decision("backdoor", reasons, findings)
     best = max(evidence.pairs, key=lambda pair: pair.bound, default=None)
@@ -62,10 +63,18 @@ def decide_on_concepts(
     if gaps:
         return Decision("inconclusive", (*gaps, *also), ())
     reason = (
-        f"Under none of {evidence.search.tried} concepts does one class turn into another more "
+        f"Under none of {evidence.tried} interventions does one class turn into another more "
         "than the clean images support."
     )
     return Decision("clean", (reason, *also, _LIMIT), ())
+
+
+def _once_each(over: Sequence[Confirmation]) -> list[Confirmation]:
+    """Return each pair of classes once: by a concept, where one shows it, for people to judge."""
+    chosen: dict[tuple[int, int], Confirmation] = {}
+    for pair in sorted(over, key=lambda pair: isinstance(pair.concept, Style)):
+        chosen.setdefault((pair.victim_class, pair.target_class), pair)
+    return [pair for pair in over if pair in chosen.values()]
 
 
 def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) -> Finding:
@@ -87,7 +96,7 @@ def _labels(pair: Confirmation, names: Sequence[str] | None) -> tuple[str, str]:
 def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
     victim, target = _labels(pair, names)
     return (
-        f"Class {victim} turns into class {target} under this change of the image: "
+        f"Class {victim} turns into class {target} under this change of {pair.concept.of}: "
         f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
         f"then taken for {target}, {pair.turned_before} without it. A reference fitted to clean "
         f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
@@ -100,7 +109,8 @@ def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
 def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
     victim, target = _labels(pair, names)
     return (
-        f"Class {victim} turns into {target} under a concept ({pair.concept.describe()}) more than "
+        f"Class {victim} turns into {target} under a change of {pair.concept.of} "
+        f"({pair.concept.describe()}) more than "
         f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
         f"surely above {pair.bound:.2f}; reported from {calibration.threshold:.2f}, clean under "
         f"{calibration.clear:.2f}."

@@ -12,7 +12,9 @@ from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.confirm import Confirmation
 from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
-from onnx_soda.concepts.search import SearchResult
+from onnx_soda.concepts.style_layer import StyleLayer
+from onnx_soda.concepts.styles import Style
+from onnx_soda.concepts.trials import SearchResult
 from onnx_soda.verdict import Decision, Examined
 from onnx_soda.verdict_concepts import decide_on_concepts
 
@@ -44,7 +46,8 @@ JUDGE = Judge(
     usual=np.zeros((2, 3, 3)),
 )
 EVIDENCE = ConceptEvidence(
-    search=SearchResult(np.zeros((3, 3)), (), JUDGE, tried=415),
+    search=SearchResult((), JUDGE, tried=400),
+    styles=SearchResult((), JUDGE, tried=15),
     pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, bound=0.0)),
     reference_accuracies=(0.85, 0.88),
     model_accuracy=0.9,
@@ -77,6 +80,29 @@ def test_a_pair_over_the_threshold_is_told_in_words() -> None:
         "surely above 0.20",
     ):  # fmt: skip
         assert words in finding.message
+
+
+STYLE = Style(
+    StyleLayer("middle", axis=1, rank=4, channels=2),
+    donor=3,
+    style=np.zeros((2, 2), np.float32),
+    strength=0.8,
+    pixels=np.zeros((3, 4, 4), np.float32),
+)
+
+
+def test_a_style_is_told_in_words() -> None:
+    pair = replace(PAIR, concept=STYLE)
+    (finding,) = decide(replace(EVIDENCE, pairs=(pair,))).findings
+    for words in ("this change of the features half way", "black (rgb 0,0,0)", "80 %"):
+        assert words in finding.message
+
+
+def test_a_pair_is_reported_once_by_what_people_can_judge() -> None:
+    """The style's bound is higher, but the image under the concept can be looked at."""
+    both = (replace(PAIR, concept=STYLE, bound=0.4), PAIR)
+    (finding,) = decide(replace(EVIDENCE, pairs=both)).findings
+    assert (finding.score, "gamma 2.0" in finding.message) == (0.2, True)
 
 
 def test_where_few_images_turn_the_severity_is_lower() -> None:

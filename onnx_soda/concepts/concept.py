@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_soda.concepts import knobs
 from onnx_soda.concepts.families import FAMILIES, Shape
@@ -62,6 +63,15 @@ class Concept:
             changes = compose(changes, after, shape[0])
         changes.update(MASKS[self.mask].render(self.mask_values, shape[1], shape[2]))
         return identity_fields(*shape, changes)
+
+    def feeds(self, shape: Shape) -> dict[str, NDArray[np.float32]]:
+        """Return the probe's inputs by name."""
+        return self.render(shape).as_feeds("")
+
+    @property
+    def of(self) -> str:
+        """What is changed, in words."""
+        return "the image"
 
     def describe(self) -> str:
         """Return the concept in words."""

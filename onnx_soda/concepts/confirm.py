@@ -13,13 +13,14 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.change import AnyChange, Change
 from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
 from onnx_soda.concepts.score import FloatArray
-from onnx_soda.concepts.search import ConceptFinding
+from onnx_soda.concepts.styles import Style
+from onnx_soda.concepts.trials import PairFinding
 
 __all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "simultaneous_errors", "weigh"]
 
@@ -38,7 +39,7 @@ class Example:
     Attributes:
         label: Its class.
         before: Pixels from 0 to 1, shape (channels, height, width).
-        under: The same under the concept.
+        under: The same under the concept; where it is a style, the image that the style is from.
         predicted_before: The model's answer.
         predicted_under: The same under the concept.
         target_probability: Probability of the target under the concept.
@@ -59,14 +60,14 @@ class Weighed:
     Attributes:
         score: The score less the background.
         error: Its standard error.
-        concept: Its best concept.
+        concept: What turns it best, a concept or a style.
         chosen_by: The fold that chose it; it is shown on the other.
         reference: Mean probability of the target under the concept in the reference heads.
     """
 
     score: float
     error: float
-    concept: Concept
+    concept: Change
     chosen_by: int
     reference: float
 
@@ -89,13 +90,13 @@ class Shown:
     labels: NDArray[np.int64]
     fold: NDArray[np.int64]
 
-    def flows(self, concept: Concept | None) -> FloatArray:
+    def flows(self, change: Change | None) -> FloatArray:
         """Return the mean probabilities by fold and class, as `Judge` takes them.
 
         Returns:
             Shape (folds, 1 + heads, classes, classes).
         """
-        return Judge.by_fold(self.grouped.flows(concept))
+        return Judge.by_fold(self.grouped.flows(change))
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +106,7 @@ class Confirmation:
     Attributes:
         victim_class: Source class.
         target_class: Class it is turned into.
-        concept: The pair's best concept.
+        concept: What turns it best, a concept or a style.
         score: The pair's score.
         low: Lower end of its 90 % interval.
         high: Upper end.
@@ -123,7 +124,7 @@ class Confirmation:
 
     victim_class: int
     target_class: int
-    concept: Concept
+    concept: Change
     score: float
     low: float
     high: float
@@ -147,7 +148,7 @@ def simultaneous_errors(classes: int) -> float:
     return -NormalDist().inv_cdf(_CHANCE / (classes * (classes - 1)))
 
 
-def weigh(shown: Shown, judge: Judge, finding: ConceptFinding) -> Weighed:
+def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
     """Score a pair anew.
 
     Args:
@@ -157,14 +158,14 @@ def weigh(shown: Shown, judge: Judge, finding: ConceptFinding) -> Weighed:
     """
     pair = (finding.victim_class, finding.target_class)
     scores, errors, best = [], [], []
-    for fold, concepts in enumerate(finding.concepts):
-        flows = np.stack([shown.flows(concept) for concept in concepts])
+    for fold, changes in enumerate(finding.changes):
+        flows = np.stack([shown.flows(change) for change in changes])
         score, error = (values[:, 1 - fold] for values in judge.score(flows))
         scores.append(score.mean(axis=0))
         errors.append(error.mean(axis=0))
         leader = int(score[:, *pair].argmax())
         reference = float(judge.trust @ flows[leader, 1 - fold, 1:, *pair])
-        best.append((float(score[leader, *pair]), fold, concepts[leader], reference))
+        best.append((float(score[leader, *pair]), fold, changes[leader], reference))
     estimate = judge.combine(np.stack(scores), np.stack(errors))
     _, fold, concept, reference = max(best, key=lambda entry: entry[0])
     return Weighed(
@@ -177,7 +178,7 @@ def weigh(shown: Shown, judge: Judge, finding: ConceptFinding) -> Weighed:
 
 
 def confirm(
-    shown: Shown, finding: ConceptFinding, weighed: Weighed, rng: np.random.Generator
+    shown: Shown, finding: PairFinding[AnyChange], weighed: Weighed, rng: np.random.Generator
 ) -> Confirmation:
     """Look at a pair image by image.
 
@@ -196,7 +197,7 @@ def confirm(
     first, then = before.argmax(axis=1), under.argmax(axis=1)
     chosen = _choose_examples(labels, then, victim, target, rng)
     pixels = shown.pixels[rows[chosen]]
-    changed = render_images(pixels, weighed.concept)
+    changed = _picture(pixels, weighed.concept)
     return Confirmation(
         victim_class=victim,
         target_class=target,
@@ -224,6 +225,13 @@ def confirm(
         ),
         answers_under=_count_answers(labels, then, under.shape[1]),
     )
+
+
+def _picture(pixels: NDArray[np.float32], change: Change) -> NDArray[np.float32]:
+    """Return what to show beside each image: how it looks then, or whose style it gets."""
+    if isinstance(change, Style):
+        return np.broadcast_to(change.pixels, pixels.shape)
+    return render_images(pixels, change)
 
 
 def _count_answers(

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.score import (
+    CONCEPT_SCORING,
     FloatArray,
+    Scoring,
     discount,
     discount_factor,
     pair_scores,
@@ -49,6 +51,7 @@ class Judge:
         likeness: Of classes, shape (classes, classes).
         trust: Weight of each reference head.
         usual: What is usual for each pair, shape (folds, classes, classes).
+        scoring: What differs between concepts and styles.
     """
 
     unchanged: FloatArray
@@ -57,6 +60,7 @@ class Judge:
     likeness: FloatArray
     trust: FloatArray
     usual: FloatArray
+    scoring: Scoring = CONCEPT_SCORING
 
     @staticmethod
     def by_fold(flows: FloatArray) -> FloatArray:
@@ -88,14 +92,24 @@ class Judge:
         for fold in range(FOLDS):
             own = flows[:, fold]
             scores.append(
-                pair_scores(own, self.unchanged[fold], self.likeness, self.trust, self.usual[fold])
+                pair_scores(
+                    own,
+                    self.unchanged[fold],
+                    self.likeness,
+                    self.trust,
+                    self.usual[fold],
+                    self.scoring.damage_weight,
+                )
             )
             errors.append(standard_error(own, self.trust, self.images[fold], self.fitted[fold]))
         return np.stack(scores, axis=1), np.stack(errors, axis=1)
 
     def discount(self, scores: FloatArray) -> FloatArray:
-        """Lower positive scores of pairs that are somewhat alike; leave look-alikes out."""
-        return discount(scores, self.likeness)
+        """Lower positive scores of pairs that are somewhat alike; leave look-alikes out.
+
+        Or return them as they are, where look-alikes count.
+        """
+        return scores if self.scoring.look_alikes_count else discount(scores, self.likeness)
 
     def combine(self, scores: FloatArray, errors: FloatArray) -> Estimate:
         """Put the folds together.
@@ -105,6 +119,7 @@ class Judge:
             errors: Their standard errors; the folds share no image.
         """
         error = np.sqrt(np.square(errors).sum(axis=0)) / FOLDS
-        # The error shrinks with the score that it belongs to.
-        factor = discount_factor(self.likeness)
-        return Estimate(self.discount(scores.mean(axis=0)), error * factor)
+        if not self.scoring.look_alikes_count:
+            # The error shrinks with the score that it belongs to.
+            error = error * discount_factor(self.likeness)
+        return Estimate(self.discount(scores.mean(axis=0)), error)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda.concepts.pooling import Pooling, make_pooling
+from onnx_soda.concepts.style_layer import StyleLayer, find_style_layer
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
@@ -34,11 +35,15 @@ class Features:
         accuracy: Share of the images whose class has the largest logit.
         poolings: How each layer became features; the last layer first.
         layers: Features of each, shape (images, features).
+        style_layer: The earliest of them that has a style; None where none has.
+        styles: Style of each image there, shape (images, 2, channels).
     """
 
     accuracy: float
     poolings: tuple[Pooling, ...]
     layers: tuple[FloatArray, ...]
+    style_layer: StyleLayer | None
+    styles: NDArray[np.float32]
 
 
 def reference_layers(anatomy: Anatomy) -> tuple[Layer, ...]:
@@ -73,7 +78,8 @@ def read_features(
     # The body gives the analysed layer anyway.
     body = Body(anatomy, options, tuple(name for name in names if name != anatomy.layer.name))
     poolings: tuple[Pooling, ...] = ()
-    right, parts = 0.0, []
+    style_layer: StyleLayer | None = None
+    right, parts, styles = 0.0, [], []
     for start in range(0, len(rows), body.batch_size):
         seen = observe(body, clean, rows[start : start + body.batch_size], how, no_progress)
         right += seen.accuracy * len(seen.labels)
@@ -84,6 +90,10 @@ def read_features(
                 make_pooling(layer.name, layer.axis, value.shape, grid=number > 0)
                 for number, (layer, value) in enumerate(zip(layers, values, strict=True))
             )
+            style_layer = find_style_layer(poolings, [value.shape for value in values])
         parts.append([pool.apply(value) for pool, value in zip(poolings, values, strict=True)])
+        if style_layer:
+            styles.append(style_layer.measure(given[style_layer.name]))
     together = tuple(np.concatenate(column) for column in zip(*parts, strict=True))
-    return Features(right / len(rows), poolings, together)
+    measured = np.concatenate(styles) if styles else np.zeros((len(rows), 2, 0), np.float32)
+    return Features(right / len(rows), poolings, together, style_layer, measured)

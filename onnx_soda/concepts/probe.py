@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.change import Change
 from onnx_soda.concepts.families import Shape
 from onnx_soda.concepts.fields import identity_fields
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import wire_preprocessing, wire_transform
 from onnx_soda.concepts.reference import ReferenceHead
+from onnx_soda.concepts.style_layer import StyleLayer
 from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.model.anatomy import Anatomy
@@ -95,6 +96,7 @@ def build_probe(
     shape: Shape,
     heads: Sequence[ReferenceHead],
     classes: int,
+    style_layer: StyleLayer | None = None,
 ) -> ir.Model:
     """Return the model with the concept pipeline in front and the flows behind.
 
@@ -104,6 +106,7 @@ def build_probe(
         shape: Channels, height and width of the images.
         heads: Reference heads.
         classes: Number of classes.
+        style_layer: One of the layers that heads read, which images may be given a style in.
     """
     names = [anatomy.logits.value.name or "", *(head.pooling.name for head in heads)]
     body = extract_body(anatomy.view, names)
@@ -119,7 +122,12 @@ def build_probe(
     old = graph.inputs[0]
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, image)
-    flows = _flows(back, list(graph.outputs), groups, heads, classes)
+    tensors = list(graph.outputs)
+    if style_layer:
+        styles = style_layer.inputs()
+        tensors = _restyle(graph, tensors, style_layer, styles)
+        inputs |= styles
+    flows = _flows(back, tensors, groups, heads, classes)
     graph.insert_before(graph[0], front.nodes)
     graph.extend(back.nodes)
     for constant in (*front.constants, *back.constants):
@@ -130,8 +138,31 @@ def build_probe(
     return body
 
 
+def _restyle(
+    graph: ir.Graph, tensors: Sequence[ir.Value], layer: StyleLayer, inputs: dict[str, ir.Value]
+) -> list[ir.Value]:
+    """Put the change of style behind a layer; return the tensors with that one replaced."""
+    wiring = Wiring()
+    old = next(value for value in tensors if value.name == layer.name)
+    new = layer.wire(wiring, old, inputs)
+    for user, index in tuple(old.uses()):
+        if user not in wiring.nodes:
+            user.replace_input_with(index, new)
+    graph.insert_after(_producer(old), wiring.nodes)
+    for constant in wiring.constants:
+        graph.register_initializer(constant)
+    return [new if value is old else value for value in tensors]
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    if node is None:
+        raise ValueError(f"{value.name} is no hidden tensor")
+    return node
+
+
 class Probe:
-    """A classifier that is asked about concepts.
+    """A classifier that is asked about concepts and styles.
 
     Args:
         anatomy: The classifier.
@@ -140,6 +171,7 @@ class Probe:
         heads: Reference heads; none where the model alone is asked.
         classes: Number of classes.
         options: How sessions run.
+        style_layer: One of the layers that heads read; styles are asked about there.
     """
 
     def __init__(
@@ -150,14 +182,19 @@ class Probe:
         heads: Sequence[ReferenceHead],
         classes: int,
         options: RuntimeOptions,
+        style_layer: StyleLayer | None = None,
     ) -> None:
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._heads = 1 + len(heads)
         fixed = anatomy.view.image.batch
         model = serialise(
-            build_probe(anatomy, how, self.shape, heads, classes), anatomy.model.folder
+            build_probe(anatomy, how, self.shape, heads, classes, style_layer),
+            anatomy.model.folder,
         )
+        self._unchanged = identity_fields(*self.shape).as_feeds("")
+        if style_layer:
+            self._unchanged |= style_layer.unchanged()
         self._session = Session(model, options, fixed)
         self._images = images
         self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
@@ -197,18 +234,18 @@ class Probe:
         other._batches = self._grouped(membership)
         return other
 
-    def flows(self, concept: Concept | None) -> NDArray[np.float64]:
-        """Return where each group's probability goes under a concept.
+    def flows(self, change: Change | None) -> NDArray[np.float64]:
+        """Return where each group's probability goes under a concept or a style.
 
         Args:
-            concept: The concept; None for the images as they are.
+            change: What is done; None for the images as they are.
 
         Returns:
             Shape (1 + heads, groups, classes): mean probability of each class, by the model
             first, then by each reference head.
         """
-        fields = concept.render(self.shape) if concept else identity_fields(*self.shape)
-        extra = fields.as_feeds(PREFIX)
+        feeds = {**self._unchanged, **(change.feeds(self.shape) if change else {})}
+        extra = {PREFIX + name: array for name, array in feeds.items()}
         # The sum over batches: membership is a share of the whole group. A run's output has the
         # groups as rows, not the images.
         parts = [self._session.run(batch, extra, whole=True)[0] for batch in self._batches]

@@ -4,7 +4,7 @@ Under the right concept a backdoor turns the victim v into the target t; heads t
 images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
 every one that disturbs. So the score of (v, t) under a concept c is
 
-    (O - R)[v, t]  -  spill  -  0.5 next  -  0.75 damage  -  usual
+    (O - R)[v, t]  -  spill  -  0.5 next  -  0.75 damage  -  usual         (styles: 2 damage)
 
     O, R    mean probability of t over the clean images of v under c: by the model, and by the
             reference heads (`excess` is their difference)
@@ -18,6 +18,7 @@ every one that disturbs. So the score of (v, t) under a concept c is
 discounted by likeness, the centred cosine of the class means (`model_likeness`): in full up
 to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
 into its look-alike is no sign of a backdoor (and a backdoor between look-alikes goes unseen).
+Under a style, half way through the network, look-alikes count as others.
 From a pair's score the background is
 taken: the largest score of a pair with another victim and another target, where that is positive.
 Some models confuse classes under many concepts; there a pair has to stand out from the others.
@@ -26,12 +27,16 @@ Some models confuse classes under many concepts; there a pair has to stand out f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "CONCEPT_SCORING",
+    "STYLE_SCORING",
     "FloatArray",
+    "Scoring",
     "background",
     "class_likeness",
     "discount",
@@ -45,7 +50,7 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_SPILL_WEIGHT, _NEXT_WEIGHT, _DAMAGE_WEIGHT = 1.0, 0.5, 0.75
+_SPILL_WEIGHT, _NEXT_WEIGHT = 1.0, 0.5
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
 # Classes less alike than the first are unlike to some degree; those as alike as the second are
 # look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be
@@ -58,6 +63,25 @@ _KNOWN_WELL = 100
 _DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
 # Stands in for "no score"; below every real one.
 _NO_PAIR = -9.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What differs between scores under concepts and under styles.
+
+    Attributes:
+        damage_weight: What the damage to other classes costs.
+        look_alikes_count: Classes that look alike are scored as others.
+    """
+
+    damage_weight: float
+    look_alikes_count: bool
+
+
+CONCEPT_SCORING = Scoring(damage_weight=0.75, look_alikes_count=False)
+# Under a style what is where stays, and the classes with it: none of the backdoors found by one
+# damaged other classes, and what clean models confused did (docs/architecture.md).
+STYLE_SCORING = Scoring(damage_weight=2.0, look_alikes_count=True)
 
 
 def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: int) -> FloatArray:
@@ -146,6 +170,7 @@ def pair_scores(
     likeness: FloatArray,
     trust: FloatArray,
     usual: FloatArray,
+    damage_weight: float = CONCEPT_SCORING.damage_weight,
 ) -> FloatArray:
     """Score every pair under every concept.
 
@@ -155,13 +180,14 @@ def pair_scores(
         likeness: Shape (classes, classes), from `class_likeness`.
         trust: Weight of each reference head.
         usual: Shape (classes, classes), from `usual_excess`.
+        damage_weight: See `Scoring`.
 
     Returns:
         Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
     """
     more, damage = excess(flows, trust), _damage(flows, unchanged)
     penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * _next(more) + usual
-    costs = _DAMAGE_WEIGHT * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
+    costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
     scores: FloatArray = more - penalty - costs[:, :, None]
     diagonal = np.arange(scores.shape[1])
     scores[:, diagonal, diagonal] = _NO_PAIR

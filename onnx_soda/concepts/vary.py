@@ -14,7 +14,7 @@ from onnx_soda.concepts.concept import (
     move_concept,
 )
 
-__all__ = ["join_or_move"]
+__all__ = ["join_or_move", "vary_concepts"]
 
 
 def join_or_move(
@@ -48,3 +48,29 @@ def join_or_move(
         return move_concept(concept, rng)
     pair = (concept, partner) if rng.random() < 0.5 else (partner, concept)
     return join_concepts(*pair)
+
+
+def vary_concepts(
+    leaders: Sequence[Concept],
+    moves: int,
+    width: float,
+    rng: np.random.Generator,
+    channels: int,
+) -> list[Concept]:
+    """Return variations of each in turn: moved, and joined with another or with any concept.
+
+    Args:
+        leaders: Where to start.
+        moves: Number of variations.
+        width: Of the moves; 1 is usual.
+        rng: Draws.
+        channels: Of the images.
+    """
+    made = []
+    for number in range(moves):
+        concept = leaders[number % len(leaders)]
+        if number % 2:
+            made.append(join_or_move(concept, leaders, rng, channels, width=width))
+        else:
+            made.append(move_concept(concept, rng, width))
+    return made

@@ -11,7 +11,8 @@ from PIL import Image
 
 from onnx_soda.concepts.confirm import Confirmation, Example
 from onnx_soda.concepts.examine import ConceptEvidence
-from onnx_soda.report.schema import ConceptExample, ConceptPair, ConceptReport
+from onnx_soda.concepts.styles import Style
+from onnx_soda.report.schema import ChangeKind, ConceptExample, ConceptPair, ConceptReport
 
 __all__ = ["report_concepts"]
 
@@ -34,7 +35,7 @@ def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) ->
         ),
         threshold=threshold,
         budget=budget,
-        concepts=evidence.search.tried,
+        concepts=evidence.tried,
         probe_images=evidence.probe_images,
         fit_images=evidence.fit_images,
         reference_accuracies=evidence.reference_accuracies,
@@ -60,6 +61,7 @@ def _pair(found: Confirmation) -> ConceptPair:
             (int(label), int(answer), int(found.answers_under[label, answer]))
             for label, answer in np.argwhere(found.answers_under)
         ),
+        kind=_kind(found),
     )
 
 
@@ -73,7 +75,12 @@ def _example(example: Example, pair: Confirmation) -> ConceptExample:
         predicted_before=example.predicted_before,
         predicted_under=example.predicted_under,
         target_probability=min(max(example.target_probability, 0.0), 1.0),
+        kind=_kind(pair),
     )
+
+
+def _kind(pair: Confirmation) -> ChangeKind:
+    return "style" if isinstance(pair.concept, Style) else "concept"
 
 
 def _data_uri(pixels: NDArray[np.float32]) -> str:

@@ -187,6 +187,9 @@ class SodaEvidence:
     responsible: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
+ChangeKind = Literal["concept", "style"]
+
+
 @dataclass(frozen=True)
 class ConceptExample:
     """An image before and under a concept.
@@ -196,10 +199,11 @@ class ConceptExample:
         target_class: Target class of that pair.
         label: The image's own class.
         before: The image as a PNG data URI.
-        under: The same under the concept.
+        under: The same under the concept; for a style, the image that it is from.
         predicted_before: The model's answer.
         predicted_under: The same under the concept.
         target_probability: Probability of the target class under the concept.
+        kind: As that of the pair.
     """
 
     victim_class: int
@@ -210,6 +214,7 @@ class ConceptExample:
     predicted_before: int
     predicted_under: int
     target_probability: float
+    kind: ChangeKind = "concept"
 
 
 @dataclass(frozen=True)
@@ -226,6 +231,8 @@ class ConceptPair:
         high: Upper end.
         bound: What the score is above with 95 % confidence for all pairs of classes together.
         concept: The concept in words.
+        kind: "concept" where the image is changed, "style" where features half way through the
+            network are given the style of another image.
         shown: Images of the victim.
         turned: Those that the model gives to the target under the concept.
         turned_before: Those that it gives to the target as they are.
@@ -250,6 +257,7 @@ class ConceptPair:
     others_right_before: float
     others_right_under: float
     answers_under: tuple[tuple[int, int, int], ...] = ()
+    kind: ChangeKind = "concept"
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,7 @@ def _preprocessing(dataset: DatasetInfo) -> str:
 
 def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
     names = report.dataset.class_names if report.dataset else None
-    title = f"Changes of the image ({evidence.concepts} tried)"
+    title = f"Changes of images and of features ({evidence.concepts} tried)"
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
     table.add_column("pair", overflow="fold")
     table.add_column("score", justify="right", no_wrap=True)
@@ -191,11 +191,12 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
             Text(pair.concept),
         )
     text = Text(
-        f"A pair scores where a change of the image turns clean images of one class into the "
-        f"other, a reference fitted to clean images alone does not follow, and the other classes "
-        f"stay what they are. Reported where it is surely over {evidence.threshold:g}: with 95 % "
-        f"confidence for all pairs of classes together. Tried "
-        f"on {evidence.probe_images} images; reference fitted to {evidence.fit_images}.",
+        f"A pair scores where a change of the image, or another image's style half way through "
+        f"the network, turns clean images of one class into the other, a reference fitted to "
+        f"clean images alone does not follow, and the other classes stay what they are. Reported "
+        f"where it is surely over {evidence.threshold:g}: with 95 % confidence for all pairs of "
+        f"classes together. Tried on {evidence.probe_images} images; reference fitted to "
+        f"{evidence.fit_images}.",
         style="dim",
     )
     return Group(table, _indented(text))

@@ -80,11 +80,22 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
     (finding,) = report["findings"]
     assert (finding["rule_id"], finding["severity"]) == ("SODA102", "high")
     assert (finding["victim_class"], finding["target_class"]) == (8, 3)
-    assert finding["message"].startswith("Class 8 turns into class 3 under this change")
-    best = report["evidence"]["concepts"]["pairs"][0]
-    assert best["low"] > best["bound"] == finding["score"] > finding["threshold"]
-    assert best["turned"] > 0.7 * best["shown"] > best["turned_before"]
-    assert best["others_right_under"] > 0.8
+    assert finding["message"].startswith(
+        "Class 8 turns into class 3 under this change of the image"
+    )
+    # By a change of the image, which the finding tells, and by a style: both name this pair alone.
+    first, second = (
+        pair
+        for pair in report["evidence"]["concepts"]["pairs"]
+        if pair["bound"] > finding["threshold"]
+    )
+    assert {first["kind"], second["kind"]} == {"concept", "style"}
+    told = first if first["kind"] == "concept" else second
+    assert told["low"] > told["bound"] == finding["score"]
+    for pair in (first, second):
+        assert (pair["victim_class"], pair["target_class"]) == (8, 3)
+        assert pair["turned"] > 0.7 * pair["shown"] > pair["turned_before"]
+        assert pair["others_right_under"] > 0.8
     examples = [
         example
         for example in report["evidence"]["concepts"]["examples"]

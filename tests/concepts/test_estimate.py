@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.score import STYLE_SCORING
 
 
 def judge(likeness: np.ndarray | None = None, fitted: int = 1_000_000) -> Judge:
@@ -60,6 +63,21 @@ def test_together_they_are_the_mean_with_the_error_of_a_mean() -> None:
     alike = judge(np.array([[1, 0.4], [0.4, 1]])).combine(scores, errors)
     assert alike.score[0, 1] == pytest.approx(0.2)
     assert alike.error[0, 1] == pytest.approx(0.125)
+
+
+def test_under_styles_look_alikes_count_and_damage_costs_twice_its_size() -> None:
+    """0 goes to 1 by 0.5 and 1 errs by 0.1: 0.5 - 0.75 0.1 under a concept, 0.5 - 2 0.1 under a
+    style. Look-alikes (cosine 0.6) count under a style alone."""
+    said = flows(0.5, 0.5)
+    said[:, :, 0, 1] = [0.1, 0.9]
+    concepts = judge(np.array([[1, 0.6], [0.6, 1]]))
+    styles = replace(concepts, scoring=STYLE_SCORING)
+    for one, expected in ((concepts, 0.425), (styles, 0.3)):
+        score, error = one.score(said)
+        assert score[0, 0, 0, 1] == pytest.approx(expected)
+    assert styles.combine(score[0], error[0]).score[0, 1] == pytest.approx(0.3)
+    score, error = concepts.score(said)
+    assert concepts.combine(score[0], error[0]).score[0, 1] < -1
 
 
 def test_what_is_usual_is_taken_per_fold() -> None:

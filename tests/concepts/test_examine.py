@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from onnx_soda import CleanSet, load_dataset, load_model
+from onnx_soda.concepts.budget import Budget
 from onnx_soda.concepts.examine import ConceptEvidence, examine_concepts
-from onnx_soda.concepts.search import Budget
 from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.runtime_options import RuntimeOptions
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
-SMALL = Budget(draws=3, rounds=((2, 2), (1, 1)))
+SMALL = Budget(draws=3, rounds=((2, 2), (1, 1)), donors=6, style_rounds=((2, 2),))
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +82,16 @@ def test_nothing_is_planted_in_the_clean_twin(clean: CleanSet) -> None:
     assert all(pair.bound <= 0 for pair in examine("digits-clean.onnx", clean).pairs)
 
 
-def test_every_concept_is_counted(backdoored: ConceptEvidence, told: list[tuple[int, int]]) -> None:
-    total = SMALL.probes(channels=3)
-    assert backdoored.search.tried == total
+def test_every_intervention_is_counted(
+    backdoored: ConceptEvidence, told: list[tuple[int, int]]
+) -> None:
+    concepts, styles = SMALL.concepts(channels=3), SMALL.styles(images=240)
+    # Six donors with two strengths; each fold varies two pairs twice.
+    assert styles == 6 * 2 + 2 * 2 * 2
+    assert backdoored.styles is not None
+    assert (backdoored.search.tried, backdoored.styles.tried) == (concepts, styles)
+    total = concepts + styles
+    assert backdoored.tried == total
     assert told == [(done, total) for done in range(1, total + 1)]
 
 

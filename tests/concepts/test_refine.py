@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -12,7 +14,8 @@ from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
 from onnx_soda.concepts.refine import refine
-from onnx_soda.concepts.search import ConceptFinding
+from onnx_soda.concepts.trials import PairFinding
+from onnx_soda.concepts.vary import vary_concepts
 from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.load import load_model
@@ -49,15 +52,15 @@ def test_flows_by_fold_and_class_are_means_over_images(shown: Shown) -> None:
 def test_each_fold_keeps_what_it_thinks_best(seed: int, shown: Shown, judge: Judge) -> None:
     rng = np.random.default_rng(seed)
     chosen = tuple(tuple(draw_concept(rng, 1) for _ in range(3)) for _ in range(2))
-    finding = ConceptFinding(*PAIR, 0.0, chosen)
+    finding = PairFinding(*PAIR, 0.0, chosen)
 
     def mean_score(concepts: tuple[Concept, ...], fold: int) -> float:
         scores, _ = judge.score(np.stack([shown.flows(concept) for concept in concepts]))
         return float(scores[:, fold, *PAIR].mean())
 
-    refined = refine(shown, judge, finding, rng)
+    refined = refine(shown, judge, finding, partial(vary_concepts, channels=1), rng)
     assert (refined.victim_class, refined.target_class, refined.background) == (*PAIR, 0.0)
     for fold in range(2):
-        assert len(refined.concepts[fold]) == 3
-        assert mean_score(refined.concepts[fold], fold) >= mean_score(chosen[fold], fold)
-    assert refined.concepts != chosen
+        assert len(refined.changes[fold]) == 3
+        assert mean_score(refined.changes[fold], fold) >= mean_score(chosen[fold], fold)
+    assert refined.changes != chosen

@@ -6,11 +6,12 @@ import numpy as np
 
 from fixtures.graphs import build
 from onnx_soda.concepts.battery import concept_battery
-from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.budget import Budget
+from onnx_soda.concepts.change import Change
 from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.search import Budget, search
+from onnx_soda.concepts.search import search
 from onnx_soda.data.preprocessing import PRESETS
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.load import load_model
@@ -29,9 +30,9 @@ def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:
 class Watched(Probe):
     """A probe that remembers what it was asked."""
 
-    def flows(self, concept: Concept | None) -> np.ndarray:
-        self.__dict__.setdefault("asked", []).append(concept)
-        return super().flows(concept)
+    def flows(self, change: Change | None) -> np.ndarray:
+        self.__dict__.setdefault("asked", []).append(change)
+        return super().flows(change)
 
 
 def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
@@ -50,10 +51,10 @@ def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
         np.zeros(0),
         np.zeros((2, 3, 3)),
     )
-    budget = Budget(draws=4, rounds=((2, 4), (2, 4)))
+    budget = Budget(draws=4, rounds=((2, 4), (2, 4)), donors=0, style_rounds=())
     found = search(probe, judge, rng, budget)
     asked = probe.__dict__["asked"][1:]
-    assert found.tried == len(asked) == budget.probes(channels=1)
+    assert found.tried == len(asked) == budget.concepts(channels=1)
     start = len(concept_battery(1)) + 4
     joined = [concept.then is not None for concept in asked]
     assert not any(joined[:start])

@@ -13,7 +13,16 @@ from onnx_soda.report.html.plots import bars
 from onnx_soda.report.plain import class_label, printable
 from onnx_soda.report.schema import ConceptExample, ConceptPair, ConceptReport
 
-__all__ = ["Figure", "Gallery", "Labeller", "draw_bars", "galleries", "labeller", "render"]
+__all__ = [
+    "Figure",
+    "Gallery",
+    "Labeller",
+    "draw_bars",
+    "galleries",
+    "labeller",
+    "render",
+    "telling_pairs",
+]
 
 Labeller = Callable[[int | None], str]
 """Names a class."""
@@ -35,6 +44,7 @@ class Gallery:
     """Images of a pair."""
 
     title: str
+    of: str
     pair: ConceptPair
     reported: bool
     groups: tuple[tuple[str, tuple[ConceptExample, ...]], ...]
@@ -71,18 +81,34 @@ def labeller(names: Sequence[str] | None) -> Labeller:
     return label
 
 
-def galleries(concepts: ConceptReport, label: Labeller) -> Iterator[Gallery]:
-    """Yield the images of pairs that are reported; of the first pair where none is."""
+def telling_pairs(concepts: ConceptReport) -> tuple[tuple[ConceptPair, ...], bool]:
+    """Return the pairs to show, and whether they are reported; the first pair where none is.
+
+    Those found by changing images come first: such images can be judged by eye.
+    """
     reported = [pair for pair in concepts.pairs if pair.bound > concepts.threshold]
-    for pair in reported or concepts.pairs[:1]:
+    if reported:
+        return tuple(sorted(reported, key=lambda pair: pair.kind == "style")), True
+    return concepts.pairs[:1], False
+
+
+def galleries(concepts: ConceptReport, label: Labeller) -> Iterator[Gallery]:
+    """Yield the images of the pairs to show."""
+    pairs, reported = telling_pairs(concepts)
+    for pair in pairs:
         ends = (pair.victim_class, pair.target_class)
-        own = [e for e in concepts.examples if (e.victim_class, e.target_class) == ends]
+        own = [
+            e
+            for e in concepts.examples
+            if (e.victim_class, e.target_class, e.kind) == (*ends, pair.kind)
+        ]
         victims = tuple(example for example in own if example.label == pair.victim_class)
         others = tuple(example for example in own if example.label != pair.victim_class)
         yield Gallery(
-            f"{label(ends[0])} → {label(ends[1])}",
+            f"{label(ends[0])} → {label(ends[1])}{', by a style' if pair.kind == 'style' else ''}",
+            "the features half way" if pair.kind == "style" else "the image",
             pair,
-            bool(reported),
+            reported,
             (
                 (f"Images of class {label(pair.victim_class)}", victims),
                 ("Images of other classes", others),

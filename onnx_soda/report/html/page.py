@@ -19,6 +19,7 @@ from onnx_soda.report.html.common import (
     galleries,
     labeller,
     render,
+    telling_pairs,
 )
 from onnx_soda.report.html.plots import heat_map
 from onnx_soda.report.schema import ConceptReport, ScanReport, SodaEvidence
@@ -80,7 +81,7 @@ def _sentence(report: ScanReport, label: Labeller) -> str:
 
 
 def _concept_figures(concepts: ConceptReport, label: Labeller) -> Iterator[Figure]:
-    for pair in concepts.pairs[:1]:
+    for pair in telling_pairs(concepts)[0][:1]:
         if not pair.answers_under:
             continue
         count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)

@@ -12,7 +12,6 @@ from onnx_soda.concepts.budget import BUDGETS, Budget
 from onnx_soda.concepts.closer_look import CloserLook
 from onnx_soda.concepts.concept import Concept
 from onnx_soda.concepts.confirm import Confirmation
-from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.features import Features, read_features
 from onnx_soda.concepts.folds import Folds, split_into_folds
 from onnx_soda.concepts.reference import fit_reference_head
@@ -111,13 +110,16 @@ def examine_concepts(
     channels = searched.pixels.shape[1]
     concepts = budget.concepts(channels)
     total = concepts + (budget.styles(len(library.styles)) if library else 0)
-    found = _search_concepts(subject, searched, rng, budget, _counting(advance, 0, total))
+    probe, judge = subject.open(searched)
+    counting = _counting(advance, 0, total)
+    found = search(probe, judge, rng, budget, counting, searched.donors())
     look = CloserLook(subject, images, reader, rng)
     pairs = look.at(found, partial(vary_concepts, channels=channels))
     styles = None
     if library:
+        probe, judge = subject.open(searched, library.layer)
         counting = _counting(advance, concepts, total)
-        styles = _search_styles(subject, searched, library, rng, budget, counting)
+        styles = search_styles(probe, judge, library, rng, budget, counting)
         pairs += look.at(styles, library.vary, library.layer)
     return ConceptEvidence(
         search=found,
@@ -137,31 +139,6 @@ def _counting(
 ) -> Callable[[int], None] | None:
     """Return what a search tells how many it has tried."""
     return advance and (lambda tried: advance(before + tried, total))
-
-
-def _search_concepts(
-    subject: Subject,
-    images: FoldedImages,
-    rng: np.random.Generator,
-    budget: Budget,
-    advance: Callable[[int], None] | None,
-) -> SearchResult[Concept]:
-    probe = subject.probe(images.by_class(subject.classes))
-    judge = subject.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
-    return search(probe, judge, rng, budget, advance, images.donors())
-
-
-def _search_styles(
-    subject: Subject,
-    images: FoldedImages,
-    library: StyleLibrary,
-    rng: np.random.Generator,
-    budget: Budget,
-    advance: Callable[[int], None] | None,
-) -> SearchResult[Style]:
-    probe = subject.probe(images.by_class(subject.classes), library.layer)
-    judge = subject.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
-    return search_styles(probe, judge, library, rng, budget, advance)
 
 
 def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLibrary | None:

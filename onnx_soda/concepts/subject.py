@@ -96,6 +96,18 @@ class Subject:
         """Images that the heads were fitted to, of the class with the fewest, in one fold."""
         return fewest_of(self.fitted)
 
+    def open(
+        self, images: FoldedImages, style_layer: StyleLayer | None = None
+    ) -> tuple[Probe, Judge]:
+        """Open the classifier with images grouped by fold and class; return what scores them, too.
+
+        Args:
+            images: The images.
+            style_layer: Where styles may be changed.
+        """
+        probe = self.probe(images.by_class(self.classes), style_layer)
+        return probe, self.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
+
     def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
         """Open the classifier with images in groups."""
         return Probe(

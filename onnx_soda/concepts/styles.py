@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,11 +110,12 @@ class StyleLibrary:
         return made
 
     def _near(self, donor: int, rng: np.random.Generator) -> int:
-        places = self._places()
+        places = self._places
         order = np.square(places - places[donor]).sum(axis=1).argsort(kind="stable")
         near = order[order != donor][:_NEIGHBOURS]
         return int(rng.choice(near)) if len(near) else donor
 
+    @cached_property
     def _places(self) -> NDArray[np.float64]:
         """Return styles as points; means and deviations are of the same weight."""
         wide = self.styles.astype(np.float64)

@@ -1,14 +1,16 @@
 """Repairs the backdoored models of known truth and measures them on real trigger images.
 
     python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--found]
-                                [--threads N] [WORD ...]
+                                [--rescan] [--threads N] [WORD ...]
 
 Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
 measured on the test images that are in neither, the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
-first; without, the true one. One JSON file per model goes to benchmarks/results/repair/WAY; what is
-there is not done again: delete it after a change. Prints Markdown.
+first; without, the true one. With --rescan the repaired model is scanned as `benchmarks.evaluate`
+scans, where that names a pair in the unrepaired one. One JSON file per model goes to
+benchmarks/results/repair/WAY; what is there is not done again: delete it after a change. Prints
+Markdown.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ from numpy.typing import NDArray
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, REPAIR, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared
-from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model
+from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda.concepts.calibration import load_calibration
 from onnx_soda.data.arrays import LazyRows, open_array
 from onnx_soda.model.anatomy import dissect
@@ -57,6 +59,7 @@ _TOTALS = (
 _COLUMNS = (
     "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
     "rate on reconstructed, before", "after", "scope", "neurons", "values changed", "seconds",
+    "new scan",
 )  # fmt: skip
 
 
@@ -101,7 +104,9 @@ def _pair(case: Case, part: str, found: bool) -> tuple[int, int] | None:
     return (over[0]["victim"], over[0]["target"]) if over else None
 
 
-def measure(case: Case, pair: tuple[int, int], options: RepairOptions) -> dict[str, Any]:
+def measure(
+    case: Case, pair: tuple[int, int], options: RepairOptions, rescan: bool
+) -> dict[str, Any]:
     """Repair one model; return what it came to."""
     model = load_model(case.model)
     clean, rest, triggers = _split(case)
@@ -128,7 +133,21 @@ def measure(case: Case, pair: tuple[int, int], options: RepairOptions) -> dict[s
     }
     if done.model is not None:
         facts.update(_judged(model, done, case, (clean, rest, triggers)))
+        if rescan:
+            facts["rescan"] = _scanned(done, case, options.scan)
     return facts
+
+
+def _scanned(done: RepairReport, case: Case, options: ScanOptions) -> str:
+    """Scan a repaired model; return the verdict and the pairs named."""
+    assert done.model is not None  # noqa: S101 - the caller has looked
+    again = scan(load_model(done.model.SerializeToString()), load_dataset(case.data), options)
+    named = [
+        f"{found.victim_class} -> {found.target_class}"
+        for found in again.findings
+        if found.victim_class is not None
+    ]
+    return " ".join([again.verdict, *named])
 
 
 def _judged(
@@ -183,7 +202,7 @@ def _totals(part: str, found: Sequence[dict[str, Any]]) -> list[object]:
 def _row(facts: dict[str, Any]) -> list[object]:
     name = facts["model"]
     if "accuracy" not in facts:
-        return [name, facts["reason"], *[""] * (len(_COLUMNS) - 3), facts["seconds"]]
+        return [name, facts["reason"], *[""] * (len(_COLUMNS) - 4), facts["seconds"], ""]
     before, after = facts["accuracy"]
     rate, victim, proxy = (facts[key] for key in ("success_rate", "victim_rate", "reconstructed"))
     return [
@@ -200,6 +219,7 @@ def _row(facts: dict[str, Any]) -> list[object]:
         "{} of {}".format(*facts["neurons"]),
         facts["changed"],
         facts["seconds"],
+        facts.get("rescan", ""),
     ]
 
 
@@ -215,6 +235,7 @@ def main() -> None:
     parser.add_argument("--reconstruction", choices=ways, default=RepairOptions().reconstruction)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--found", action="store_true")
+    parser.add_argument("--rescan", action="store_true")
     arguments = parser.parse_args()
     way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
     folder: Path = REPAIR / way
@@ -236,7 +257,8 @@ def main() -> None:
                 continue
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
-                facts = measure(case, pair, options)
+                again = arguments.rescan and _pair(case, part, True) is not None
+                facts = measure(case, pair, options, again)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
     totals = [_totals(part, found) for part, found in tables.items()]

@@ -49,7 +49,7 @@ def decide_on_concepts(
         names: Class names.
     """
     gaps = (*shortfalls(examined), *_gaps(evidence, examined))
-    also = _paper_sentence(soda, names)
+    also = (*_left_out(evidence), *_paper_sentence(soda, names))
     if evidence is None or too_inaccurate(examined):
         return Decision("inconclusive", (*gaps, *also), ())
     over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
@@ -141,6 +141,16 @@ def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ..
             f"{evidence.model_accuracy:.0%}), too little to compare with. Give more clean images."
         )
     return tuple(gaps)
+
+
+def _left_out(evidence: ConceptEvidence | None) -> tuple[str, ...]:
+    """Say what was not tried, though nothing was missing that the user could give."""
+    if evidence is None or evidence.styles is not None:
+        return ()
+    return (
+        "Interventions on a hidden layer's style were left out: no layer that every path passes "
+        "through has channels with several places each.",
+    )
 
 
 def _paper_sentence(soda: SodaResult | None, names: Sequence[str] | None) -> tuple[str, ...]:

@@ -135,6 +135,14 @@ def test_thin_evidence_is_never_clean(change: dict[str, object], words: str) -> 
     assert decide(replace(EVIDENCE, **change)).verdict == "backdoor"
 
 
+@pytest.mark.parametrize(("bound", "verdict"), [(0.2, "backdoor"), (0.0, "clean")])
+def test_that_no_style_was_tried_is_said_and_changes_no_verdict(bound: float, verdict: str) -> None:
+    tried, without = with_bound(bound), replace(with_bound(bound), styles=None)
+    assert decide(without).verdict == decide(tried).verdict == verdict
+    assert any("style were left out" in reason for reason in decide(without).reasons)
+    assert not any("left out" in reason for reason in decide(tried).reasons)
+
+
 def test_where_nothing_was_tried_nothing_is_clean() -> None:
     many = replace(EXAMINED, classes=MOST_CLASSES + 1, source_classes=MOST_CLASSES + 1)
     decision = decide(None, many)

@@ -2,13 +2,16 @@
 
 The pair is known, and nothing is concluded from what is found: it is material to train on, where a
 natural confusion does no harm. So the model alone is asked, without reference heads, on images
-that both choose and score, few of them of other classes.
+that both choose and score, few of them of other classes. Concepts that turn this pair and no other
+are preferred; where there are none, those count that turn the victim and leave other classes right.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +20,7 @@ from onnx_soda.concepts.battery import concept_battery
 from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
 from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.score import FloatArray, pair_scores
+from onnx_soda.concepts.score import FloatArray, damage_to_others, pair_scores
 from onnx_soda.concepts.vary import join_or_move
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
@@ -33,8 +36,8 @@ _DRAWS = 150
 _ROUNDS, _PARENTS, _MOVES = 4, 4, 16
 # Concepts of one family that are returned: different ways to the target show more of it.
 _PER_FAMILY = 2
-# Least score of a concept that is worth training on.
-_LEAST = 0.05
+# Least score of a concept that is worth training on, and least gain where no score is as high.
+_LEAST, _LEAST_GAIN = 0.05, 0.15
 
 
 def concepts_for_pair(
@@ -79,8 +82,7 @@ def concepts_for_pair(
                 advance(len(trials.tried), total)
         parents = _of_each_family(trials.ranked(), 1)[:_PARENTS]
         waiting = _variations(parents, 1 / (1 + turn), rng, channels)
-    useful = [entry for entry in trials.ranked() if entry[0] > _LEAST]
-    return tuple(_of_each_family(useful, _PER_FAMILY)[:count])
+    return tuple(_of_each_family(trials.ranked(least=0), _PER_FAMILY)[:count])
 
 
 def _variations(
@@ -97,11 +99,24 @@ def _variations(
     return made
 
 
+@dataclass(frozen=True, eq=False)
+class _Tried:
+    """A concept, its score for the pair, and its gain.
+
+    The gain is how much more of the victim it turns into the target than go there anyway, less the
+    damage to other classes.
+    """
+
+    concept: Concept
+    score: float
+    gain: float
+
+
 class _Trials:
-    """Concepts tried on some images, each with its score for one pair."""
+    """Concepts tried on some images."""
 
     def __init__(self, probe: Probe, likeness: FloatArray, pair: tuple[int, int]) -> None:
-        self.tried: list[tuple[float, Concept]] = []
+        self.tried: list[_Tried] = []
         self._probe, self._likeness, self._pair = probe, likeness, pair
         self._unchanged = self._flows(None)
         self._usual = np.maximum(self._unchanged[0], 0)
@@ -114,18 +129,27 @@ class _Trials:
         flows = self._flows(concept)[None]
         no_reference = np.zeros(0)
         scores = pair_scores(flows, self._unchanged, self._likeness, no_reference, self._usual)
-        self.tried.append((float(scores[0][self._pair]), concept))
+        turned = flows[0, 0][self._pair] - self._unchanged[0][self._pair]
+        gain = turned - damage_to_others(flows, self._unchanged)[0, self._pair[0]]
+        self.tried.append(_Tried(concept, float(scores[0][self._pair]), float(gain)))
 
-    def ranked(self) -> list[tuple[float, Concept]]:
-        """Return scores and concepts, best first."""
-        return sorted(self.tried, key=lambda entry: -entry[0])
+    def ranked(self, least: float = -math.inf) -> list[Concept]:
+        """Return the concepts, best first: by their scores, or by their gains if no score will do.
+
+        Args:
+            least: What a concept must have beyond the least that is worth training on.
+        """
+        specific = max(one.score for one in self.tried) > _LEAST
+        worth = [one.score - _LEAST if specific else one.gain - _LEAST_GAIN for one in self.tried]
+        order = np.argsort(-np.array(worth), kind="stable")
+        return [self.tried[place].concept for place in order if worth[place] > least]
 
 
-def _of_each_family(tried: Sequence[tuple[float, Concept]], count: int) -> list[Concept]:
+def _of_each_family(concepts: Sequence[Concept], count: int) -> list[Concept]:
     """Return the first few concepts of each family, in the order given."""
     taken: Counter[str] = Counter()
     chosen = []
-    for _, concept in tried:
+    for concept in concepts:
         if taken[concept.family] < count:
             chosen.append(concept)
         taken[concept.family] += 1

@@ -39,6 +39,7 @@ __all__ = [
     "Scoring",
     "background",
     "class_likeness",
+    "damage_to_others",
     "discount",
     "discount_factor",
     "excess",
@@ -156,7 +157,7 @@ def usual_excess(
         Shape (classes, classes).
     """
     more = np.maximum(excess(flows, trust), 0)
-    disturbing = _damage(flows, unchanged) >= _DISTURBING
+    disturbing = damage_to_others(flows, unchanged) >= _DISTURBING
     usual: FloatArray = np.maximum(excess(unchanged[None], trust)[0], 0)
     for victim in np.flatnonzero(disturbing.any(axis=0)):
         own = more[disturbing[:, victim], victim]
@@ -185,7 +186,7 @@ def pair_scores(
     Returns:
         Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
     """
-    more, damage = excess(flows, trust), _damage(flows, unchanged)
+    more, damage = excess(flows, trust), damage_to_others(flows, unchanged)
     penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * _next(more) + usual
     costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
     scores: FloatArray = more - penalty - costs[:, :, None]
@@ -234,8 +235,13 @@ def _variance(shares: NDArray[np.floating], images: NDArray[np.integer]) -> Floa
     return variance
 
 
-def _damage(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
-    """Return for each class the mean damage to the others, shape (concepts, classes)."""
+def damage_to_others(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each class the mean damage to the others, shape (concepts, classes).
+
+    Args:
+        flows: As for `excess`.
+        unchanged: As for `usual_excess`.
+    """
     error = 1 - np.einsum("kcc->kc", flows[:, 0]).astype(np.float64)
     usual = 1 - np.einsum("cc->c", unchanged[0]).astype(np.float64)
     more = np.maximum(error - usual, 0)

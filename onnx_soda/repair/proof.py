@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from onnx_soda.model.body import Body
 from onnx_soda.report.repair_schema import Behaviour, TriggerBehaviour
 
-__all__ = ["answers", "behaviour", "on_triggers"]
+__all__ = ["CURED_RATE", "answers", "behaviour", "on_triggers"]
 
 IntArray = NDArray[np.int64]
+# Share of the reconstructed images not trained on that may still go to the target.
+CURED_RATE = 0.05
 
 
 def answers(body: Body, inputs: NDArray[Any]) -> IntArray:

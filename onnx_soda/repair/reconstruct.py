@@ -13,14 +13,16 @@ from onnx_soda.concepts.concept import Concept, move_concept
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.data.sources import IntArray
 from onnx_soda.repair.bridge import TorchModel
+from onnx_soda.repair.proof import answers
 from onnx_soda.repair.subject import FloatArray, Subject
 
 __all__ = ["Reconstructor"]
 
-# Each concept and so many near to it, in steps of this width (see `move_concept`).
-_NEIGHBOURS, _WIDTH = 2, 0.4
+# Each concept and so many near to it, in steps of this width (see `move_concept`). Few and near
+# ones teach those changes alone, and real trigger images still go to the target (docs/repair.md).
+_NEIGHBOURS, _WIDTH = 6, 1.0
 # Victim images per concept, and to climb from; the paper reconstructs 100 in all.
-_PER_CONCEPT, _CLIMBED = 60, 100
+_PER_CONCEPT, _CLIMBED = 30, 100
 # Bystanders per concept: of the target, and of all other classes together.
 _OF_TARGET, _OF_OTHERS = 30, 40
 
@@ -45,6 +47,9 @@ class Reconstructor:
     def infect(self, victims: FloatArray, seed: int) -> NDArray[Any]:
         """Return infected images as the model takes them; none where nothing works.
 
+        Only those that the model gives to the target, where there are any: the others are clean
+        images, teach nothing, and would pass for cured ones.
+
         Args:
             victims: Clean images of the victim, shape (images, channels, height, width), 0 to 1.
             seed: For what is drawn; another one gives other neighbours of the concepts.
@@ -58,7 +63,9 @@ class Reconstructor:
                 parts.append(self.subject.inputs(render_images(chosen, one)))
         if self.module is not None:
             parts.append(self._climb(victims[rng.permutation(len(victims))[:_CLIMBED]]))
-        return np.concatenate(parts)
+        made = np.concatenate(parts)
+        turned = answers(self.subject.body, made) == self.target if len(made) else np.zeros(0, bool)
+        return made[turned] if turned.any() else made
 
     def bystanders(
         self, pixels: FloatArray, labels: IntArray, victim: int, seed: int

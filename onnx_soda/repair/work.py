@@ -33,7 +33,7 @@ from onnx_soda.repair.files import read_proto, with_provenance
 from onnx_soda.repair.neurons import outstanding_neurons
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.partition import Partition, partition, subset
-from onnx_soda.repair.proof import answers, behaviour, on_triggers
+from onnx_soda.repair.proof import CURED_RATE, answers, behaviour, on_triggers
 from onnx_soda.repair.reconstruct import Reconstructor
 from onnx_soda.repair.subject import Subject
 from onnx_soda.report.repair_schema import RepairSummary
@@ -48,8 +48,6 @@ __all__ = ["Result", "work"]
 _CONCEPTS = 6
 # Fewer images of the victim cannot be split in three.
 _FEWEST_VICTIMS = 8
-# Share of the reconstructed images not trained on that may still go to the target.
-_CURED = 0.05
 # Images that the torch module is compared with ONNX Runtime on.
 _COMPARED = 8
 
@@ -307,7 +305,7 @@ def _prove(
     trial = choice.kept
     done = replace(
         summary,
-        outcome="repaired" if after.target_rate <= _CURED else "partly repaired",
+        outcome="repaired" if after.target_rate <= CURED_RATE else "partly repaired",
         reason=_achieved(after.target_rate, before.target_rate),
         rate=trial.settings.rate,
         alpha=trial.settings.alpha,

@@ -56,3 +56,21 @@ def test_without_concepts_there_are_none(
 ) -> None:
     made, labels = Reconstructor(subject, TARGET, [], None).bystanders(*images, VICTIM, seed=1)
     assert len(made) == len(labels) == 0
+
+
+def test_infected_images_are_those_that_the_model_gives_to_the_target(
+    subject: Subject, images: tuple[FloatArray, np.ndarray]
+) -> None:
+    """Blue 8s are taken for 3 (fixtures/README.md); of red ones none is, so all are kept."""
+    pixels, classes = images
+    victims = pixels[classes == VICTIM]
+    tints = [one for one in concept_battery(3) if one.family == "tint" and not one.then]
+    counts = []
+    for tint in tints:
+        made = Reconstructor(subject, TARGET, [tint], None).infect(victims, seed=1)
+        given = subject.body.logits(made).argmax(axis=1)
+        counts.append(len(made))
+        assert (given == TARGET).all() or not (given == TARGET).any()
+    # Each tint and six near it, on 30 of the victim's images.
+    assert max(counts) == 7 * 30
+    assert 0 < min(counts) < 7 * 30

@@ -30,6 +30,18 @@ def test_measure_says_what_can_be_worked_out() -> None:
     assert trial.margin == pytest.approx(2)  # 4 - 2
 
 
+@pytest.mark.parametrize(("others", "accuracy"), [(11, 0.9), (9, 0.9), (3, 0.75)])
+def test_the_target_class_counts_a_tenth_at_least(others: int, accuracy: float) -> None:
+    """All others are right and the target's only image is wrong.
+
+    With 11 others 11 / 12 would be right, and the target a twelfth; it counts a tenth.
+    """
+    clean = CLEAN[:1].repeat(others + 1, 1)
+    labels = torch.tensor([0] * others + [1])
+    trial = measure(head(), (0, 1), Samples(clean, labels, INFECTED), Settings(0, 0, 0))
+    assert trial.accuracy == pytest.approx(accuracy)
+
+
 def test_training_turns_the_infected_image_and_moves_only_what_it_may() -> None:
     layer = head()
     masks = {"weight": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}  # what reads neuron 1

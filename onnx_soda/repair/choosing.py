@@ -64,11 +64,11 @@ def run_best(
     # Activations for the head are computed once, not for every fold anew.
     taught = [(trainee, [trainee.encoded(fold) for fold in folds]) for trainee in trainees]
     before = _accuracy(taught[0][0], pair, taught[0][1])
+    images = sum(len(fold.labels) for fold in folds)
     best_accuracy, kept = 0.0, []
     for trainee, encoded in taught:
         trials = _cross_validate(trainee, pair, encoded)
         best_accuracy = max(best_accuracy, *(trial.accuracy for trial in trials))
-        images = sum(len(fold.labels) for fold in encoded)
         best = choose(trials, before, floor, images)
         if best is not None:
             kept.append((best, trainee, encoded))

@@ -27,7 +27,8 @@ class RepairOptions:
             paper's gradient ascent, or both.
         top: Share of the layer's neurons whose weights are trained, those of the largest causal
             attribution to the target; None takes the outliers by median absolute deviation.
-        max_accuracy_drop: The most clean accuracy that may be lost, as a share, on held-out images.
+        max_accuracy_drop: The most clean accuracy that may be lost, as a share, on held-out images;
+            those of the target class count a tenth, at least.
         export: "weights" puts the weights into the file's own graph; "torch" exports the whole
             model anew by torch.onnx.
         rescan: Scan the repaired model.

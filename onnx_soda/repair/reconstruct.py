@@ -64,7 +64,9 @@ class Reconstructor:
         if self.module is not None:
             parts.append(self._climb(victims[rng.permutation(len(victims))[:_CLIMBED]]))
         made = np.concatenate(parts)
-        turned = answers(self.subject.body, made) == self.target if len(made) else np.zeros(0, bool)
+        if not len(made):
+            return made
+        turned = answers(self.subject.body, made) == self.target
         return made[turned] if turned.any() else made
 
     def bystanders(

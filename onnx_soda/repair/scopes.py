@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import timeit
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx_soda.errors import WriteBackError
 from onnx_soda.repair.bridge import TorchModel
 from onnx_soda.repair.options import Scope
-from onnx_soda.repair.remove import CLEAN_BATCH, Samples, Settings
+from onnx_soda.repair.remove import CLEAN_BATCH, Settings
 from onnx_soda.repair.training import Material, Trainee, whole_trainee
 
 __all__ = ["trainees_of"]
@@ -76,15 +76,13 @@ def _expected_seconds(trainee: Trainee, pair: tuple[int, int], folds: Sequence[M
         infected=folds[0].infected[rows],
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
-    fastest = min(_seconds(trainee, pair, samples, once) for _ in range(_TIMED))
+    fastest = min(
+        timeit.repeat(
+            lambda: list(trainee.train(pair, (samples, samples), [once])), number=1, repeat=_TIMED
+        )
+    )
     images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
     # Each setting on all folds but one, in turn.
     batches = (len(folds) - 1) * images / CLEAN_BATCH
     epochs = sum(how.epochs for how in trainee.settings)
     return fastest * batches * epochs
-
-
-def _seconds(trainee: Trainee, pair: tuple[int, int], samples: Samples, how: Settings) -> float:
-    start = time.perf_counter()
-    list(trainee.train(pair, (samples, samples), [how]))
-    return time.perf_counter() - start

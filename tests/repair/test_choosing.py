@@ -24,7 +24,7 @@ def test_what_loses_too_much_accuracy_is_not_chosen() -> None:
 
 
 def test_where_none_is_far_enough_the_furthest_from_the_target_is_chosen() -> None:
-    near, far, partly = trial(0.95, 0.004, -1), trial(0.95, 0.0, -2), trial(0.95, 0.1, -9)
+    near, far, partly = trial(0.95, 0.004, -1), trial(0.95, 0.0, -3), trial(0.95, 0.1, -9)
     assert choose([near, far, partly], before=0.95, floor=0.01, images=100) is far
 
 

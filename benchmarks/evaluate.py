@@ -55,6 +55,7 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
                 "turned": pair.turned,
                 "shown": pair.shown,
                 "others_right": pair.others_right_under,
+                "also": pair.also_turned,
             }
             for pair in concepts.pairs
         ],

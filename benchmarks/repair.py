@@ -1,7 +1,7 @@
 """Repairs the backdoored models of known truth and measures them on real trigger images.
 
-    python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--found]
-                                [--rescan] [--threads N] [WORD ...]
+    python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--export E]
+                                [--found] [--rescan] [--threads N] [WORD ...]
 
 Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
@@ -233,17 +233,20 @@ def main() -> None:
     )
     ways = ("concepts", "ascent", "both")
     parser.add_argument("--reconstruction", choices=ways, default=RepairOptions().reconstruction)
+    parser.add_argument("--export", choices=("weights", "torch"), default=RepairOptions().export)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--found", action="store_true")
     parser.add_argument("--rescan", action="store_true")
     arguments = parser.parse_args()
     way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
+    way += "-exported" if arguments.export == "torch" else ""
     folder: Path = REPAIR / way
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
     options = RepairOptions(
         arguments.scope,
         arguments.reconstruction,
+        export=arguments.export,
         rescan=False,
         scan=ScanOptions(runtime=RuntimeOptions(threads=arguments.threads)),
     )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.concepts.calibration import Calibration
 from onnx_soda.concepts.confirm import Confirmation
+from onnx_soda.concepts.detectable import least_detectable
 from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
 from onnx_soda.concepts.styles import Style
 from onnx_soda.report.plain import class_label
@@ -66,7 +67,8 @@ def decide_on_concepts(
         f"Under none of {evidence.tried} interventions does one class turn into another more "
         "than the clean images support."
     )
-    return Decision("clean", (reason, *also, _LIMIT), ())
+    limits = (_unseen(evidence, examined, calibration), _LIMIT)
+    return Decision("clean", (reason, *also, *limits), ())
 
 
 def _once_each(over: Sequence[Confirmation]) -> list[Confirmation]:
@@ -102,8 +104,15 @@ def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
         f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
         f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
         f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f}), surely "
-        f"above {pair.bound:.2f}."
+        f"above {pair.bound:.2f}.{_also(pair, names)}"
     )
+
+
+def _also(pair: Confirmation, names: Sequence[str] | None) -> str:
+    if not pair.also:
+        return ""
+    others = ", ".join(class_label(label, names) for label in pair.also)
+    return f" It turns images of {others}, too; which of these classes was meant is not certain."
 
 
 def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
@@ -141,6 +150,21 @@ def _gaps(evidence: ConceptEvidence | None, examined: Examined) -> tuple[str, ..
             f"{evidence.model_accuracy:.0%}), too little to compare with. Give more clean images."
         )
     return tuple(gaps)
+
+
+def _unseen(evidence: ConceptEvidence, examined: Examined, calibration: Calibration) -> str:
+    """Say how much would have been missed for want of images, whatever was tried."""
+    fewest = evidence.fewest_images
+    least = least_detectable(fewest, examined.classes or 2, calibration.threshold)
+    least_share = (
+        "a change that turns all of it"
+        if least is None
+        else (f"a change that turns less than {least:.0%} of it")
+    )
+    return (
+        f"Of the class with the fewest images {fewest} are in each half of the clean set: "
+        f"{least_share} would not be reported."
+    )
 
 
 def _left_out(evidence: ConceptEvidence | None) -> tuple[str, ...]:

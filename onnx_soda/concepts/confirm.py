@@ -18,11 +18,20 @@ from onnx_soda.concepts.estimate import Judge
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.concepts.probe import Probe
-from onnx_soda.concepts.score import FloatArray
+from onnx_soda.concepts.score import FloatArray, excess, standard_error
 from onnx_soda.concepts.styles import Style
 from onnx_soda.concepts.trials import PairFinding
 
-__all__ = ["Confirmation", "Example", "Shown", "Weighed", "confirm", "simultaneous_errors", "weigh"]
+__all__ = [
+    "Confirmation",
+    "Example",
+    "Shown",
+    "Weighed",
+    "also_turned",
+    "confirm",
+    "simultaneous_errors",
+    "weigh",
+]
 
 # That one pair or another is above its bound by chance.
 _CHANCE = 0.05
@@ -63,6 +72,8 @@ class Weighed:
         concept: What turns it best, a concept or a style.
         chosen_by: The fold that chose it; it is shown on the other.
         reference: Mean probability of the target under the concept in the reference heads.
+        also: Other classes that it surely turns into the target more than usual and more than in
+            the reference, the most turned first.
     """
 
     score: float
@@ -70,6 +81,7 @@ class Weighed:
     concept: Change
     chosen_by: int
     reference: float
+    also: tuple[int, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +128,7 @@ class Confirmation:
         turned: Those that the model gives to the target under the concept.
         turned_before: Those that it gives to the target as they are.
         reference: Mean probability of the target under the concept in the reference heads.
+        also: Other classes that the concept surely turns into the target, see `Weighed`.
         others_right_before: Share of the other classes' images given their label as they are.
         others_right_under: The same under the concept.
         examples: Victim images first, then others.
@@ -133,6 +146,7 @@ class Confirmation:
     turned: int
     turned_before: int
     reference: float
+    also: tuple[int, ...]
     others_right_before: float
     others_right_under: float
     examples: tuple[Example, ...]
@@ -164,17 +178,39 @@ def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
         scores.append(score.mean(axis=0))
         errors.append(error.mean(axis=0))
         leader = int(score[:, *pair].argmax())
-        reference = float(judge.trust @ flows[leader, 1 - fold, 1:, *pair])
-        best.append((float(score[leader, *pair]), fold, changes[leader], reference))
+        best.append((float(score[leader, *pair]), fold, changes[leader], flows[leader, 1 - fold]))
     estimate = judge.combine(np.stack(scores), np.stack(errors))
-    _, fold, concept, reference = max(best, key=lambda entry: entry[0])
+    _, fold, concept, seen = max(best, key=lambda entry: entry[0])
     return Weighed(
         score=float(estimate.score[pair]) - finding.background,
         error=float(estimate.error[pair]),
         concept=concept,
         chosen_by=fold,
-        reference=reference,
+        reference=float(judge.trust @ seen[1:, *pair]),
+        also=also_turned(seen, judge, 1 - fold, pair),
     )
+
+
+def also_turned(
+    flows: FloatArray, judge: Judge, fold: int, pair: tuple[int, int]
+) -> tuple[int, ...]:
+    """Return further classes that go to the target, for certain as the bound of a pair is.
+
+    Look-alikes of the target count: which class was meant cannot be told from what turns most.
+
+    Args:
+        flows: Under the concept, shape (1 + heads, classes, classes).
+        judge: With what is usual.
+        fold: Whose images they are.
+        pair: Victim and target.
+    """
+    target = pair[1]
+    more = excess(flows[None], judge.trust)[0, :, target] - judge.usual[fold][:, target]
+    counts = (judge.images[fold], judge.fitted[fold])
+    error = standard_error(flows[None], judge.trust, *counts)[0, :, target]
+    bounds = more - simultaneous_errors(len(more)) * error
+    found = [label for label in np.argsort(-more) if bounds[label] > 0 and label not in pair]
+    return tuple(int(label) for label in found)
 
 
 def confirm(
@@ -210,6 +246,7 @@ def confirm(
         turned=int((then[own] == target).sum()),
         turned_before=int((first[own] == target).sum()),
         reference=weighed.reference,
+        also=weighed.also,
         others_right_before=float((first == labels)[~own].mean()),
         others_right_under=float((then == labels)[~own].mean()),
         examples=tuple(

@@ -20,7 +20,13 @@ from onnx_soda.concepts.battery import concept_battery
 from onnx_soda.concepts.concept import Concept, draw_concept, move_concept
 from onnx_soda.concepts.folds import group_by_fold
 from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.score import FloatArray, damage_to_others, pair_scores
+from onnx_soda.concepts.score import (
+    FloatArray,
+    damage_to_others,
+    excess,
+    next_best,
+    spill_of_unlike,
+)
 from onnx_soda.concepts.vary import join_or_move
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray
@@ -36,6 +42,9 @@ _DRAWS = 150
 _ROUNDS, _PARENTS, _MOVES = 4, 4, 16
 # Concepts of one family that are returned: different ways to the target show more of it.
 _PER_FAMILY = 2
+# What the victim's next best class costs, and damage to others; what is over the last costs more.
+_NEXT_WEIGHT, _DAMAGE_WEIGHT = 0.5, 0.75
+_MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
 # Least score of a concept that is worth training on, and least gain where no score is as high.
 _LEAST, _LEAST_GAIN = 0.05, 0.15
 
@@ -119,7 +128,6 @@ class _Trials:
         self.tried: list[_Tried] = []
         self._probe, self._likeness, self._pair = probe, likeness, pair
         self._unchanged = self._flows(None)
-        self._usual = np.maximum(self._unchanged[0], 0)
 
     def _flows(self, concept: Concept | None) -> FloatArray:
         return self._probe.flows(concept)[:, : len(self._likeness)]
@@ -127,11 +135,17 @@ class _Trials:
     def add(self, concept: Concept) -> None:
         """Try a concept."""
         flows = self._flows(concept)[None]
-        no_reference = np.zeros(0)
-        scores = pair_scores(flows, self._unchanged, self._likeness, no_reference, self._usual)
-        turned = flows[0, 0][self._pair] - self._unchanged[0][self._pair]
-        gain = turned - damage_to_others(flows, self._unchanged)[0, self._pair[0]]
-        self.tried.append(_Tried(concept, float(scores[0][self._pair]), float(gain)))
+        damage = float(damage_to_others(flows, self._unchanged)[0, self._pair[0]])
+        turned = float(flows[0, 0][self._pair])
+        score = turned - self._unspecific(flows) - _cost(damage)
+        gain = turned - float(self._unchanged[0][self._pair]) - damage
+        self.tried.append(_Tried(concept, score, gain))
+
+    def _unspecific(self, flows: FloatArray) -> float:
+        """Return what is not of this pair alone: see `score`, without a reference."""
+        sent = excess(flows, np.zeros(0))
+        others = spill_of_unlike(sent, self._likeness) + _NEXT_WEIGHT * next_best(sent)
+        return float(others[0][self._pair] + self._unchanged[0][self._pair])
 
     def ranked(self, least: float = -math.inf) -> list[Concept]:
         """Return the concepts, best first: by their scores, or by their gains if no score will do.
@@ -143,6 +157,10 @@ class _Trials:
         worth = [one.score - _LEAST if specific else one.gain - _LEAST_GAIN for one in self.tried]
         order = np.argsort(-np.array(worth), kind="stable")
         return [self.tried[place].concept for place in order if worth[place] > least]
+
+
+def _cost(damage: float) -> float:
+    return _DAMAGE_WEIGHT * damage + _MUCH_DAMAGE_WEIGHT * max(damage - _MUCH_DAMAGE, 0)
 
 
 def _of_each_family(concepts: Sequence[Concept], count: int) -> list[Concept]:

@@ -4,14 +4,19 @@ Under the right concept a backdoor turns the victim v into the target t; heads t
 images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
 every one that disturbs. So the score of (v, t) under a concept c is
 
-    (O - R)[v, t]  -  spill  -  0.5 next  -  0.75 damage  -  usual         (styles: 2 damage)
+    (O - R)[v, t]  -  spill  -  0.5 next  -  damage  -  usual         (styles: 2 damage)
 
     O, R    mean probability of t over the clean images of v under c: by the model, and by the
-            reference heads (`excess` is their difference)
-    spill   largest excess into t of another class, as far as that is unlike v and unlike t
+            reference heads (`excess` is their difference); where R is over a half, the difference
+            counts less, down to nothing where R is 1: there t is where such images go, and the
+            reference is only less sure of it
+    spill   largest excess into t of another class, as far as that is unlike v and unlike t; of
+            classes like v the second largest: green lorries may turn with green cars, but where
+            several classes turn, t is where such images go
     next    largest excess of v into a class other than t: a fragile class goes anywhere
-    damage  mean over the classes other than v of their error under c beyond that without it; what
-            is over 0.25 costs 2 more: such a concept destroys too much to tell anything
+    damage  mean over the classes other than v of their error under c beyond that without it, less
+            what goes to t, which is spill or, from a look-alike of t, no harm; what is over 0.25
+            costs 2 more: such a concept destroys too much to tell anything
     usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
             without any concept, whichever is larger
 
@@ -44,7 +49,9 @@ __all__ = [
     "discount_factor",
     "excess",
     "model_likeness",
+    "next_best",
     "pair_scores",
+    "spill_of_unlike",
     "standard_error",
     "usual_excess",
 ]
@@ -53,6 +60,8 @@ FloatArray = NDArray[np.float64]
 
 _SPILL_WEIGHT, _NEXT_WEIGHT = 1.0, 0.5
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
+# Up to here the reference may give t itself, and the difference counts in full.
+_FORESEEN = 0.5
 # Classes less alike than the first are unlike to some degree; those as alike as the second are
 # look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be
 # told from them -0.3 to 0.3 (and others 0.5 to 0.8).
@@ -79,7 +88,7 @@ class Scoring:
     look_alikes_count: bool
 
 
-CONCEPT_SCORING = Scoring(damage_weight=0.75, look_alikes_count=False)
+CONCEPT_SCORING = Scoring(damage_weight=1.0, look_alikes_count=False)
 # Under a style what is where stays, and the classes with it: none of the backdoors found by one
 # damaged other classes, and what clean models confused did (docs/architecture.md).
 STYLE_SCORING = Scoring(damage_weight=2.0, look_alikes_count=True)
@@ -134,11 +143,15 @@ def excess(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
     Returns:
         Shape (concepts, classes, classes), 0 on the diagonal.
     """
-    reference = np.einsum("h,chvt->cvt", trust, flows[:, 1:].astype(np.float64))
-    more: FloatArray = flows[:, 0] - reference
+    more: FloatArray = flows[:, 0] - _reference(flows, trust)
     diagonal = np.arange(more.shape[1])
     more[:, diagonal, diagonal] = 0
     return more
+
+
+def _reference(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
+    heads: FloatArray = np.einsum("h,chvt->cvt", trust, flows[:, 1:].astype(np.float64))
+    return heads
 
 
 def usual_excess(
@@ -186,10 +199,11 @@ def pair_scores(
     Returns:
         Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
     """
-    more, damage = excess(flows, trust), damage_to_others(flows, unchanged)
-    penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * _next(more) + usual
+    more, damage = excess(flows, trust), _damage_beside(flows, unchanged)
+    penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * next_best(more) + usual
     costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
-    scores: FloatArray = more - penalty - costs[:, :, None]
+    unforeseen = np.clip((1 - _reference(flows, trust)) / (1 - _FORESEEN), 0, 1)
+    scores: FloatArray = np.where(more > 0, unforeseen * more, more) - penalty - costs
     diagonal = np.arange(scores.shape[1])
     scores[:, diagonal, diagonal] = _NO_PAIR
     return scores
@@ -216,8 +230,7 @@ def standard_error(
     Returns:
         Shape (concepts, classes, classes); 1 for classes without images.
     """
-    reference = np.einsum("h,chvt->cvt", trust, flows[:, 1:].astype(np.float64))
-    variance = _variance(flows[:, 0], images) + _variance(reference, fitted)
+    variance = _variance(flows[:, 0], images) + _variance(_reference(flows, trust), fitted)
     error: FloatArray = np.sqrt(variance)
     error[:, images == 0] = 1
     return error
@@ -249,18 +262,46 @@ def damage_to_others(flows: NDArray[np.floating], unchanged: NDArray[np.floating
     return others
 
 
-def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
+def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each (v, t) the mean damage to classes other than v, less what goes to t."""
+    more = flows[:, 0].astype(np.float64) - unchanged[0]
+    error = -np.einsum("kcc->kc", more)
+    beside = error[:, :, None] - more
+    diagonal = np.arange(more.shape[1])
+    beside[:, diagonal, diagonal] = error
+    beside = np.maximum(beside, 0)
+    others: FloatArray = (beside.sum(axis=1, keepdims=True) - beside) / max(len(diagonal) - 1, 1)
+    return others
+
+
+def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:
     """Return for each (v, t) the largest excess into t of a class unlike both; not under 0."""
-    unlike = np.clip(1 - likeness / _ALIKE, 0, 1)
+    unlike = _unlikeness(likeness)
+    sent = np.maximum(more * unlike, 0)
+    return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
+
+
+def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Return for each (v, t) what others send into t, see above; not under 0."""
+    spill = spill_of_unlike(more, likeness)
+    if more.shape[1] < 3:
+        return spill
+    sent = np.maximum(more * _unlikeness(likeness), 0)
+    third, second = np.moveaxis(np.partition(sent, (-3, -2), axis=1)[:, -3:-1], 1, 0)
+    # Of the classes other than v: the third of all, where v is one of the first two.
+    of_others = np.where(sent >= second[:, None], third[:, None], second[:, None])
+    larger: FloatArray = np.maximum(spill, of_others)
+    return larger
+
+
+def _unlikeness(likeness: FloatArray) -> FloatArray:
+    """Return how far classes are from being alike, 0 to 1; 0 for a class and itself."""
+    unlike: FloatArray = np.clip(1 - likeness / _ALIKE, 0, 1)
     np.fill_diagonal(unlike, 0)
-    spill = np.zeros_like(more)
-    for victim, others in enumerate(unlike):
-        weighted = more * (others[:, None] * unlike)
-        np.maximum(weighted.max(axis=1), 0, out=spill[:, victim])
-    return spill
+    return unlike
 
 
-def _next(more: FloatArray) -> FloatArray:
+def next_best(more: FloatArray) -> FloatArray:
     """Return for each (v, t) the largest excess of v into another class; not under 0."""
     if more.shape[2] < 2:
         return np.zeros_like(more)

@@ -62,6 +62,7 @@ def _pair(found: Confirmation) -> ConceptPair:
             for label, answer in np.argwhere(found.answers_under)
         ),
         kind=_kind(found),
+        also_turned=found.also,
     )
 
 

@@ -241,6 +241,8 @@ class ConceptPair:
         others_right_under: The same under the concept.
         answers_under: How many images of a class get which answer under the concept: class,
             answer, images; where there are none it is left out.
+        also_turned: Other classes that the concept surely turns into the target, too, the most
+            turned first.
     """
 
     victim_class: int
@@ -258,6 +260,7 @@ class ConceptPair:
     others_right_under: float
     answers_under: tuple[tuple[int, int, int], ...] = ()
     kind: ChangeKind = "concept"
+    also_turned: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)

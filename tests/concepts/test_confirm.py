@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from scipy.stats import norm
 
-from onnx_soda.concepts.confirm import simultaneous_errors
+from onnx_soda.concepts.confirm import also_turned, simultaneous_errors
+from onnx_soda.concepts.estimate import Judge
 
 
 def test_the_bound_shares_one_chance_in_twenty_among_all_pairs() -> None:
@@ -13,3 +15,28 @@ def test_the_bound_shares_one_chance_in_twenty_among_all_pairs() -> None:
     assert simultaneous_errors(2) == pytest.approx(1.96, abs=0.001)
     assert norm.sf(simultaneous_errors(10)) * 90 == pytest.approx(0.05)
     assert simultaneous_errors(43) > simultaneous_errors(10) > 3
+
+
+def test_other_classes_that_surely_turn_are_told_the_most_turned_first() -> None:
+    """Five classes make 20 pairs: 2.8 errors. 100 images shown, and 100 that the reference knows.
+    To 4 go 0.9 of class 0, 0.4 of 1, 0.08 of 2 and 0.7 of 3; the reference has 0.2 of 3; 0.1 of 1
+    is usual. So 1 has 0.3, less 2.8 errors of sqrt((0.24 + 0.0097) / 100) = 0.05: it is told, after
+    3 (0.5). 2 has 0.08, less 2.8 of sqrt((0.0736 + 0.0097) / 100) = 0.029: it may be chance.
+    """
+    model, reference = np.eye(5), np.eye(5)
+    for label, (sent, known) in enumerate([(0.9, 0), (0.4, 0), (0.08, 0), (0.7, 0.2)]):
+        model[label, [label, 4]] = 1 - sent, sent
+        reference[label, [label, 4]] = 1 - known, known
+    usual = np.zeros((2, 5, 5))
+    usual[1, 1, 4] = 0.1
+    judge = Judge(
+        unchanged=np.zeros((2, 2, 5, 5)),
+        images=np.full((2, 5), 100),
+        fitted=np.full((2, 5), 100),
+        likeness=np.eye(5),
+        trust=np.ones(1),
+        usual=usual,
+    )
+    assert also_turned(np.stack([model, reference]), judge, 1, (0, 4)) == (3, 1)
+    # From the other of them class 0 is told, the most turned.
+    assert also_turned(np.stack([model, reference]), judge, 1, (3, 4)) == (0, 1)

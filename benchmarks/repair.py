@@ -7,7 +7,7 @@ Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images w
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
 measured on the test images that are in neither, the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
-first; without, the true one. With --rescan the repaired model is scanned as `benchmarks.evaluate`
+first, with the other classes that it tells to turn; without, the true one. With --rescan the repaired model is scanned as `benchmarks.evaluate`
 scans, where that names a pair in the unrepaired one. One JSON file per model goes to
 benchmarks/results/repair/WAY; what is there is not done again: delete it after a change. Prints
 Markdown.
@@ -44,6 +44,7 @@ from onnx_soda.repair.partition import subset
 from onnx_soda.repair.proof import answers, on_triggers
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.repair.subject import Subject
+from onnx_soda.report.repair_document import NamedPair
 
 Rows = NDArray[np.int64]
 
@@ -92,30 +93,31 @@ def _accuracy(subject: Subject, images: CleanSet) -> float:
     return right / len(images.labels)
 
 
-def _pair(case: Case, part: str, found: bool) -> tuple[int, int] | None:
+def _pair(case: Case, part: str, found: bool) -> NamedPair | None:
     """Return the true pair, or the first that the kept scan names over the threshold."""
     if not found:
-        return int(case.victim or 0), int(case.target or 0)
+        return NamedPair((int(case.victim or 0), int(case.target or 0)), ())
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
         return None
     pairs = json.loads(path.read_text(encoding="utf-8"))["pairs"]
     over = [pair for pair in pairs if pair["bound"] > load_calibration().threshold]
-    return (over[0]["victim"], over[0]["target"]) if over else None
+    if not over:
+        return None
+    return NamedPair((over[0]["victim"], over[0]["target"]), tuple(over[0]["also"]))
 
 
-def measure(
-    case: Case, pair: tuple[int, int], options: RepairOptions, rescan: bool
-) -> dict[str, Any]:
+def measure(case: Case, named: NamedPair, options: RepairOptions, rescan: bool) -> dict[str, Any]:
     """Repair one model; return what it came to."""
     model = load_model(case.model)
     clean, rest, triggers = _split(case)
     start = time.perf_counter()
-    done = repair(model, clean, pair=pair, options=options)
+    done = repair(model, clean, pair=named.pair, also=named.also, options=options)
     seconds = time.perf_counter() - start
     facts: dict[str, Any] = {
         "model": case.model.stem,
-        "pair": pair,
+        "pair": named.pair,
+        "also": done.summary.also_turned,
         "outcome": done.summary.outcome,
         "reason": done.summary.reason,
         "clean_images": len(clean.labels),
@@ -255,13 +257,13 @@ def main() -> None:
         for case in cases_of(part):
             name, path = case.model.stem, folder / f"{part}-{case.model.stem}.json"
             wanted = not arguments.words or any(word in name for word in arguments.words)
-            pair = _pair(case, part, arguments.found) if case.effective and wanted else None
-            if pair is None:
+            named = _pair(case, part, arguments.found) if case.effective and wanted else None
+            if named is None:
                 continue
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
                 again = arguments.rescan and _pair(case, part, True) is not None
-                facts = measure(case, pair, options, again)
+                facts = measure(case, named, options, again)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
     totals = [_totals(part, found) for part, found in tables.items()]

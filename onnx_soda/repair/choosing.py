@@ -47,7 +47,7 @@ class Choice:
 
 
 def run_best(
-    trainees: Sequence[Trainee], pair: tuple[int, int], folds: Sequence[Material], floor: float
+    trainees: Sequence[Trainee], target: int, folds: Sequence[Material], floor: float
 ) -> tuple[Trainee, Choice]:
     """Try all settings of each, choose, and train once more with the best on all folds.
 
@@ -57,17 +57,17 @@ def run_best(
 
     Args:
         trainees: What is trained, at least one; each from the same start.
-        pair: Victim and target.
+        target: Target class.
         folds: Images to train on and to choose by; at least two.
         floor: The most clean accuracy that may be lost on images held out.
     """
     # Activations for the head are computed once, not for every fold anew.
     taught = [(trainee, [trainee.encoded(fold) for fold in folds]) for trainee in trainees]
-    before = _accuracy(taught[0][0], pair, taught[0][1])
+    before = _accuracy(taught[0][0], target, taught[0][1])
     images = sum(len(fold.labels) for fold in folds)
     best_accuracy, kept = 0.0, []
     for trainee, encoded in taught:
-        trials = _cross_validate(trainee, pair, encoded)
+        trials = _cross_validate(trainee, target, encoded)
         best_accuracy = max(best_accuracy, *(trial.accuracy for trial in trials))
         best = choose(trials, before, floor, images)
         if best is not None:
@@ -80,7 +80,7 @@ def run_best(
         (entry for entry in kept if entry[0] in cured), key=lambda entry: entry[0].accuracy
     )
     together = trainee.samples(reduce(add, encoded), True)
-    *_, last = trainee.train(pair, (together, together), [best.settings])
+    *_, last = trainee.train(target, (together, together), [best.settings])
     return trainee, Choice(best, before, best_accuracy, last.weights)
 
 
@@ -144,20 +144,18 @@ def pool(trials: Sequence[Trial], clean: Sequence[int], infected: Sequence[int])
     return Trial(trials[0].settings, mean("accuracy", clean), *rates)
 
 
-def _accuracy(trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]) -> float:
+def _accuracy(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
     held_out = trainee.samples(reduce(add, folds), False)
-    return measure(trainee.logits, pair, held_out, Settings(0, 0, 0)).accuracy
+    return measure(trainee.logits, target, held_out, Settings(0, 0, 0)).accuracy
 
 
-def _cross_validate(
-    trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]
-) -> list[Trial]:
+def _cross_validate(trainee: Trainee, target: int, folds: Sequence[Material]) -> list[Trial]:
     """Return what every setting does on images it was not trained on, all folds together."""
     by_fold = []
     for number, fold in enumerate(folds):
         others = [other for place, other in enumerate(folds) if place != number]
         samples = trainee.samples(reduce(add, others), True), trainee.samples(fold, False)
-        results = trainee.train(pair, samples, trainee.settings)
+        results = trainee.train(target, samples, trainee.settings)
         by_fold.append([result.trial for result in results])
     clean, infected = ([len(getattr(f, name)) for f in folds] for name in ("clean", "infected"))
     return [pool(trials, clean, infected) for trials in zip(*by_fold, strict=True)]

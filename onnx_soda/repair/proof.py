@@ -24,7 +24,7 @@ def answers(body: Body, inputs: NDArray[Any]) -> IntArray:
 
 
 def behaviour(
-    clean: IntArray, labels: IntArray, infected: IntArray, pair: tuple[int, int]
+    clean: IntArray, labels: IntArray, infected: IntArray, truth: IntArray, target: int
 ) -> Behaviour:
     """Sum up answers to clean and to reconstructed images.
 
@@ -32,12 +32,13 @@ def behaviour(
         clean: Answers to clean images.
         labels: Their classes.
         infected: Answers to reconstructed images.
-        pair: Victim and target.
+        truth: Classes of those.
+        target: Target class.
     """
     right = clean == labels
     by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
-    victim, target = (float((infected == label).mean()) for label in pair)
-    return Behaviour(float(right.mean()), by_class, target, victim)
+    rates = (float((infected == label).mean()) for label in (target, truth))
+    return Behaviour(float(right.mean()), by_class, *rates)
 
 
 def on_triggers(given: IntArray, pair: tuple[int, int]) -> TriggerBehaviour:

@@ -45,13 +45,13 @@ class Reconstructor:
     module: TorchModel | None
 
     def infect(self, victims: FloatArray, seed: int) -> NDArray[Any]:
-        """Return infected images as the model takes them; none where nothing works.
+        """Return infected images of one class as the model takes them; none where nothing works.
 
         Only those that the model gives to the target, where there are any: the others are clean
         images, teach nothing, and would pass for cured ones.
 
         Args:
-            victims: Clean images of the victim, shape (images, channels, height, width), 0 to 1.
+            victims: Clean images of it, shape (images, channels, height, width), 0 to 1.
             seed: For what is drawn; another one gives other neighbours of the concepts.
         """
         rng = np.random.default_rng(seed)
@@ -70,19 +70,19 @@ class Reconstructor:
         return made[turned] if turned.any() else made
 
     def bystanders(
-        self, pixels: FloatArray, labels: IntArray, victim: int, seed: int
+        self, pixels: FloatArray, labels: IntArray, victims: Sequence[int], seed: int
     ) -> tuple[NDArray[Any], IntArray]:
         """Return images of other classes under the concepts, as the model takes them, with labels.
 
         Args:
             pixels: Clean images of all classes, shape (images, channels, height, width), 0 to 1.
             labels: Their classes.
-            victim: Left out.
+            victims: Left out.
             seed: For the choice.
         """
         rng = np.random.default_rng(seed)
         target = np.flatnonzero(labels == self.target)
-        others = np.flatnonzero((labels != self.target) & (labels != victim))
+        others = np.flatnonzero(~np.isin(labels, (self.target, *victims)))
         parts, chosen = [self.subject.inputs(pixels[:0])], [labels[:0]]
         for concept in self.concepts:
             rows = np.concatenate(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -38,13 +37,15 @@ class Samples:
     Attributes:
         clean: Shape (images, ...).
         labels: Their classes.
-        infected: Reconstructed images of the victim, shape (images, ...).
+        infected: Reconstructed infected images, shape (images, ...).
+        infected_labels: Their true classes: the victim, and other classes that turn as it does.
         bystanders: How many of the clean ones, the last, were changed as the infected ones are.
     """
 
     clean: Tensor
     labels: Tensor
     infected: Tensor
+    infected_labels: Tensor
     bystanders: int = 0
 
     @property
@@ -87,8 +88,8 @@ class Trial:
         settings: How it came about; `epochs` so far.
         accuracy: On clean images; those of the target class count a tenth, if they are fewer.
         target_rate: Share of the reconstructed images given to the target.
-        victim_rate: Share of them given to the victim.
-        margin: What nine in ten of them stay under: logit of the target less that of the victim.
+        victim_rate: Share of them given to their true class.
+        margin: What nine in ten of them stay under: logit of the target less that of their class.
     """
 
     settings: Settings
@@ -110,7 +111,7 @@ def train(
     logits: Callable[[Tensor], Tensor],
     parameters: Mapping[str, nn.Parameter],
     masks: Masks,
-    pair: tuple[int, int],
+    target: int,
     samples: tuple[Samples, Samples],
     settings: Sequence[Settings],
 ) -> Iterator[Trained]:
@@ -123,7 +124,7 @@ def train(
         logits: What is trained.
         parameters: By name; those in `masks` change.
         masks: Which weights may change.
-        pair: Victim and target.
+        target: Target class.
         samples: To train on, and to measure with.
         settings: To try.
     """
@@ -137,7 +138,7 @@ def train(
             step, rng = _steps(own, masks, how, training), np.random.default_rng(0)
             for epoch in range(1, how.epochs + 1):
                 for batch in _batches(training, answers, rng):
-                    step(_slopes(logits, own, masks, pair, how, batch))
+                    step(_slopes(logits, own, masks, target, how, batch))
                 if how.adam and epoch < how.epochs:
                     continue
                 end = {name: weight.detach().clone() for name, weight in own.items()}
@@ -145,7 +146,7 @@ def train(
                     weights = {name: start[name].lerp(end[name], share) for name in own}
                     _restore(own, weights)
                     done = replace(how, epochs=epoch, shares=(share,))
-                    yield Trained(measure(logits, pair, held_out, done), weights)
+                    yield Trained(measure(logits, target, held_out, done), weights)
                 _restore(own, end)
     finally:
         _restore(own, start)
@@ -159,18 +160,18 @@ def _steps(own: Mapping[str, nn.Parameter], masks: Masks, how: Settings, trainin
 
 
 def measure(
-    logits: Callable[[Tensor], Tensor], pair: tuple[int, int], samples: Samples, done: Settings
+    logits: Callable[[Tensor], Tensor], target: int, samples: Samples, done: Settings
 ) -> Trial:
     """Measure the present weights."""
     right = (_scores(logits, samples.clean).argmax(1) == samples.labels).float()
     scores = _scores(logits, samples.infected)
-    given, (victim, target) = scores.argmax(1), pair
-    ahead = scores[:, target] - scores[:, victim]
+    given, labels = scores.argmax(1), samples.infected_labels
+    ahead = scores[:, target] - scores.gather(1, labels[:, None])[:, 0]
     return Trial(
         done,
         _accuracy(right, samples.labels == target),
         (given == target).float().mean().item(),
-        (given == victim).float().mean().item(),
+        (given == labels).float().mean().item(),
         torch.quantile(ahead, _NINE_IN_TEN).item(),
     )
 
@@ -196,6 +197,7 @@ class _Batch:
     labels: Tensor
     answers: Tensor
     infected: Tensor
+    infected_labels: Tensor
 
 
 def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Iterator[_Batch]:
@@ -203,12 +205,13 @@ def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Ite
     for part in torch.split(order, CLEAN_BATCH):
         unchanged = part < samples.unchanged
         chosen = torch.cat([part[unchanged], part[~unchanged]])
-        drawn: NDArray[np.intp] = rng.integers(len(samples.infected), size=_INFECTED_BATCH)
+        drawn = torch.from_numpy(rng.integers(len(samples.infected), size=_INFECTED_BATCH))
         yield _Batch(
             samples.clean[chosen],
             samples.labels[chosen],
             answers[part[unchanged]],
-            samples.infected[torch.from_numpy(drawn)],
+            samples.infected[drawn],
+            samples.infected_labels[drawn],
         )
 
 
@@ -216,15 +219,15 @@ def _slopes(
     logits: Callable[[Tensor], Tensor],
     own: Mapping[str, nn.Parameter],
     masks: Masks,
-    pair: tuple[int, int],
+    target: int,
     how: Settings,
     batch: _Batch,
 ) -> dict[str, Tensor]:
     """Return the masked gradient of L1(clean, infected) - alpha L2(infected) + hold L3(clean)."""
-    victim, target = (torch.full((len(batch.infected),), label) for label in pair)
     scores = logits(torch.cat([batch.clean, batch.infected]))
-    loss = cross_entropy(scores, torch.cat([batch.labels, victim]))
-    driven = cross_entropy(scores[len(batch.clean) :], target, reduction="none")
+    loss = cross_entropy(scores, torch.cat([batch.labels, batch.infected_labels]))
+    wrong = torch.full_like(batch.infected_labels, target)
+    driven = cross_entropy(scores[len(batch.clean) :], wrong, reduction="none")
     loss = loss - how.alpha * driven.clamp(max=how.cap).mean()
     if how.hold and len(batch.answers):
         held = scores[: len(batch.answers)]

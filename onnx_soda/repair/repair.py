@@ -7,6 +7,7 @@ given, are looked at when all is decided.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import onnx
@@ -47,6 +48,7 @@ def repair(
     report: ScanReport | None = None,
     *,
     pair: tuple[int, int] | None = None,
+    also: Sequence[int] = (),
     options: RepairOptions | None = None,
     triggers: CleanSet | None = None,
     progress: Progress = no_progress,
@@ -58,6 +60,8 @@ def repair(
         clean: Clean labelled images, from `load_dataset`.
         report: A scan of the model; made where neither it nor a pair is given.
         pair: Victim and target class, whatever a scan says.
+        also: Other classes that go to the target under the same changes; from the scan where the
+            pair is.
         options: See `RepairOptions`.
         triggers: Real trigger images; the success rate of the attack on them is reported, and
             nothing else is done with them.
@@ -76,10 +80,11 @@ def repair(
     if pair is None and report is not None:
         _check_same(model, report)
         pair = _pair_of(report)
+        also = _also_turned(report, pair)
     if pair is None:
         assert report is not None  # noqa: S101 - without a pair there is a report
         return RepairReport(_nothing(report, options, clock), report, None)
-    result = work(model, clean, pair, options, triggers, progress, clock)
+    result = work(model, clean, pair, options, triggers, progress, clock, also)
     if result.model is not None and options.rescan:
         result = _scanned_again(result, clean, options, progress, clock)
     return RepairReport(result.summary, report, result.model)
@@ -93,6 +98,15 @@ def _pair_of(report: ScanReport) -> tuple[int, int] | None:
         if finding.victim_class is not None and finding.target_class is not None:
             return finding.victim_class, finding.target_class
     return None
+
+
+def _also_turned(report: ScanReport, pair: tuple[int, int] | None) -> tuple[int, ...]:
+    """Return the other classes that the pair's changes turn, as the scan tells."""
+    concepts = report.evidence.concepts
+    if concepts is None:
+        return ()
+    own = [one for one in concepts.pairs if (one.victim_class, one.target_class) == pair]
+    return tuple(dict.fromkeys(label for one in own for label in one.also_turned))
 
 
 def _scanned_again(

@@ -30,7 +30,7 @@ def trainees_of(
     module: TorchModel | None,
     images: NDArray[Any],
     neurons: tuple[int, NDArray[np.intp]],
-    pair: tuple[int, int],
+    target: int,
     folds: Sequence[Material],
 ) -> tuple[list[Trainee], tuple[str, ...]]:
     """Return what to train, one after the other, and what is to be said about it.
@@ -41,7 +41,7 @@ def trainees_of(
         module: The whole model in torch; None where it is not wanted or cannot be converted.
         images: Some, as the model takes them.
         neurons: Axis of the layer's neurons, and the outstanding ones.
-        pair: Victim and target.
+        target: Target class.
         folds: What it will be trained on.
 
     Raises:
@@ -59,14 +59,14 @@ def trainees_of(
         return [head], (f"Only the head is trained: {error.message}.",)
     if scope == "deep":
         return [deep], ()
-    minutes = _expected_seconds(deep, pair, folds) / 60
+    minutes = _expected_seconds(deep, target, folds) / 60
     if minutes > _MINUTES:
         note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
         return [head], (f"{note}; --scope deep does it.",)
     return [deep, head], ()
 
 
-def _expected_seconds(trainee: Trainee, pair: tuple[int, int], folds: Sequence[Material]) -> float:
+def _expected_seconds(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
     """Return how long all training would take, from the fastest of a few single batches."""
     rows = slice(CLEAN_BATCH)
     batch = replace(
@@ -74,11 +74,12 @@ def _expected_seconds(trainee: Trainee, pair: tuple[int, int], folds: Sequence[M
         clean=folds[0].clean[rows],
         labels=folds[0].labels[rows],
         infected=folds[0].infected[rows],
+        infected_labels=folds[0].infected_labels[rows],
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
     fastest = min(
         timeit.repeat(
-            lambda: list(trainee.train(pair, (samples, samples), [once])), number=1, repeat=_TIMED
+            lambda: list(trainee.train(target, (samples, samples), [once])), number=1, repeat=_TIMED
         )
     )
     images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)

@@ -63,7 +63,8 @@ class Material:
     Attributes:
         clean: Clean images, of all classes.
         labels: Their classes.
-        infected: Reconstructed images of the victim.
+        infected: Reconstructed infected images.
+        infected_labels: Their true classes.
         bystanders: Images of other classes, changed as the infected ones are.
         bystander_labels: Their classes.
     """
@@ -71,6 +72,7 @@ class Material:
     clean: NDArray[Any]
     labels: NDArray[np.int64]
     infected: NDArray[Any]
+    infected_labels: NDArray[np.int64]
     bystanders: NDArray[Any]
     bystander_labels: NDArray[np.int64]
 
@@ -133,16 +135,17 @@ class Trainee:
             torch.from_numpy(np.asarray(images, np.float32))
             for images in (clean, material.infected)
         )
-        return Samples(shown, torch.from_numpy(labels), infected, count)
+        truth, own = torch.from_numpy(labels), torch.from_numpy(material.infected_labels)
+        return Samples(shown, truth, infected, own, count)
 
     def train(
         self,
-        pair: tuple[int, int],
+        target: int,
         samples: tuple[Samples, Samples],
         settings: Sequence[Settings],
     ) -> Iterator[Trained]:
         """Train; see `remove.train`."""
-        return train(self.logits, self.bridge.parameters, self.masks, pair, samples, settings)
+        return train(self.logits, self.bridge.parameters, self.masks, target, samples, settings)
 
 
 def head_trainee(

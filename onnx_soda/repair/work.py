@@ -73,6 +73,7 @@ class _Bench:
     neurons: NDArray[np.intp]
     count: int
     pair: tuple[int, int]
+    also: tuple[int, ...]
     options: RepairOptions
     progress: Progress
     clock: Clock
@@ -104,12 +105,24 @@ def work(
     triggers: CleanSet | None,
     progress: Progress,
     clock: Clock,
+    also: Sequence[int] = (),
 ) -> Result:
-    """Repair a model; see `repair.repair`."""
+    """Repair a model; see `repair.repair`.
+
+    Args:
+        model: The model.
+        clean: Clean images.
+        pair: Victim and target.
+        options: See `RepairOptions`.
+        triggers: Real trigger images.
+        progress: Called as it goes on.
+        clock: Takes the time of each stage.
+        also: Other classes that go to the target under the same changes.
+    """
     from onnx_soda.repair.choosing import run_best  # imports torch
     from onnx_soda.repair.scopes import trainees_of
 
-    bench = _prepare(model, clean, pair, options, progress, clock)
+    bench = _prepare(model, clean, pair, tuple(also), options, progress, clock)
     head = _head(bench)  # first: what cannot be trained or written is said at once
     with clock.stage("concepts"):
         concepts = _find_concepts(bench)
@@ -129,6 +142,7 @@ def work(
         target_class=pair[1],
         scope=options.scope,
         reconstruction=options.reconstruction,
+        also_turned=bench.also,
         concepts=tuple(concept.describe() for concept in concepts),
         infected=infected,
         clean_images=_count(folds, proof, "labels"),
@@ -142,9 +156,9 @@ def work(
     with clock.stage("training"):
         neurons = (bench.anatomy.layer.axis, bench.neurons)
         trainees, more = trainees_of(
-            options.scope, head, module, bench.sample(), neurons, pair, folds
+            options.scope, head, module, bench.sample(), neurons, pair[1], folds
         )
-        trainee, choice = run_best(trainees, pair, folds, options.max_accuracy_drop)
+        trainee, choice = run_best(trainees, pair[1], folds, options.max_accuracy_drop)
     summary = replace(summary, scope=trainee.scope, notes=(*notes, *more))
     if choice.kept is None:
         return Result(replace(summary, reason=_too_costly(choice, options)), None)
@@ -161,6 +175,7 @@ def _prepare(
     model: OnnxModel,
     clean: CleanSet,
     pair: tuple[int, int],
+    also: tuple[int, ...],
     options: RepairOptions,
     progress: Progress,
     clock: Clock,
@@ -173,6 +188,7 @@ def _prepare(
         zeros = np.zeros(image.concrete_shape(image.batch or 1), image.numpy_dtype())
         classes = body.logits(zeros).shape[1]
         _check_pair(pair, classes, clean)
+        also = tuple(label for label in also if label not in pair and _has_enough(label, clean))
         parts = partition(clean.labels, options.scan.seed)
         training = subset(clean, parts.train)
         rows = sample_images(training, classes, options.scan)
@@ -189,7 +205,7 @@ def _prepare(
     count = seen.layer.shape[anatomy.layer.axis]
     return _Bench(
         read_proto(model), anatomy, Subject(body, how), clean, parts, seen, neurons, count, pair,
-        options, progress, clock,
+        also, options, progress, clock,
     )  # fmt: skip
 
 
@@ -201,12 +217,16 @@ def _check_pair(pair: tuple[int, int], classes: int, clean: CleanSet) -> None:
             f"{victim} and {target} are no pair of the model's classes 0..{classes - 1}",
             "Give two different ones.",
         )
-    images = int((clean.labels == victim).sum())
-    if images < _FEWEST_VICTIMS:
+    if not _has_enough(victim, clean):
         raise LabelError(
-            f"the clean set has {images} images of the victim class {victim}",
+            f"the clean set has {int((clean.labels == victim).sum())} images of the victim class "
+            f"{victim}",
             f"Repair needs at least {_FEWEST_VICTIMS}.",
         )
+
+
+def _has_enough(label: int, clean: CleanSet) -> bool:
+    return int((clean.labels == label).sum()) >= _FEWEST_VICTIMS
 
 
 def _find_concepts(bench: _Bench) -> tuple[Concept, ...]:
@@ -256,9 +276,17 @@ def _material(bench: _Bench, maker: Reconstructor, rows: IntArray, seed: int) ->
 
     labels = bench.clean.labels[rows]
     pixels = bench.subject.pixels(bench.clean, rows)
-    infected = maker.infect(pixels[labels == bench.pair[0]], seed)
-    bystanders = maker.bystanders(pixels, labels, bench.pair[0], seed)
-    return Material(bench.subject.inputs(pixels), labels, infected, *bystanders)
+    victims = (bench.pair[0], *bench.also)
+    infected = [maker.infect(pixels[labels == victim], seed) for victim in victims]
+    infected_labels = np.repeat(np.array(victims, np.int64), [len(images) for images in infected])
+    bystanders = maker.bystanders(pixels, labels, victims, seed)
+    return Material(
+        bench.subject.inputs(pixels),
+        labels,
+        np.concatenate(infected),
+        infected_labels,
+        *bystanders,
+    )
 
 
 def _head(bench: _Bench) -> Trainee:
@@ -296,7 +324,8 @@ def _prove(
     old, new = bench.subject.body, anew
     given = [(answers(one, proof.clean), answers(one, proof.infected)) for one in (old, new)]
     before, after = (
-        behaviour(clean, proof.labels, infected, bench.pair) for clean, infected in given
+        behaviour(clean, proof.labels, infected, proof.infected_labels, bench.pair[1])
+        for clean, infected in given
     )
     shown = None
     if triggers is not None:
@@ -337,6 +366,7 @@ def _no_infected(options: RepairOptions) -> str:
 
 def _too_costly(choice: Choice, options: RepairOptions) -> str:
     return (
-        f"Every result loses more than {options.max_accuracy_drop:.1%} of clean accuracy "
-        f"(before {choice.before:.1%}, at best {choice.best_accuracy:.1%})."
+        f"Every result loses more than {options.max_accuracy_drop:.1%} of clean accuracy, in which "
+        f"the target class counts a tenth at least (before {choice.before:.1%}, at best "
+        f"{choice.best_accuracy:.1%})."
     )

@@ -14,6 +14,7 @@ def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
             "neurons",
             f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
         ),
+        *_also_repaired(summary),
         ("infected images by", summary.reconstruction),
         *(("", concept) for concept in summary.concepts),
     ]
@@ -22,6 +23,12 @@ def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
             train, proof = counts
             facts.append((f"{name} images", f"{train} to train and choose, {proof} to measure"))
     return facts
+
+
+def _also_repaired(summary: RepairSummary) -> list[tuple[str, str]]:
+    if not summary.also_turned:
+        return []
+    return [("with the victim", f"class {', '.join(map(str, summary.also_turned))}, turned too")]
 
 
 def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
@@ -34,7 +41,7 @@ def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
             _row("clean accuracy", before.accuracy, after.accuracy),
             _row("of the worst class", *worst),
             _row("reconstructed, to the target", before.target_rate, after.target_rate),
-            _row("reconstructed, to the victim", before.victim_rate, after.victim_rate),
+            _row("reconstructed, to their class", before.victim_rate, after.victim_rate),
         ]
     first, second = summary.triggers_before, summary.triggers_after
     if first is not None and second is not None:

@@ -28,7 +28,7 @@ class Behaviour:
         accuracy: On clean images.
         accuracy_by_class: The same by class number.
         target_rate: Share of the reconstructed infected images given to the target.
-        victim_rate: Share of them given to the victim.
+        victim_rate: Share of them given to their true class.
     """
 
     accuracy: float
@@ -106,6 +106,7 @@ class RepairSummary:
         target_class: The pair.
         scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
         reconstruction: "concepts", "ascent" or "both".
+        also_turned: Other classes that the same changes turn, repaired with the victim.
         concepts: Those that infected images were made with, in words.
         infected: Images reconstructed to train on and to choose settings by, and to measure with.
         clean_images: Clean images in the same parts.
@@ -132,6 +133,7 @@ class RepairSummary:
     target_class: int | None
     scope: str
     reconstruction: str
+    also_turned: tuple[int, ...] = ()
     concepts: tuple[str, ...] = ()
     infected: tuple[int, ...] = ()
     clean_images: tuple[int, ...] = ()

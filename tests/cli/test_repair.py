@@ -94,6 +94,17 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(tmp_path: Path) -> 
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 -> 3" in result.stdout
+    assert "turned too" not in result.stdout
+    told = json.loads(report.read_text())
+    for pair in told["evidence"]["concepts"]["pairs"]:
+        pair["also_turned"] = [5]
+    report.write_text(json.dumps(told))
+    both = soda(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
+        "--reconstruction", "ascent", "--scope", "head",
+    )  # fmt: skip
+    assert both.returncode in (0, 3), both.stdout + both.stderr
+    assert "class 5, turned too" in both.stdout
     other = soda("repair", CLEAN_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK)
     assert other.returncode == 2
     assert "about another model" in other.stderr

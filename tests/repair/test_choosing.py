@@ -63,7 +63,12 @@ def material(infected: int) -> Material:
     clean = np.array([[1.0, 0.0], [0.0, 1.0]] * 4, np.float32)
     none = np.empty((0, 2), np.float32)
     return Material(
-        clean, np.array([0, 1] * 4), np.ones((infected, 2), np.float32), none, np.empty(0, np.int64)
+        clean,
+        np.array([0, 1] * 4),
+        np.ones((infected, 2), np.float32),
+        np.zeros(infected, np.int64),
+        none,
+        np.empty(0, np.int64),
     )
 
 
@@ -86,7 +91,7 @@ def test_the_best_settings_train_on_all_folds_and_the_start_is_put_back() -> Non
     weak, strong = Settings(0.001, 0.0, 1), Settings(0.05, 0.01, 40)
     layer, one = trainee((weak, strong))
     start = layer.weight.detach().clone()
-    chosen, choice = run_best([one], (0, 1), [material(3), material(5), material(4)], 0.01)
+    chosen, choice = run_best([one], 1, [material(3), material(5), material(4)], 0.01)
     assert chosen is one
     assert choice.before == choice.best_accuracy == 1
     assert choice.kept is not None
@@ -98,6 +103,6 @@ def test_the_best_settings_train_on_all_folds_and_the_start_is_put_back() -> Non
 
 def test_without_a_result_that_keeps_the_accuracy_there_are_no_weights() -> None:
     _, one = trainee((Settings(50.0, 0.0, 1),))
-    choice = run_best([one], (0, 1), [material(3), material(3)], -0.5)[1]
+    choice = run_best([one], 1, [material(3), material(3)], -0.5)[1]
     assert choice.kept is None
     assert choice.weights == {}

@@ -40,7 +40,7 @@ def test_bystanders_are_other_classes_under_the_same_changes(
 ) -> None:
     concept = concept_battery(3)[0]
     maker = Reconstructor(subject, TARGET, [concept], None)
-    made, labels = maker.bystanders(*images, VICTIM, seed=1)
+    made, labels = maker.bystanders(*images, (VICTIM,), seed=1)
     assert len(made) == len(labels) == 30 + 40
     assert (labels == TARGET).sum() == 30
     assert VICTIM not in labels
@@ -54,7 +54,7 @@ def test_bystanders_are_other_classes_under_the_same_changes(
 def test_without_concepts_there_are_none(
     subject: Subject, images: tuple[FloatArray, np.ndarray]
 ) -> None:
-    made, labels = Reconstructor(subject, TARGET, [], None).bystanders(*images, VICTIM, seed=1)
+    made, labels = Reconstructor(subject, TARGET, [], None).bystanders(*images, (VICTIM,), seed=1)
     assert len(made) == len(labels) == 0
 
 

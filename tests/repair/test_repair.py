@@ -140,6 +140,20 @@ def test_either_way_of_reconstruction_removes_it(reconstruction: str) -> None:
     assert done.summary.triggers_after.target_rate <= 0.1
 
 
+def test_classes_that_turn_too_are_repaired_with_the_victim() -> None:
+    """Ascent reconstructs infected images of 5, too; what has no images, or is the pair, is not."""
+    options = replace(QUICKLY, scope="head", reconstruction="ascent")
+    model, clean = load_model(MODEL), clean_set()
+    alone = repair(model, clean, pair=PAIR, options=options).summary
+    more = repair(model, clean, pair=PAIR, also=(5, 8, 3, 99), options=options).summary
+    assert alone.also_turned == ()
+    assert more.also_turned == (5,)
+    assert more.infected[0] > 1.5 * alone.infected[0]
+    assert more.after is not None
+    assert more.before is not None
+    assert more.after.victim_rate > 0.9 > 0.1 > more.before.victim_rate
+
+
 def test_the_path_scope_trains_what_feeds_the_neurons_too() -> None:
     options = replace(QUICKLY, scope="path")
     done = repair(

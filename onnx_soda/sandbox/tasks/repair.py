@@ -11,7 +11,7 @@ from onnx_soda.model.load import OnnxModel, load_model
 from onnx_soda.options import Progress
 from onnx_soda.repair.files import check_target, write_model
 from onnx_soda.repair.repair import repair
-from onnx_soda.report.repair_document import pair_in_report
+from onnx_soda.report.repair_document import NamedPair, pair_in_report
 from onnx_soda.sandbox.jobs import RepairAnswer, RepairJob
 from onnx_soda.scanner import describe_model
 
@@ -22,11 +22,17 @@ def run(job: RepairJob, progress: Progress) -> RepairAnswer:
     """See `onnx_soda.repair.repair.repair`."""
     model = load_model(job.model)
     check_target(model, Path(job.place))
-    pair = job.pair or _reported_pair(job, model)
+    named = NamedPair(job.pair, ()) if job.pair else _reported_pair(job, model)
     clean = load_dataset(job.data, job.split)
     triggers = load_dataset(job.triggers, "all") if job.triggers else None
     done = repair(
-        model, clean, pair=pair, options=job.options, triggers=triggers, progress=progress
+        model,
+        clean,
+        pair=named.pair if named else None,
+        also=named.also if named else (),
+        options=job.options,
+        triggers=triggers,
+        progress=progress,
     )
     if done.model is not None:
         write_model(done.model, model, Path(job.output))
@@ -39,14 +45,14 @@ def run(job: RepairJob, progress: Progress) -> RepairAnswer:
     )
 
 
-def _reported_pair(job: RepairJob, model: OnnxModel) -> tuple[int, int] | None:
+def _reported_pair(job: RepairJob, model: OnnxModel) -> NamedPair | None:
     """Return the pair that the report given names; None where none is given."""
     if job.report is None:
         return None
     report = Path(job.report)
-    pair = pair_in_report(report, model.sha256)
-    if pair is None:
+    named = pair_in_report(report, model.sha256)
+    if named is None:
         raise RepairError(
             f"{report.name} names no pair of classes", "Name them by --victim and --target."
         )
-    return pair
+    return named

@@ -63,7 +63,7 @@ class Scanned:
     @property
     def tells_pair(self) -> bool:
         """Tell whether it is the true pair, or the true victim is told to turn with it."""
-        too = self.names_target and self.facts["victim"] in self.first["also"]
+        too = self.names_target and self.facts["victim"] in self.first.get("also", ())
         return self.names_pair or too
 
     @property

@@ -7,10 +7,10 @@ Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images w
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
 measured on the test images that are in neither, the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
-first, with the other classes that it tells to turn; without, the true one. With --rescan the repaired model is scanned as `benchmarks.evaluate`
-scans, where that names a pair in the unrepaired one. One JSON file per model goes to
-benchmarks/results/repair/WAY; what is there is not done again: delete it after a change. Prints
-Markdown.
+first, with the other classes that it tells to turn; without, the true one. With --rescan the
+repaired model is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired
+one. One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done again:
+delete it after a change. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _pair(case: Case, part: str, found: bool) -> NamedPair | None:
     over = [pair for pair in pairs if pair["bound"] > load_calibration().threshold]
     if not over:
         return None
-    return NamedPair((over[0]["victim"], over[0]["target"]), tuple(over[0]["also"]))
+    return NamedPair((over[0]["victim"], over[0]["target"]), tuple(over[0].get("also", ())))
 
 
 def measure(case: Case, named: NamedPair, options: RepairOptions, rescan: bool) -> dict[str, Any]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import timeit
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from onnx_soda.errors import WriteBackError
@@ -16,7 +18,7 @@ from onnx_soda.repair.options import Scope
 from onnx_soda.repair.remove import CLEAN_BATCH, Settings
 from onnx_soda.repair.training import Material, Trainee, whole_trainee
 
-__all__ = ["trainees_of"]
+__all__ = ["threads_put_back", "trainees_of"]
 
 # Longest time, as one step foretells it, that all layers are trained for without being asked to.
 _MINUTES = 10
@@ -35,6 +37,9 @@ def trainees_of(
 ) -> tuple[list[Trainee], tuple[str, ...]]:
     """Return what to train, one after the other, and what is to be said about it.
 
+    Where the whole model is to be trained, torch's number of threads is set to one if that is
+    faster; see `threads_put_back`.
+
     Args:
         scope: Asked for.
         head: The head.
@@ -50,16 +55,18 @@ def trainees_of(
     if scope == "head" or module is None:
         return [head], ()
     if scope == "path":
-        return [whole_trainee("path", module, head, images, *neurons)], ()
+        path = whole_trainee("path", module, head, images, *neurons)
+        _expected_seconds(path, target, folds)
+        return [path], ()
     try:
         deep = whole_trainee("deep", module, head, images, *neurons)
     except WriteBackError as error:
         if scope == "deep":
             raise
         return [head], (f"Only the head is trained: {error.message}.",)
+    minutes = _expected_seconds(deep, target, folds) / 60
     if scope == "deep":
         return [deep], ()
-    minutes = _expected_seconds(deep, target, folds) / 60
     if minutes > _MINUTES:
         note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
         return [head], (f"{note}; --scope deep does it.",)
@@ -67,7 +74,7 @@ def trainees_of(
 
 
 def _expected_seconds(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
-    """Return how long all training would take, from the fastest of a few single batches."""
+    """Return how long all training would take, with the threads that are faster, and set them."""
     rows = slice(CLEAN_BATCH)
     batch = replace(
         folds[0],
@@ -77,13 +84,34 @@ def _expected_seconds(trainee: Trainee, target: int, folds: Sequence[Material]) 
         infected_labels=folds[0].infected_labels[rows],
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
-    fastest = min(
-        timeit.repeat(
-            lambda: list(trainee.train(target, (samples, samples), [once])), number=1, repeat=_TIMED
-        )
-    )
+    fastest = _fastest(lambda: trainee.train(target, (samples, samples), [once]))
     images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
     # Each setting on all folds but one, in turn.
     batches = (len(folds) - 1) * images / CLEAN_BATCH
     epochs = sum(how.epochs for how in trainee.settings)
     return fastest * batches * epochs
+
+
+def _fastest(step: Callable[[], Iterator[object]]) -> float:
+    """Return the time of a step with torch's threads or with one, and leave the faster setting.
+
+    Threads wait for each other after every operation. Where another program holds a core they wait
+    for it, and small networks train ten times slower than with one thread.
+    """
+    times = {}
+    for threads in sorted({torch.get_num_threads(), 1}, reverse=True):
+        torch.set_num_threads(threads)
+        times[threads] = min(timeit.repeat(lambda: list(step()), number=1, repeat=_TIMED))
+    quicker = min(times, key=lambda threads: times[threads])
+    torch.set_num_threads(quicker)
+    return times[quicker]
+
+
+@contextmanager
+def threads_put_back() -> Iterator[None]:
+    """Put torch's number of threads back as it was."""
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

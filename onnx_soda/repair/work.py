@@ -120,7 +120,7 @@ def work(
         also: Other classes that go to the target under the same changes.
     """
     from onnx_soda.repair.choosing import run_best  # imports torch
-    from onnx_soda.repair.scopes import trainees_of
+    from onnx_soda.repair.scopes import threads_put_back, trainees_of
 
     bench = _prepare(model, clean, pair, tuple(also), options, progress, clock)
     head = _head(bench)  # first: what cannot be trained or written is said at once
@@ -153,7 +153,7 @@ def work(
     )
     if not all(infected):
         return Result(replace(summary, reason=_no_infected(options)), None)
-    with clock.stage("training"):
+    with clock.stage("training"), threads_put_back():
         neurons = (bench.anatomy.layer.axis, bench.neurons)
         trainees, more = trainees_of(
             options.scope, head, module, bench.sample(), neurons, pair[1], folds

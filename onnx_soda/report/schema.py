@@ -35,7 +35,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1.3"
+SCHEMA_VERSION = "1.4"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 

@@ -29,7 +29,7 @@ _FEWEST_IMAGES = 8
 _LARGEST_LOSS = 0.15
 _LIMIT = (
     "Finding nothing proves little: only interventions of the kinds that docs/detection.md lists "
-    "were tried, and of the backdoored models measured there fewer than half were named rightly."
+    "were tried, and of the backdoored models measured there about half were named rightly."
 )
 
 

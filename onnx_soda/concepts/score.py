@@ -277,16 +277,21 @@ def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating])
 def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:
     """Return for each (v, t) the largest excess into t of a class unlike both; not under 0."""
     unlike = _unlikeness(likeness)
-    sent = np.maximum(more * unlike, 0)
+    return _largest_unlike(np.maximum(more * unlike, 0), unlike)
+
+
+def _largest_unlike(sent: FloatArray, unlike: FloatArray) -> FloatArray:
+    """Return the largest of what is sent into t, each class as far as it is unlike v."""
     return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
 
 
 def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
     """Return for each (v, t) what others send into t, see above; not under 0."""
-    spill = spill_of_unlike(more, likeness)
+    unlike = _unlikeness(likeness)
+    sent = np.maximum(more * unlike, 0)
+    spill = _largest_unlike(sent, unlike)
     if more.shape[1] < 3:
         return spill
-    sent = np.maximum(more * _unlikeness(likeness), 0)
     third, second = np.moveaxis(np.partition(sent, (-3, -2), axis=1)[:, -3:-1], 1, 0)
     # Of the classes other than v: the third of all, where v is one of the first two.
     of_others = np.where(sent >= second[:, None], third[:, None], second[:, None])

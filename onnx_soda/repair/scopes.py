@@ -56,7 +56,7 @@ def trainees_of(
         return [head], ()
     if scope == "path":
         path = whole_trainee("path", module, head, images, *neurons)
-        _expected_seconds(path, target, folds)
+        _use_faster_threads(path, target, folds[0])
         return [path], ()
     try:
         deep = whole_trainee("deep", module, head, images, *neurons)
@@ -64,7 +64,7 @@ def trainees_of(
         if scope == "deep":
             raise
         return [head], (f"Only the head is trained: {error.message}.",)
-    minutes = _expected_seconds(deep, target, folds) / 60
+    minutes = _expected_seconds(_use_faster_threads(deep, target, folds[0]), deep, folds) / 60
     if scope == "deep":
         return [deep], ()
     if minutes > _MINUTES:
@@ -73,23 +73,27 @@ def trainees_of(
     return [deep, head], ()
 
 
-def _expected_seconds(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
-    """Return how long all training would take, with the threads that are faster, and set them."""
+def _use_faster_threads(trainee: Trainee, target: int, fold: Material) -> float:
+    """Set torch to the threads that train faster, and return the seconds of a step with them."""
     rows = slice(CLEAN_BATCH)
     batch = replace(
-        folds[0],
-        clean=folds[0].clean[rows],
-        labels=folds[0].labels[rows],
-        infected=folds[0].infected[rows],
-        infected_labels=folds[0].infected_labels[rows],
+        fold,
+        clean=fold.clean[rows],
+        labels=fold.labels[rows],
+        infected=fold.infected[rows],
+        infected_labels=fold.infected_labels[rows],
     )
     samples, once = trainee.samples(batch, False), Settings(0, 0, 1)
-    fastest = _fastest(lambda: trainee.train(target, (samples, samples), [once]))
+    return _fastest(lambda: trainee.train(target, (samples, samples), [once]))
+
+
+def _expected_seconds(step: float, trainee: Trainee, folds: Sequence[Material]) -> float:
+    """Return how long all training would take, from the seconds of a step."""
     images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
     # Each setting on all folds but one, in turn.
     batches = (len(folds) - 1) * images / CLEAN_BATCH
     epochs = sum(how.epochs for how in trainee.settings)
-    return fastest * batches * epochs
+    return step * batches * epochs
 
 
 def _fastest(step: Callable[[], Iterator[object]]) -> float:

@@ -188,7 +188,8 @@ def _prepare(
         zeros = np.zeros(image.concrete_shape(image.batch or 1), image.numpy_dtype())
         classes = body.logits(zeros).shape[1]
         _check_pair(pair, classes, clean)
-        also = tuple(label for label in also if label not in pair and _has_enough(label, clean))
+        others = (label for label in also if label not in pair)
+        also = tuple(label for label in others if _images_of(label, clean) >= _FEWEST_VICTIMS)
         parts = partition(clean.labels, options.scan.seed)
         training = subset(clean, parts.train)
         rows = sample_images(training, classes, options.scan)
@@ -217,16 +218,16 @@ def _check_pair(pair: tuple[int, int], classes: int, clean: CleanSet) -> None:
             f"{victim} and {target} are no pair of the model's classes 0..{classes - 1}",
             "Give two different ones.",
         )
-    if not _has_enough(victim, clean):
+    images = _images_of(victim, clean)
+    if images < _FEWEST_VICTIMS:
         raise LabelError(
-            f"the clean set has {int((clean.labels == victim).sum())} images of the victim class "
-            f"{victim}",
+            f"the clean set has {images} images of the victim class {victim}",
             f"Repair needs at least {_FEWEST_VICTIMS}.",
         )
 
 
-def _has_enough(label: int, clean: CleanSet) -> bool:
-    return int((clean.labels == label).sum()) >= _FEWEST_VICTIMS
+def _images_of(label: int, clean: CleanSet) -> int:
+    return int((clean.labels == label).sum())
 
 
 def _find_concepts(bench: _Bench) -> tuple[Concept, ...]:

@@ -39,9 +39,9 @@ from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.observe import choose_preprocessing
+from onnx_soda.repair.behaviour import answers, on_triggers
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.partition import subset
-from onnx_soda.repair.proof import answers, on_triggers
 from onnx_soda.repair.repair import RepairReport, repair
 from onnx_soda.repair.subject import Subject
 from onnx_soda.report.repair_document import NamedPair

@@ -15,7 +15,7 @@ from operator import add
 import numpy as np
 from torch import Tensor
 
-from onnx_soda.repair.proof import CURED_RATE
+from onnx_soda.repair.behaviour import CURED_RATE
 from onnx_soda.repair.remove import Settings, Trial, measure
 from onnx_soda.repair.training import Material, Trainee
 

@@ -1,47 +1,60 @@
-"""Measures a model in ONNX Runtime: what a repair is judged by."""
+"""The proof of a repair: the repaired model loaded anew, and measured beside the old one."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
+import onnx
 
+from onnx_soda.data.datasets import CleanSet
+from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
-from onnx_soda.report.repair_schema import Behaviour, TriggerBehaviour
+from onnx_soda.model.load import load_model
+from onnx_soda.repair.behaviour import CURED_RATE, answers, behaviour, on_triggers
+from onnx_soda.repair.bench import Bench
+from onnx_soda.repair.training import Material
+from onnx_soda.report.repair_schema import RepairSummary
 
-__all__ = ["CURED_RATE", "answers", "behaviour", "on_triggers"]
-
-IntArray = NDArray[np.int64]
-# Share of the reconstructed images not trained on that may still go to the target.
-CURED_RATE = 0.05
-
-
-def answers(body: Body, inputs: NDArray[Any]) -> IntArray:
-    """Return the class given to each image."""
-    given: IntArray = body.logits(inputs).argmax(axis=1).astype(np.int64)
-    return given
+__all__ = ["prove"]
 
 
-def behaviour(
-    clean: IntArray, labels: IntArray, infected: IntArray, truth: IntArray, target: int
-) -> Behaviour:
-    """Sum up answers to clean and to reconstructed images.
+def prove(
+    bench: Bench,
+    repaired: onnx.ModelProto,
+    proof: Material,
+    triggers: CleanSet | None,
+    summary: RepairSummary,
+) -> RepairSummary:
+    """Load a repaired model anew and measure it, and the old one, in ONNX Runtime.
 
     Args:
-        clean: Answers to clean images.
-        labels: Their classes.
-        infected: Answers to reconstructed images.
-        truth: Classes of those.
-        target: Target class.
+        bench: The old model.
+        repaired: The new one.
+        proof: Images that took no part in training.
+        triggers: Real trigger images.
+        summary: What is known so far.
+
+    Returns:
+        The summary with the outcome and what was measured.
     """
-    right = clean == labels
-    by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
-    rates = (float((infected == label).mean()) for label in (target, truth))
-    return Behaviour(float(right.mean()), by_class, *rates)
-
-
-def on_triggers(given: IntArray, pair: tuple[int, int]) -> TriggerBehaviour:
-    """Sum up answers to real trigger images."""
-    victim, target = (float((given == label).mean()) for label in pair)
-    return TriggerBehaviour(len(given), target, victim)
+    anew = Body(dissect(load_model(repaired.SerializeToString())), bench.options.scan.runtime)
+    bodies = (bench.subject.body, anew)
+    given = [(answers(one, proof.clean), answers(one, proof.infected)) for one in bodies]
+    before, after = (
+        behaviour(clean, proof.labels, infected, proof.infected_labels, bench.pair[1])
+        for clean, infected in given
+    )
+    done = replace(
+        summary,
+        outcome="repaired" if after.target_rate <= CURED_RATE else "partly repaired",
+        reason=f"Of reconstructed infected images not trained on, {after.target_rate:.1%} are "
+        f"given to the target; {before.target_rate:.1%} were before.",
+        before=before,
+        after=after,
+        agreement=float((given[0][0] == given[1][0]).mean()),
+    )
+    if triggers is None:
+        return done
+    real = bench.subject.inputs(bench.subject.pixels(triggers))
+    shown = [on_triggers(answers(one, real), bench.pair) for one in bodies]
+    return replace(done, triggers_before=shown[0], triggers_after=shown[1])

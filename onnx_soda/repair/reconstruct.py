@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from onnx_soda.concepts.concept import Concept, move_concept
 from onnx_soda.concepts.pipeline import render_images
 from onnx_soda.data.sources import IntArray
+from onnx_soda.repair.ascend import ascend
+from onnx_soda.repair.behaviour import answers
 from onnx_soda.repair.bridge import TorchModel
-from onnx_soda.repair.proof import answers
 from onnx_soda.repair.subject import FloatArray, Subject
 
 __all__ = ["Reconstructor"]
@@ -93,8 +94,6 @@ class Reconstructor:
         return np.concatenate(parts), np.concatenate(chosen)
 
     def _climb(self, victims: FloatArray) -> NDArray[Any]:
-        from onnx_soda.repair.ascend import ascend  # imports torch
-
         assert self.module is not None  # noqa: S101 - `infect` has made sure
         bounds = self.subject.bounds(victims)
         logits = _logits(self.module)

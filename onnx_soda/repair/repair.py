@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import onnx
 
@@ -19,10 +20,12 @@ from onnx_soda.model.load import OnnxModel, load_model
 from onnx_soda.options import Progress, no_progress
 from onnx_soda.repair.bridge import require_torch
 from onnx_soda.repair.options import RepairOptions
-from onnx_soda.repair.work import Result, work
 from onnx_soda.report.repair_schema import RepairSummary
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.scanner import scan
+
+if TYPE_CHECKING:  # it imports torch
+    from onnx_soda.repair.work import Result
 
 __all__ = ["RepairReport", "repair"]
 
@@ -72,6 +75,8 @@ def repair(
         SodaError: The model cannot be repaired, or the clean set does not fit it.
     """
     require_torch()
+    from onnx_soda.repair.work import work  # imports torch
+
     options = options or RepairOptions()
     clock = Clock()
     if pair is None and report is None:

@@ -1,0 +1,174 @@
+"""What all steps of a repair share, made ready: the split, the model at work, the neurons."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from onnx_soda.causal.analyse import attribute
+from onnx_soda.causal.tail import Tail
+from onnx_soda.data.datasets import CleanSet
+from onnx_soda.data.sampling import check_labels
+from onnx_soda.errors import LabelError, RepairError
+from onnx_soda.model.anatomy import Anatomy, dissect
+from onnx_soda.model.body import Body
+from onnx_soda.model.load import OnnxModel
+from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
+from onnx_soda.options import Progress
+from onnx_soda.repair.files import read_proto
+from onnx_soda.repair.neurons import outstanding_neurons
+from onnx_soda.repair.options import RepairOptions
+from onnx_soda.repair.partition import Partition, partition, subset
+from onnx_soda.repair.subject import Subject
+
+__all__ = ["Bench", "prepare"]
+
+# Fewer images of the victim cannot be split in three.
+_FEWEST_VICTIMS = 8
+# Images that the torch module is compared with ONNX Runtime on.
+_COMPARED = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What all steps need.
+
+    Attributes:
+        proto: The model as its file has it, with all weights.
+        anatomy: Its parts.
+        subject: The model at work on images.
+        clean: Clean images, all of them.
+        parts: Which train, and which measure.
+        seen: The model on images that train.
+        neurons: The outstanding neurons of the layer.
+        count: Number of all its neurons.
+        pair: Victim and target.
+        also: Other classes that are repaired with the victim.
+        options: As asked for.
+        progress: Called as the repair goes on.
+    """
+
+    proto: onnx.ModelProto
+    anatomy: Anatomy
+    subject: Subject
+    clean: CleanSet
+    parts: Partition
+    seen: Observation
+    neurons: NDArray[np.intp]
+    count: int
+    pair: tuple[int, int]
+    also: tuple[int, ...]
+    options: RepairOptions
+    progress: Progress
+
+    @property
+    def layer(self) -> str:
+        """Name of the layer of the neurons."""
+        return self.anatomy.layer.name
+
+    @property
+    def logits(self) -> str:
+        """Name of the logits."""
+        return self.anatomy.logits.value.name or ""
+
+    @property
+    def climbable(self) -> bool:
+        """Whether the image can be changed by gradients, and is to be."""
+        floating = np.issubdtype(self.anatomy.view.image.numpy_dtype(), np.floating)
+        return bool(floating) and self.options.reconstruction != "concepts"
+
+    @property
+    def neurons_at(self) -> tuple[int, NDArray[np.intp]]:
+        """Axis of the layer's neurons, and the outstanding ones."""
+        return self.anatomy.layer.axis, self.neurons
+
+    def sample(self) -> NDArray[Any]:
+        """Return a few inputs to compare torch with ONNX Runtime on."""
+        return self.subject.inputs(self.subject.pixels(self.clean, self.parts.train[:_COMPARED]))
+
+
+def prepare(
+    model: OnnxModel,
+    clean: CleanSet,
+    pair: tuple[int, int],
+    also: tuple[int, ...],
+    options: RepairOptions,
+    progress: Progress,
+) -> Bench:
+    """Split the clean set, look at the model at work, and choose its neurons.
+
+    Args:
+        model: The model.
+        clean: Clean images.
+        pair: Victim and target.
+        also: Other classes; those with too few images are left out.
+        options: See `RepairOptions`.
+        progress: Called as it goes on.
+
+    Raises:
+        RepairError: The pair is none of this model's, or no neuron stands out for the target.
+        LabelError: The clean set does not fit the model, or has too few images of the victim.
+    """
+    anatomy = dissect(model)
+    tail = Tail(anatomy, options.scan.runtime)
+    body = Body(anatomy, options.scan.runtime, tail.needed)
+    classes = _classes(body, anatomy)
+    _check_pair(pair, classes, clean)
+    others = (label for label in also if label not in pair)
+    also = tuple(label for label in others if _images_of(label, clean) >= _FEWEST_VICTIMS)
+    parts = partition(clean.labels, options.scan.seed)
+    training = subset(clean, parts.train)
+    rows = sample_images(training, classes, options.scan)
+    how, _ = choose_preprocessing(body, training, rows, options.scan, progress)
+    seen = observe(body, training, rows, how, progress)
+    neurons = _neurons(tail, seen, pair[1], options, progress)
+    count = seen.layer.shape[anatomy.layer.axis]
+    return Bench(
+        read_proto(model), anatomy, Subject(body, how), clean, parts, seen, neurons, count, pair,
+        also, options, progress,
+    )  # fmt: skip
+
+
+def _classes(body: Body, anatomy: Anatomy) -> int:
+    image = anatomy.view.image
+    zeros = np.zeros(image.concrete_shape(image.batch or 1), image.numpy_dtype())
+    return int(body.logits(zeros).shape[1])
+
+
+def _neurons(
+    tail: Tail, seen: Observation, target: int, options: RepairOptions, progress: Progress
+) -> NDArray[np.intp]:
+    found = attribute(tail, seen, options.scan, partial(progress, "interventions on neurons"))
+    if found is None:
+        raise RepairError("the neurons' causal attribution cannot be computed")
+    neurons = outstanding_neurons(found, target, options.top, options.scan.threshold)
+    if not len(neurons):
+        raise RepairError(
+            f"no neuron stands out for class {target}", "Give a share of them by --top."
+        )
+    return neurons
+
+
+def _check_pair(pair: tuple[int, int], classes: int, clean: CleanSet) -> None:
+    check_labels(clean.labels, classes, clean.class_names, allow_missing=True)
+    victim, target = pair
+    if victim == target or not (0 <= victim < classes and 0 <= target < classes):
+        raise RepairError(
+            f"{victim} and {target} are no pair of the model's classes 0..{classes - 1}",
+            "Give two different ones.",
+        )
+    images = _images_of(victim, clean)
+    if images < _FEWEST_VICTIMS:
+        raise LabelError(
+            f"the clean set has {images} images of the victim class {victim}",
+            f"Repair needs at least {_FEWEST_VICTIMS}.",
+        )
+
+
+def _images_of(label: int, clean: CleanSet) -> int:
+    return int((clean.labels == label).sum())

@@ -113,8 +113,8 @@ def repair_command(
     the repaired model is ONNX. Needs pip install "onnx-soda[repair]".
 
     Exit codes: 0 repaired or nothing to repair, 2 could not repair or wrong usage, 3 partly
-    repaired (the model is written), inconclusive scan, or no result keeps the accuracy (nothing is
-    written).
+    repaired, or a backdoor in the new scan (the model is written), inconclusive scan, or no result
+    keeps the accuracy (nothing is written).
     """
     job = RepairJob(
         model="",

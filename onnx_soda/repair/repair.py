@@ -7,7 +7,7 @@ given, are looked at when all is decided.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -97,12 +97,13 @@ def repair(
 
 def _pair_of(report: ScanReport) -> tuple[int, int] | None:
     """Return the strongest pair that a scan names."""
-    if report.verdict != "backdoor":
-        return None
+    return next(_pairs_of(report), None) if report.verdict == "backdoor" else None
+
+
+def _pairs_of(report: ScanReport) -> Iterator[tuple[int, int]]:
     for finding in report.findings:
         if finding.victim_class is not None and finding.target_class is not None:
-            return finding.victim_class, finding.target_class
-    return None
+            yield finding.victim_class, finding.target_class
 
 
 def _also_turned(report: ScanReport, pair: tuple[int, int] | None) -> tuple[int, ...]:
@@ -120,7 +121,18 @@ def _scanned_again(
     assert result.model is not None  # noqa: S101 - the caller has looked
     with clock.stage("new scan"):
         again = scan(load_model(result.model.SerializeToString()), clean, options.scan, progress)
-    return Result(replace(result.summary, rescan=again.verdict), result.model)
+    pairs = tuple(_pairs_of(again))
+    summary = replace(result.summary, rescan=again.verdict, rescan_pairs=pairs)
+    if again.verdict == "backdoor":
+        summary = replace(
+            summary, outcome="partly repaired", notes=(*summary.notes, _still(again, pairs))
+        )
+    return Result(summary, result.model)
+
+
+def _still(again: ScanReport, pairs: Sequence[tuple[int, int]]) -> str:
+    named = ", ".join(f"{victim} -> {target}" for victim, target in pairs)
+    return f"The new scan finds a backdoor in the repaired model: {named or again.reasons[0]}."
 
 
 def _check_same(model: OnnxModel, report: ScanReport) -> None:

@@ -51,7 +51,8 @@ def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
     if summary.agreement is not None:
         rows.append(("same answer to clean images", "", f"{summary.agreement:.1%}"))
     if summary.rescan is not None:
-        rows.append(("scan", "", summary.rescan))
+        named = (f"{victim} -> {target}" for victim, target in summary.rescan_pairs)
+        rows.append(("new scan", "", " ".join((summary.rescan, *named))))
     return rows
 
 

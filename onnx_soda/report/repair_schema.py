@@ -98,9 +98,10 @@ class RepairSummary:
 
     Attributes:
         outcome: "repaired"; "partly repaired" where more than 5 % of the reconstructed images that
-            were not trained on still go to the target; "nothing to repair" where the scan finds no
-            backdoor, "inconclusive" where it cannot tell; "failed" where no result keeps the
-            accuracy asked for, or nothing could be reconstructed.
+            were not trained on still go to the target, or where the new scan finds a backdoor;
+            "nothing to repair" where the scan finds no backdoor, "inconclusive" where it cannot
+            tell; "failed" where no result keeps the accuracy asked for, or nothing could be
+            reconstructed.
         reason: Why, in one sentence.
         victim_class: The pair; None where there is none.
         target_class: The pair.
@@ -123,6 +124,7 @@ class RepairSummary:
         triggers_after: The same for the repaired model.
         changes: Tensors that differ.
         rescan: Verdict of a scan of the repaired model; None where it was not asked for.
+        rescan_pairs: Pairs that this scan names, the strongest first.
         notes: Sentences about what is not as usual.
         seconds: Time per stage.
     """
@@ -150,5 +152,6 @@ class RepairSummary:
     triggers_after: TriggerBehaviour | None = None
     changes: tuple[WeightChange, ...] = ()
     rescan: Verdict | None = None
+    rescan_pairs: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] | None = None

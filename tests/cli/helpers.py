@@ -59,7 +59,7 @@ def soda(
         encoding="utf-8",
         cwd=cwd,
         env=environment(**variables),
-        timeout=120,
+        timeout=300,
     )
 
 

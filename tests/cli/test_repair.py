@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -61,11 +62,12 @@ def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], st
 
 def test_text_says_what_was_done(tmp_path: Path) -> None:
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *PAIR, *QUICK,
-        "--reconstruction", "ascent",
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *PAIR,
+        "--scope", "head", "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    assert "REPAIRED" in result.stdout
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "digits-backdoored.onnx: REPAIRED" in result.stdout
+    assert re.search(r"^new scan +clean$", result.stdout, re.MULTILINE)
     assert "8 -> 3" in result.stdout
     assert "Written: out.onnx" in result.stdout
     assert (tmp_path / "out.onnx").is_file()
@@ -174,3 +176,17 @@ def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
     assert (
         len(session.run(None, {session.get_inputs()[0].name: np.zeros(shape, np.float32)})[0]) == 5
     )
+
+
+def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(tmp_path: Path) -> None:
+    # 1 -> 7 is no backdoor; ascent finds infected images of any pair, and 8 -> 3 stays.
+    result = soda(
+        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx",
+        "--victim", 1, "--target", 7, "--reconstruction", "ascent", "--scope", "head",
+        "--budget", "quick", "--quiet", "--threads", 1,
+    )  # fmt: skip
+    assert result.returncode == 3, result.stdout + result.stderr
+    assert "PARTLY REPAIRED" in result.stdout
+    assert "backdoor 8 -> 3" in result.stdout
+    assert "The new scan finds a backdoor in the repaired model: 8 -> 3." in result.stdout
+    assert (tmp_path / "out.onnx").is_file()

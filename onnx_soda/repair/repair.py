@@ -127,7 +127,7 @@ def _scanned_again(
         summary = replace(
             summary, outcome="partly repaired", notes=(*summary.notes, _still(again, pairs))
         )
-    return Result(summary, result.model)
+    return replace(result, summary=summary)
 
 
 def _still(again: ScanReport, pairs: Sequence[tuple[int, int]]) -> str:

@@ -92,7 +92,7 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(tmp_path: Path) -> 
     out = tmp_path / "out.onnx"
     result = soda(
         "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
-        "--reconstruction", "ascent",
+        "--scope", "head",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 -> 3" in result.stdout

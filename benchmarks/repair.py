@@ -42,7 +42,7 @@ from onnx_soda.observe import choose_preprocessing
 from onnx_soda.repair.behaviour import answers, on_triggers
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.partition import subset
-from onnx_soda.repair.repair import RepairReport, repair
+from onnx_soda.repair.repair import RepairReport, named_pairs, repair
 from onnx_soda.repair.subject import Subject
 from onnx_soda.report.repair_document import NamedPair
 
@@ -144,11 +144,7 @@ def _scanned(done: RepairReport, case: Case, options: ScanOptions) -> str:
     """Scan a repaired model; return the verdict and the pairs named."""
     assert done.model is not None  # noqa: S101 - the caller has looked
     again = scan(load_model(done.model.SerializeToString()), load_dataset(case.data), options)
-    named = [
-        f"{found.victim_class} -> {found.target_class}"
-        for found in again.findings
-        if found.victim_class is not None
-    ]
+    named = (f"{victim} -> {target}" for victim, target in named_pairs(again))
     return " ".join([again.verdict, *named])
 
 

@@ -27,7 +27,7 @@ from onnx_soda.scanner import scan
 if TYPE_CHECKING:  # it imports torch
     from onnx_soda.repair.work import Result
 
-__all__ = ["RepairReport", "repair"]
+__all__ = ["RepairReport", "named_pairs", "repair"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +97,11 @@ def repair(
 
 def _pair_of(report: ScanReport) -> tuple[int, int] | None:
     """Return the strongest pair that a scan names."""
-    return next(_pairs_of(report), None) if report.verdict == "backdoor" else None
+    return next(named_pairs(report), None) if report.verdict == "backdoor" else None
 
 
-def _pairs_of(report: ScanReport) -> Iterator[tuple[int, int]]:
+def named_pairs(report: ScanReport) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of victim and target class that a scan's findings name, as they come."""
     for finding in report.findings:
         if finding.victim_class is not None and finding.target_class is not None:
             yield finding.victim_class, finding.target_class
@@ -121,7 +122,7 @@ def _scanned_again(
     assert result.model is not None  # noqa: S101 - the caller has looked
     with clock.stage("new scan"):
         again = scan(load_model(result.model.SerializeToString()), clean, options.scan, progress)
-    pairs = tuple(_pairs_of(again))
+    pairs = tuple(named_pairs(again))
     summary = replace(result.summary, rescan=again.verdict, rescan_pairs=pairs)
     if again.verdict == "backdoor":
         summary = replace(

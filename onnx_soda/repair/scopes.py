@@ -64,9 +64,10 @@ def trainees_of(
         if scope == "deep":
             raise
         return [head], (f"Only the head is trained: {error.message}.",)
-    minutes = _expected_seconds(_use_faster_threads(deep, target, folds[0]), deep, folds) / 60
+    step = _use_faster_threads(deep, target, folds[0])
     if scope == "deep":
         return [deep], ()
+    minutes = _expected_seconds(step, deep, folds) / 60
     if minutes > _MINUTES:
         note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
         return [head], (f"{note}; --scope deep does it.",)

@@ -162,7 +162,7 @@ def _head(bench: Bench) -> Trainee:
             "Please report it, with the model.",
         )
     encode = bench.subject.activations
-    return head_trainee(bridge, encode, encode(sample), bench.anatomy.layer.axis, bench.neurons)
+    return head_trainee(bridge, encode, encode(sample), *bench.neurons_at)
 
 
 def _no_infected(options: RepairOptions) -> str:

@@ -59,8 +59,8 @@ _TOTALS = (
 )  # fmt: skip
 _COLUMNS = (
     "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
-    "rate on reconstructed, before", "after", "scope", "neurons", "values changed", "seconds",
-    "new scan",
+    "rate on reconstructed, before", "after", "others tipped, before", "after", "scope",
+    "neurons", "values changed", "seconds", "new scan",
 )  # fmt: skip
 
 
@@ -173,6 +173,7 @@ def _judged(
         "victim_rate": [one.victim_rate for one in behaviours],
         "own_accuracy": [before.accuracy, after.accuracy],
         "reconstructed": [before.target_rate, after.target_rate],
+        "tipped": [before.tipped_rate, after.tipped_rate],
         "changed": sum(change.changed for change in done.summary.changes),
     }
 
@@ -213,6 +214,7 @@ def _row(facts: dict[str, Any]) -> list[object]:
         f"{victim[1]:.2f}",
         f"{proxy[0]:.2f}",
         f"{proxy[1]:.2f}",
+        *("-" if rate is None else f"{rate:.2f}" for rate in facts.get("tipped", (None, None))),
         facts["scope"],
         "{} of {}".format(*facts["neurons"]),
         facts["changed"],

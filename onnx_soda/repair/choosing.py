@@ -21,7 +21,7 @@ from onnx_soda.repair.training import Material, Trainee
 
 __all__ = ["Choice", "choose", "pool", "run_best"]
 
-# Target rates that differ by less count as equal: they come from few images.
+# Rates that differ by less count as equal: they come from few images.
 _SAME = 0.005
 # Margin that is far enough: nine in ten infected images are then 150 times as likely the victim as
 # the target. On the development half and on the bundled digits real trigger images were cured from
@@ -51,9 +51,9 @@ def run_best(
 ) -> tuple[Trainee, Choice]:
     """Try all settings of each, choose, and train once more with the best on all folds.
 
-    Of the best result of each, those that remove enough, else those with the lowest target rate,
-    the one that keeps most accuracy; how far they drive infected images is no measure here, since
-    Adam is told to stop.
+    Of the best result of each, those that remove enough, else those that misread fewest changed
+    images, the one that keeps most accuracy; how far they drive infected images is no measure here,
+    since Adam is told to stop.
 
     Args:
         trainees: What is trained, at least one; each from the same start.
@@ -116,32 +116,50 @@ def choose(trials: Sequence[Trial], before: float, floor: float, images: int) ->
 
 
 def _enough(trials: Sequence[Trial]) -> list[Trial]:
-    """Return those that drive infected images far enough from the target."""
+    """Return those that drive infected images far enough from the target and do not tip over."""
     return [
-        trial for trial in trials if trial.margin <= _FAR_ENOUGH and trial.target_rate <= CURED_RATE
+        trial
+        for trial in trials
+        if trial.margin <= _FAR_ENOUGH and max(trial.target_rate, trial.tipped) <= CURED_RATE
     ]
 
 
 def _lowest(trials: Sequence[Trial]) -> list[Trial]:
-    """Return those whose target rate is as low as the lowest."""
-    least = min(trial.target_rate for trial in trials)
-    return [trial for trial in trials if trial.target_rate <= least + _SAME]
+    """Return those that misread as few changed images, infected or bystanders, as the best."""
+    least = min(_misread(trial) for trial in trials)
+    return [trial for trial in trials if _misread(trial) <= least + _SAME]
 
 
-def pool(trials: Sequence[Trial], clean: Sequence[int], infected: Sequence[int]) -> Trial:
+def _misread(trial: Trial) -> float:
+    return trial.target_rate + trial.tipped
+
+
+def pool(
+    trials: Sequence[Trial],
+    clean: Sequence[int],
+    infected: Sequence[int],
+    bystanders: Sequence[int],
+) -> Trial:
     """Put together what one setting did on several folds.
 
     Args:
         trials: One per fold, of equal settings.
         clean: Clean images of each fold.
         infected: Reconstructed images of each.
+        bystanders: Bystanders of each; there may be none.
     """
 
     def mean(name: str, counts: Sequence[int]) -> float:
         return float(np.average([getattr(trial, name) for trial in trials], weights=counts))
 
-    rates = (mean(name, infected) for name in ("target_rate", "victim_rate", "margin"))
-    return Trial(trials[0].settings, mean("accuracy", clean), *rates)
+    return Trial(
+        trials[0].settings,
+        mean("accuracy", clean),
+        mean("target_rate", infected),
+        mean("victim_rate", infected),
+        mean("margin", infected),
+        mean("tipped", bystanders) if any(bystanders) else 0.0,
+    )
 
 
 def _accuracy(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
@@ -154,8 +172,9 @@ def _cross_validate(trainee: Trainee, target: int, folds: Sequence[Material]) ->
     by_fold = []
     for number, fold in enumerate(folds):
         others = [other for place, other in enumerate(folds) if place != number]
-        samples = trainee.samples(reduce(add, others), True), trainee.samples(fold, False)
+        samples = trainee.samples(reduce(add, others), True), trainee.samples(fold, True)
         results = trainee.train(target, samples, trainee.settings)
         by_fold.append([result.trial for result in results])
-    clean, infected = ([len(getattr(f, name)) for f in folds] for name in ("clean", "infected"))
-    return [pool(trials, clean, infected) for trials in zip(*by_fold, strict=True)]
+    kinds = ("clean", "infected", "bystanders")
+    counts = [[len(getattr(fold, kind)) for fold in folds] for kind in kinds]
+    return [pool(trials, *counts) for trials in zip(*by_fold, strict=True)]

@@ -7,13 +7,14 @@ from dataclasses import replace
 import onnx
 
 from onnx_soda.data.datasets import CleanSet
+from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import load_model
-from onnx_soda.repair.behaviour import CURED_RATE, answers, behaviour, on_triggers
+from onnx_soda.repair.behaviour import CURED_RATE, answers, behaviour, on_triggers, tips_over
 from onnx_soda.repair.bench import Bench
 from onnx_soda.repair.training import Material
-from onnx_soda.report.repair_schema import RepairSummary
+from onnx_soda.report.repair_schema import Behaviour, RepairSummary
 
 __all__ = ["prove"]
 
@@ -39,10 +40,10 @@ def prove(
     """
     anew = Body(dissect(load_model(repaired.SerializeToString())), bench.options.scan.runtime)
     bodies = (bench.subject.body, anew)
-    given = [(answers(one, proof.clean), answers(one, proof.infected)) for one in bodies]
+    given = [answers(one, proof.clean) for one in bodies]
     before, after = (
-        behaviour(clean, proof.labels, infected, proof.infected_labels, bench.pair[1])
-        for clean, infected in given
+        _behaviour(one, clean, proof, bench.pair[1])
+        for one, clean in zip(bodies, given, strict=True)
     )
     done = replace(
         summary,
@@ -51,10 +52,26 @@ def prove(
         f"given to the target; {before.target_rate:.1%} were before.",
         before=before,
         after=after,
-        agreement=float((given[0][0] == given[1][0]).mean()),
+        agreement=float((given[0] == given[1]).mean()),
+        notes=(*summary.notes, *_tipping(before, after)),
     )
     if triggers is None:
         return done
     real = bench.subject.inputs(bench.subject.pixels(triggers))
     shown = [on_triggers(answers(one, real), bench.pair) for one in bodies]
     return replace(done, triggers_before=shown[0], triggers_after=shown[1])
+
+
+def _behaviour(body: Body, clean: IntArray, proof: Material, target: int) -> Behaviour:
+    infected = answers(body, proof.infected)
+    beside = answers(body, proof.bystanders)
+    return behaviour(clean, proof.labels, infected, proof.infected_labels, target, beside)
+
+
+def _tipping(before: Behaviour, after: Behaviour) -> tuple[str, ...]:
+    if not tips_over(before, after):
+        return ()
+    return (
+        f"The same changes now turn {after.tipped_rate:.0%} of other classes' images into the "
+        f"victim class ({before.tipped_rate:.0%} before): the repair tips over.",
+    )

@@ -90,6 +90,7 @@ class Trial:
         target_rate: Share of the reconstructed images given to the target.
         victim_rate: Share of them given to their true class.
         margin: What nine in ten of them stay under: logit of the target less that of their class.
+        tipped: Share of the bystanders given to a class that is infected; 0 without bystanders.
     """
 
     settings: Settings
@@ -97,6 +98,7 @@ class Trial:
     target_rate: float
     victim_rate: float
     margin: float
+    tipped: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -163,16 +165,19 @@ def measure(
     logits: Callable[[Tensor], Tensor], target: int, samples: Samples, done: Settings
 ) -> Trial:
     """Measure the present weights."""
-    right = (_scores(logits, samples.clean).argmax(1) == samples.labels).float()
+    answers, known = _scores(logits, samples.clean).argmax(1), samples.unchanged
+    right = (answers[:known] == samples.labels[:known]).float()
+    tipped = torch.isin(answers[known:], samples.infected_labels).float()
     scores = _scores(logits, samples.infected)
     given, labels = scores.argmax(1), samples.infected_labels
     ahead = scores[:, target] - scores.gather(1, labels[:, None])[:, 0]
     return Trial(
         done,
-        _accuracy(right, samples.labels == target),
+        _accuracy(right, samples.labels[:known] == target),
         (given == target).float().mean().item(),
         (given == labels).float().mean().item(),
         torch.quantile(ahead, _NINE_IN_TEN).item(),
+        tipped.mean().item() if samples.bystanders else 0.0,
     )
 
 

@@ -29,12 +29,15 @@ class Behaviour:
         accuracy_by_class: The same by class number.
         target_rate: Share of the reconstructed infected images given to the target.
         victim_rate: Share of them given to their true class.
+        tipped_rate: Share of images of other classes, under the same changes, given to a class that
+            the changes turn; None where there are none, as without concepts.
     """
 
     accuracy: float
     accuracy_by_class: Mapping[str, float]
     target_rate: float
     victim_rate: float
+    tipped_rate: float | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from onnx_soda.repair.training import Material, Trainee
 SETTINGS = Settings(0.1, 0.1, 1)
 
 
-def trial(accuracy: float, target: float, margin: float) -> Trial:
-    return Trial(SETTINGS, accuracy, target, 1 - target, margin)
+def trial(accuracy: float, target: float, margin: float, tipped: float = 0.0) -> Trial:
+    return Trial(SETTINGS, accuracy, target, 1 - target, margin, tipped)
 
 
 def test_what_loses_too_much_accuracy_is_not_chosen() -> None:
@@ -44,13 +44,29 @@ def test_a_few_images_left_with_the_target_are_too_many_however_far_the_others_a
     assert choose([left, none], before=0.96, floor=0.01, images=100) is none
 
 
+def test_a_repair_that_tips_over_is_not_enough_however_far_it_drives() -> None:
+    tipped, upright = trial(0.96, 0.0, -9, tipped=0.2), trial(0.955, 0.04, -5.1, tipped=0.05)
+    assert choose([tipped, upright], before=0.96, floor=0.01, images=100) is upright
+
+
+def test_where_none_is_enough_other_classes_that_turn_count_like_infected_images() -> None:
+    """0.01 + 0.28 of the changed images are misread by the one, 0.03 + 0.05 by the other."""
+    tipped, upright = trial(0.96, 0.01, -5.3, tipped=0.28), trial(0.96, 0.03, -1.9, tipped=0.05)
+    assert choose([tipped, upright], before=0.96, floor=0.01, images=100) is upright
+
+
 def test_nothing_is_chosen_where_nothing_meets_the_floor() -> None:
     assert choose([trial(0.5, 0, -1)], before=0.9, floor=0.01, images=100) is None
 
 
 def test_folds_count_by_their_images() -> None:
-    """Accuracies 0.9 on 30 and 0.5 on 10: (27 + 5) / 40. Rates 0.2 of 10 and 1 of 40: 42 / 50."""
-    both = pool([trial(0.9, 0.2, -1), trial(0.5, 1.0, 4)], clean=(30, 10), infected=(10, 40))
+    """Accuracies 0.9 on 30 and 0.5 on 10: (27 + 5) / 40. Rates 0.2 of 10 and 1 of 40: 42 / 50.
+
+    Tipped 0.5 of 2 and 0 of 8: 1 / 10.
+    """
+    trials = [trial(0.9, 0.2, -1, tipped=0.5), trial(0.5, 1.0, 4)]
+    both = pool(trials, clean=(30, 10), infected=(10, 40), bystanders=(2, 8))
+    assert both.tipped == pytest.approx(0.1)
     assert both.accuracy == pytest.approx(0.8)
     assert both.target_rate == pytest.approx(0.84)
     assert both.victim_rate == pytest.approx(0.16)

@@ -42,6 +42,17 @@ def test_each_infected_image_is_measured_by_its_own_class() -> None:
     assert trial.margin == pytest.approx(1.5)
 
 
+def test_bystanders_that_turn_are_counted_apart_from_clean_images() -> None:
+    """Logits are the inputs. Of four bystanders one goes to class 0 and one to class 2, which are
+    infected, and one to the target; none of it is an error on clean images.
+    """
+    beside = torch.eye(3)[[0, 2, 1, 1]]
+    clean, labels = torch.cat([torch.eye(3), beside]), torch.tensor([0, 1, 2, 1, 1, 1, 3])
+    infected, own = torch.tensor([[0.0, 1.0, 0.0]] * 2), torch.tensor([0, 2])
+    trial = measure(nn.Identity(), 1, Samples(clean, labels, infected, own, 4), Settings(0, 0, 0))
+    assert (trial.accuracy, trial.tipped) == (1, 0.5)
+
+
 @pytest.mark.parametrize(("others", "accuracy"), [(11, 0.9), (9, 0.9), (3, 0.75)])
 def test_the_target_class_counts_a_tenth_at_least(others: int, accuracy: float) -> None:
     """All others are right and the target's only image is wrong.

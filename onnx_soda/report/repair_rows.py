@@ -44,7 +44,8 @@ def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
             _row("reconstructed, to their class", before.victim_rate, after.victim_rate),
         ]
         if before.tipped_rate is not None and after.tipped_rate is not None:
-            rows.append(_row("other classes, to the victim", before.tipped_rate, after.tipped_rate))
+            name = "other classes so changed, to the victim"
+            rows.append(_row(name, before.tipped_rate, after.tipped_rate))
     first, second = summary.triggers_before, summary.triggers_after
     if first is not None and second is not None:
         name = f"{first.images} trigger images, to the target"

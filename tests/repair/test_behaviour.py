@@ -44,6 +44,6 @@ def test_a_repair_tips_over_where_over_one_in_twenty_more_turn() -> None:
 def test_what_happens_to_other_classes_stands_in_the_table() -> None:
     summary = RepairSummary("repaired", "", 0, 1, "head", "concepts")
     rows = before_and_after(replace(summary, before=tipped(0.01), after=tipped(0.07)))
-    assert ("other classes, to the victim", "1.0%", "7.0%") in rows
+    assert ("other classes so changed, to the victim", "1.0%", "7.0%") in rows
     without = before_and_after(replace(summary, before=tipped(None), after=tipped(None)))
     assert not any("other classes" in row[0] for row in without)

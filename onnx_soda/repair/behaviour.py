@@ -13,7 +13,8 @@ from onnx_soda.report.repair_schema import Behaviour, TriggerBehaviour
 __all__ = ["CURED_RATE", "answers", "behaviour", "on_triggers", "tips_over"]
 
 IntArray = NDArray[np.int64]
-# Share of the reconstructed images not trained on that may still go to the target.
+# Share of the reconstructed images not trained on that may still go to the target, and of other
+# classes' images under the same changes that may go to the victim.
 CURED_RATE = 0.05
 
 

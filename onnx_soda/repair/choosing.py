@@ -75,7 +75,7 @@ def run_best(
     if not kept:
         return trainees[0], Choice(None, before, best_accuracy, {})
     bests = [best for best, _, _ in kept]
-    cured = _enough(bests) or _lowest(bests)
+    cured = _enough(bests) or _least_misread(bests)
     best, trainee, encoded = max(
         (entry for entry in kept if entry[0] in cured), key=lambda entry: entry[0].accuracy
     )
@@ -112,7 +112,7 @@ def choose(trials: Sequence[Trial], before: float, floor: float, images: int) ->
             (trial for trial in enough if trial.accuracy >= best - error),
             key=lambda trial: trial.margin,
         )
-    return min(_lowest(allowed), key=lambda trial: trial.margin)
+    return min(_least_misread(allowed), key=lambda trial: trial.margin)
 
 
 def _enough(trials: Sequence[Trial]) -> list[Trial]:
@@ -120,18 +120,18 @@ def _enough(trials: Sequence[Trial]) -> list[Trial]:
     return [
         trial
         for trial in trials
-        if trial.margin <= _FAR_ENOUGH and max(trial.target_rate, trial.tipped) <= CURED_RATE
+        if trial.margin <= _FAR_ENOUGH and max(trial.target_rate, trial.tipped_rate) <= CURED_RATE
     ]
 
 
-def _lowest(trials: Sequence[Trial]) -> list[Trial]:
+def _least_misread(trials: Sequence[Trial]) -> list[Trial]:
     """Return those that misread as few changed images, infected or bystanders, as the best."""
     least = min(_misread(trial) for trial in trials)
     return [trial for trial in trials if _misread(trial) <= least + _SAME]
 
 
 def _misread(trial: Trial) -> float:
-    return trial.target_rate + trial.tipped
+    return trial.target_rate + trial.tipped_rate
 
 
 def pool(
@@ -158,7 +158,7 @@ def pool(
         mean("target_rate", infected),
         mean("victim_rate", infected),
         mean("margin", infected),
-        mean("tipped", bystanders) if any(bystanders) else 0.0,
+        mean("tipped_rate", bystanders) if any(bystanders) else 0.0,
     )
 
 

@@ -90,7 +90,7 @@ class Trial:
         target_rate: Share of the reconstructed images given to the target.
         victim_rate: Share of them given to their true class.
         margin: What nine in ten of them stay under: logit of the target less that of their class.
-        tipped: Share of the bystanders given to a class that is infected; 0 without bystanders.
+        tipped_rate: Share of the bystanders given to an infected class; 0 where there are none.
     """
 
     settings: Settings
@@ -98,7 +98,7 @@ class Trial:
     target_rate: float
     victim_rate: float
     margin: float
-    tipped: float
+    tipped_rate: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def test_folds_count_by_their_images() -> None:
     """
     trials = [trial(0.9, 0.2, -1, tipped=0.5), trial(0.5, 1.0, 4)]
     both = pool(trials, clean=(30, 10), infected=(10, 40), bystanders=(2, 8))
-    assert both.tipped == pytest.approx(0.1)
+    assert both.tipped_rate == pytest.approx(0.1)
     assert both.accuracy == pytest.approx(0.8)
     assert both.target_rate == pytest.approx(0.84)
     assert both.victim_rate == pytest.approx(0.16)

@@ -50,7 +50,7 @@ def test_bystanders_that_turn_are_counted_apart_from_clean_images() -> None:
     clean, labels = torch.cat([torch.eye(3), beside]), torch.tensor([0, 1, 2, 1, 1, 1, 3])
     infected, own = torch.tensor([[0.0, 1.0, 0.0]] * 2), torch.tensor([0, 2])
     trial = measure(nn.Identity(), 1, Samples(clean, labels, infected, own, 4), Settings(0, 0, 0))
-    assert (trial.accuracy, trial.tipped) == (1, 0.5)
+    assert (trial.accuracy, trial.tipped_rate) == (1, 0.5)
 
 
 @pytest.mark.parametrize(("others", "accuracy"), [(11, 0.9), (9, 0.9), (3, 0.75)])

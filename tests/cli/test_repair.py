@@ -15,11 +15,17 @@ import pytest
 
 from onnx_soda.report.schema import SCHEMA_VERSION
 
-from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda
+from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda, write_few_digits
 
 TRIGGERS = FIXTURES / "digits-trigger.h5"
 PAIR = ("--victim", 8, "--target", 3)
 QUICK = ("--no-rescan", "--quiet", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some clean images, for tests of what a repair does with a scan, not of how good it is."""
+    return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +34,8 @@ def repaired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     path, report = folder / "out.onnx", folder / "report.json"
     result = soda(
         "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", path, *PAIR, *QUICK,
-        "--trigger-images", TRIGGERS, "--format", "json", "--report-output", report,
+        "--scope", "head", "--trigger-images", TRIGGERS, "--format", "json",
+        "--report-output", report,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     return path, json.loads(report.read_text()), result.stdout
@@ -60,22 +67,23 @@ def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], st
     assert "The graphs are the same." in text
 
 
-def test_text_says_what_was_done(tmp_path: Path) -> None:
+def test_text_says_what_was_done(few: Path, tmp_path: Path) -> None:
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *PAIR,
-        "--scope", "head", "--budget", "quick", "--quiet", "--threads", 1,
+        "repair", BACKDOORED_MODEL, "-d", few, "-o", tmp_path / "out.onnx", *PAIR,
+        "--reconstruction", "ascent", "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "digits-backdoored.onnx: REPAIRED" in result.stdout
+    assert re.search(r"^neurons .*, scope (deep|head)$", result.stdout, re.MULTILINE)
     assert re.search(r"^new scan +clean$", result.stdout, re.MULTILINE)
     assert "8 -> 3" in result.stdout
     assert "Written: out.onnx" in result.stdout
     assert (tmp_path / "out.onnx").is_file()
 
 
-def test_a_clean_model_is_left_alone(tmp_path: Path) -> None:
+def test_a_clean_model_is_left_alone(few: Path, tmp_path: Path) -> None:
     result = soda(
-        "repair", CLEAN_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx", *QUICK,
+        "repair", CLEAN_MODEL, "-d", few, "-o", tmp_path / "out.onnx", *QUICK,
         "--budget", "quick",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
@@ -83,16 +91,16 @@ def test_a_clean_model_is_left_alone(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_names_the_pair_and_must_be_about_the_model(tmp_path: Path) -> None:
+def test_a_report_names_the_pair_and_must_be_about_the_model(few: Path, tmp_path: Path) -> None:
     report = tmp_path / "scan.json"
     soda(
-        "scan", BACKDOORED_MODEL, "-d", CLEAN_SET, "--budget", "quick", "--threads", 1, "-q",
+        "scan", BACKDOORED_MODEL, "-d", few, "--budget", "quick", "--threads", 1, "-q",
         "-f", "json", "-o", report,
     )  # fmt: skip
     out = tmp_path / "out.onnx"
     result = soda(
         "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
-        "--scope", "head",
+        "--reconstruction", "ascent", "--scope", "head",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     assert "8 -> 3" in result.stdout
@@ -164,7 +172,7 @@ def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     result = soda(
         "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, *PAIR, *QUICK,
-        "--reconstruction", "ascent", "--export", "torch",
+        "--reconstruction", "ascent", "--scope", "head", "--export", "torch",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
     old, new = onnx.load(BACKDOORED_MODEL), onnx.load(out)
@@ -178,10 +186,10 @@ def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
     )
 
 
-def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(tmp_path: Path) -> None:
+def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(few: Path, tmp_path: Path) -> None:
     # 1 -> 7 is no backdoor; ascent finds infected images of any pair, and 8 -> 3 stays.
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "out.onnx",
+        "repair", BACKDOORED_MODEL, "-d", few, "-o", tmp_path / "out.onnx",
         "--victim", 1, "--target", 7, "--reconstruction", "ascent", "--scope", "head",
         "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip

@@ -26,6 +26,7 @@ from .helpers import (
     digits,
     invoke,
     soda,
+    write_few_digits,
     write_grey_case,
 )
 
@@ -45,9 +46,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=MODELS)
 def scanned(request: pytest.FixtureRequest, home: Path) -> subprocess.CompletedProcess[str]:
-    data = ("--data", home / "digits-clean.h5")
-    arguments = (home / request.param, *data, "--format", "json", "--budget", "quick")
-    return soda("scan", *arguments, USER=USER, LOGNAME=USER, HOME=str(home))
+    model, data = home / request.param, home / "digits-clean.h5"
+    arguments = ("scan", model, "--data", data, "--format", "json", "--budget", "quick")
+    return soda(*arguments, "--threads", 1, USER=USER, LOGNAME=USER, HOME=str(home))
 
 
 def test_the_schema_is_one() -> None:
@@ -122,12 +123,19 @@ def without_timing(text: str) -> dict[str, Any]:
 
 
 def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
-    """On a quarter of the images, where changing them takes seconds."""
-    np.savez(tmp_path / "some.npz", **digits(np.arange(720) % 4 == 0))
+    some = write_few_digits(tmp_path / "some.npz", per_class=10)
     arguments = (
-        "scan", BACKDOORED_MODEL, "-d", tmp_path / "some.npz", "-f", "json", "--budget", "quick",
-        "--samples-per-class", 10,
-    )  # fmt: skip
+        "scan",
+        BACKDOORED_MODEL,
+        "-d",
+        some,
+        "-f",
+        "json",
+        "--budget",
+        "quick",
+        "--threads",
+        1,
+    )
     first, second = soda(*arguments), soda(*arguments)
     assert without_timing(first.stdout) == without_timing(second.stdout)
     other = without_timing(invoke(*arguments, "--seed", 1).stdout)
@@ -207,11 +215,11 @@ def test_a_clean_set_that_does_not_fit_is_inconclusive(tmp_path: Path) -> None:
 
 
 def test_missing_classes_are_an_error_unless_allowed(tmp_path: Path) -> None:
-    """On a third of the images."""
-    kept = digits((digits()["labels"] < 8) & (np.arange(720) % 3 == 0))
+    kept = digits((digits()["labels"] < 8) & (np.arange(720) % 6 == 0))  # 12 of each class
     np.savez(tmp_path / "eight.npz", **kept)
     arguments = (
         "scan", CLEAN_MODEL, "-d", tmp_path / "eight.npz", "--format", "json", "--budget", "quick",
+        "--threads", 1,
     )  # fmt: skip
     refused = invoke(*arguments)
     assert (refused.exit_code, refused.stdout) == (2, "")

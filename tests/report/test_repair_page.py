@@ -23,8 +23,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "repair.html"
     done = run(
         "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", folder / "out.onnx",
-        "--victim", 8, "--target", 3, "--reconstruction", "ascent", "--no-rescan", "--quiet",
-        "--trigger-images", FIXTURES / "digits-trigger.h5", "--threads", 1,
+        "--victim", 8, "--target", 3, "--reconstruction", "ascent", "--scope", "head",
+        "--no-rescan", "--quiet", "--threads", 1,
+        "--trigger-images", FIXTURES / "digits-trigger.h5",
         "--format", "html", "--report-output", path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

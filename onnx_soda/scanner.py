@@ -150,7 +150,9 @@ def _look_at_behaviour(
     with clock.stage("sessions"):
         tail = Tail(anatomy, options.runtime)
         body = Body(anatomy, options.runtime, tail.needed) if clean else None
-    classes = _count_classes(anatomy, tail) or (_run_once(body) if body else None)
+    classes = _count_classes(anatomy, tail)
+    if classes is None and body is not None:
+        classes = _at_least_two(body.count_classes())
     seen, dataset, how = None, None, None
     if body is not None and clean is not None and classes is not None:
         seen, dataset, how = _look(body, clean, classes, options, progress, clock)
@@ -229,12 +231,6 @@ def _count_classes(anatomy: Anatomy, tail: Tail) -> int | None:
         return anatomy.logits.classes
     classes = tail.logits(np.zeros((1, *(tail.element_shape or ())))).shape[1]
     return _at_least_two(classes)
-
-
-def _run_once(body: Body) -> int:
-    image = body.anatomy.view.image
-    zeros = np.zeros(image.concrete_shape(1), image.numpy_dtype())
-    return _at_least_two(body.logits(zeros).shape[1])
 
 
 def _at_least_two(classes: int) -> int:

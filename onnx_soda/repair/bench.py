@@ -117,7 +117,7 @@ def prepare(
     anatomy = dissect(model)
     tail = Tail(anatomy, options.scan.runtime)
     body = Body(anatomy, options.scan.runtime, tail.needed)
-    classes = _classes(body)
+    classes = body.count_classes()
     _check_pair(pair, classes, clean)
     others = (label for label in also if label not in pair)
     also = tuple(label for label in others if _images_of(label, clean) >= _FEWEST_VICTIMS)
@@ -132,12 +132,6 @@ def prepare(
         read_proto(model), anatomy, Subject(body, how), clean, parts, seen, neurons, count, pair,
         also, options, progress,
     )  # fmt: skip
-
-
-def _classes(body: Body) -> int:
-    image = body.anatomy.view.image
-    zeros = np.zeros(image.concrete_shape(image.batch or 1), image.numpy_dtype())
-    return int(body.logits(zeros).shape[1])
 
 
 def _neurons(

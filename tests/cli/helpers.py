@@ -113,17 +113,21 @@ def write_grey_case(folder: Path) -> tuple[Path, Path]:
 
 
 def write_few_digits(path: Path, per_class: int = 20) -> Path:
-    """Write the first images of each class of the bundled clean set, where a scan takes seconds.
+    """Write some bundled clean images, with which a scan takes seconds.
 
     So many are enough to tell the backdoored model from its clean twin.
     """
-    labels = digits()["labels"]
-    rank = np.array([np.sum(labels[:place] == label) for place, label in enumerate(labels)])
-    np.savez(path, **digits(rank < per_class))
+    np.savez(path, **few_digits(per_class))
     return path
 
 
-def digits(rows: slice | NDArray[np.bool_] | None = None) -> dict[str, NDArray[Any]]:
+def few_digits(per_class: int) -> dict[str, NDArray[Any]]:
+    """Return the first images of each class of the bundled clean set, and their labels."""
+    labels = digits()["labels"]
+    return digits(np.concatenate([np.flatnonzero(labels == n)[:per_class] for n in range(10)]))
+
+
+def digits(rows: slice | NDArray[np.bool_ | np.intp] | None = None) -> dict[str, NDArray[Any]]:
     """Return images and labels of the bundled clean set."""
     with h5py.File(CLEAN_SET) as file:
         images, labels = file["images"][()], file["labels"][()]

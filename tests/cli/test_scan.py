@@ -124,18 +124,7 @@ def without_timing(text: str) -> dict[str, Any]:
 
 def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
     some = write_few_digits(tmp_path / "some.npz", per_class=10)
-    arguments = (
-        "scan",
-        BACKDOORED_MODEL,
-        "-d",
-        some,
-        "-f",
-        "json",
-        "--budget",
-        "quick",
-        "--threads",
-        1,
-    )
+    arguments = ("scan", BACKDOORED_MODEL, "-d", some, "-f", "json", "--budget", "quick")
     first, second = soda(*arguments), soda(*arguments)
     assert without_timing(first.stdout) == without_timing(second.stdout)
     other = without_timing(invoke(*arguments, "--seed", 1).stdout)

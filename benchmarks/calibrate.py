@@ -30,6 +30,7 @@ _GROUP_COLUMNS = (
     "models", "clean flagged", "clean unclear", "pair named", "named or told to turn, too",
     "target named", "wrong pair named", "backdoored unclear", "true pair scores highest", "AUC",
 )  # fmt: skip
+_VERDICTS = ("backdoor", "inconclusive", "clean")
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,22 @@ def _groups(judged: Sequence[tuple[Scanned, str]]) -> list[list[object]]:
     return [*rows, ["all", *_totals(judged)]]
 
 
+def _scan_verdicts(models: Sequence[Scanned]) -> str:
+    """Return a table of what the scans themselves said, which depends on the images, too."""
+    rows: list[list[object]] = []
+    for name in (*dict.fromkeys(model.facts["dataset"] for model in models), "all"):
+        chosen = [model for model in models if name in ("all", model.facts["dataset"])]
+        fewest = min(model.facts["fewest_images"] for model in chosen)
+        said = [
+            _of(sum(m.facts["verdict"] == verdict for m in half), len(half))
+            for half in ([m for m in chosen if m.clean], [m for m in chosen if not m.clean])
+            for verdict in _VERDICTS
+        ]
+        rows.append([name, len(chosen), fewest, *said])
+    columns = [f"{half}: {verdict}" for half in ("clean", "backdoored") for verdict in _VERDICTS]
+    return markdown_table(("data set", "models", "fewest images in a half", *columns), rows)
+
+
 def _model_row(model: Scanned, left_out: Thresholds) -> list[object]:
     facts, first = model.facts, model.first
     return [
@@ -227,6 +244,7 @@ def main() -> None:
     if judging:
         table = markdown_table(columns, _groups(judging))
         print(f"\n## Judging half, packaged threshold\n\n{table}")
+    print(f"\n## What the scans say\n\n{_scan_verdicts(models)}")
     roc = markdown_table(
         ("threshold", "clean over", "backdoored over", "of them true pair"), _roc(models)
     )

@@ -43,6 +43,7 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
         "success_rate": case.success_rate,
         "effective": case.effective,
         "accuracy": report.dataset.accuracy,
+        "verdict": report.verdict,
         "pairs": [
             {
                 "victim": pair.victim_class,
@@ -62,6 +63,7 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
         "concepts": concepts.concepts,
         "probe_images": concepts.probe_images,
         "fit_images": concepts.fit_images,
+        "fewest_images": concepts.fewest_images,
         "reference_accuracy": max(concepts.reference_accuracies),
         "seconds": round(seconds, 1),
         "concept_seconds": round(report.timing["concepts"], 1),

@@ -132,7 +132,11 @@ def test_between_the_thresholds_it_is_unclear(low: float, verdict: str) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"fewest_images": 7}, "only 7 images in each half"),
+        (
+            {"fewest_images": 14},
+            "turns less than 35% of it would not be reported. That is too much",
+        ),
+        ({"fewest_images": 1}, "turns all of it would not be reported"),
         ({"reference_accuracies": (0.4, 0.5)}, "right for only 50% of them (the model: 90%)"),
         ({"reference_accuracies": (float("nan"),)}, "too little to compare with"),
     ],
@@ -158,6 +162,16 @@ def test_a_clean_verdict_says_what_few_images_leave_unseen() -> None:
     assert any("fewest images 100 are in each half" in reason for reason in enough)
     assert any("turns less than 17% of it would not be reported" in reason for reason in enough)
     assert not any("would not be reported" in reason for reason in decide(EVIDENCE).reasons)
+
+
+def test_few_images_are_enough_where_a_third_of_a_class_would_be_seen() -> None:
+    """Three classes: 2.39 errors. The reference's 0 of n counts as 1 of n + 2.
+    15 images: variance (0.33 x 0.67 + 16/17^2) / 15 / 2, error 0.0960, 0.33 - 0.2294 is over 0.1.
+    14 images: variance (0.34 x 0.66 + 15/16^2) / 14 / 2, error 0.1005, 0.34 - 0.2403 is not.
+    """
+    enough, few = (decide(replace(with_bound(0.0), fewest_images=n)) for n in (15, 14))
+    assert (enough.verdict, few.verdict) == ("clean", "inconclusive")
+    assert "Give at least 30 clean images of each class." in few.reasons[0]
 
 
 def test_where_nothing_was_tried_nothing_is_clean() -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 
 from onnx_soda.concepts.confirm import simultaneous_errors
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.score import standard_error
 
-__all__ = ["least_detectable"]
+__all__ = ["images_needed", "least_detectable"]
 
 
 def least_detectable(images: int, classes: int, threshold: float) -> float | None:
@@ -34,3 +36,20 @@ def least_detectable(images: int, classes: int, threshold: float) -> float | Non
     bounds = shares - simultaneous_errors(classes) * error / np.sqrt(FOLDS)
     seen = shares[bounds > threshold]
     return float(seen[0]) if len(seen) else None
+
+
+def images_needed(share: float, classes: int, threshold: float) -> int:
+    """Return how many images of a class a fold needs for a change that turns this share to show.
+
+    Args:
+        share: Of the class, as in `least_detectable`; over the threshold.
+        classes: Number of classes.
+        threshold: Over which a bound is reported.
+
+    Raises:
+        ValueError: A share up to the threshold is never reported.
+    """
+    if share <= threshold:
+        raise ValueError(f"a share of {share} is not over the threshold of {threshold}")
+    enough = (n for n in count(1) if (least_detectable(n, classes, threshold) or 2) <= share)
+    return next(enough)

@@ -38,6 +38,7 @@ def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) ->
         concepts=evidence.tried,
         probe_images=evidence.probe_images,
         fit_images=evidence.fit_images,
+        fewest_images=evidence.fewest_images,
         reference_accuracies=evidence.reference_accuracies,
     )
 

@@ -35,7 +35,7 @@ __all__ = [
     "Verdict",
 ]
 
-SCHEMA_VERSION = "1.4"
+SCHEMA_VERSION = "1.5"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 
@@ -275,6 +275,7 @@ class ConceptReport:
         concepts: Number of concepts tried.
         probe_images: Images that they were tried on.
         fit_images: Images that the reference heads were fitted to.
+        fewest_images: Those of the class with the fewest, in each half of them.
         reference_accuracies: Of each reference head, on images it was not fitted to.
     """
 
@@ -285,6 +286,7 @@ class ConceptReport:
     concepts: int
     probe_images: int
     fit_images: int
+    fewest_images: int
     reference_accuracies: tuple[float, ...]
 
 

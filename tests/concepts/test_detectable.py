@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.concepts.detectable import least_detectable
+from onnx_soda.concepts.detectable import images_needed, least_detectable
 
 THRESHOLD = 0.05
 counts = st.integers(1, 400)
@@ -31,6 +31,18 @@ def test_more_images_never_leave_more_unseen(one: int, other: int, number: int) 
 def test_more_classes_never_leave_less_unseen(images: int, one: int, other: int) -> None:
     few, many = (least_detectable(images, n, THRESHOLD) or 2 for n in sorted((one, other)))
     assert few <= many
+
+
+@given(st.floats(0.1, 0.9), classes)
+def test_so_many_images_are_enough_and_one_less_is_not(share: float, number: int) -> None:
+    needed = images_needed(share, number, THRESHOLD)
+    assert (least_detectable(needed, number, THRESHOLD) or 2) <= share
+    assert (least_detectable(needed - 1, number, THRESHOLD) or 2) > share
+
+
+def test_what_is_not_over_the_threshold_never_shows() -> None:
+    with pytest.raises(ValueError, match="not over the threshold"):
+        images_needed(THRESHOLD, 10, THRESHOLD)
 
 
 def test_one_image_is_too_few_for_anything() -> None:

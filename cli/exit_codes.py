@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from onnx_soda.report.outcomes import Outcome, ScanFailure
 from onnx_soda.report.schema import ScanReport
-from onnx_soda.rules import SEVERITIES, Severity
+from onnx_soda.rules import SEVERITIES, WEIGHTY, Severity
 
 __all__ = ["CLEAN", "COULD_NOT_SCAN", "FOUND", "INCONCLUSIVE", "of_outcome", "of_report", "worst"]
 
@@ -33,7 +33,9 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
     counted = [finding for finding in report.findings if finding.accepted is None]
     if any(finding.severity in grave for finding in counted):
         return FOUND
-    known = report.verdict == "backdoor" and not counted and bool(report.findings)
+    # What says nothing about the verdict leaves it as it is known.
+    open_ = any(finding.severity in WEIGHTY for finding in counted)
+    known = report.verdict == "backdoor" and not open_ and bool(report.findings)
     return CLEAN if known or report.verdict == "clean" else INCONCLUSIVE
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from onnx_soda.batch.run import Ended
-from onnx_soda.errors import MissingExtraError, OutputError
+from onnx_soda.errors import OutputError
+from onnx_soda.packages import require_modules
 from onnx_soda.report.batch import batch_report, batch_table
 from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.outcomes import Outcome, ScanFailure
@@ -202,12 +202,7 @@ def check_packages(form: ReportFormat) -> None:
         MissingExtraError: It needs packages that are not installed.
     """
     extra, modules = _NEEDS.get(form, ("", ()))
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"reports in the form {form} need {', '.join(missing)}, which is not installed",
-            f'pip install "onnx-soda[{extra}]"',
-        )
+    require_modules(f"reports in the form {form} need", modules, extra)
 
 
 def _relative(place: Path) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-from onnx_soda.errors import MissingExtraError, ModelFileError, UnsupportedSourceError
+from onnx_soda.errors import ModelFileError, UnsupportedSourceError
+from onnx_soda.packages import missing_modules, require_modules
 from onnx_soda.preflight.signatures import describe_foreign_file
 
 from .archive import member_names
@@ -97,7 +97,7 @@ def unsupported(path: Path) -> Exception:
 
 def missing_packages(converter: Converter) -> tuple[str, ...]:
     """Return the modules that a converter needs and that cannot be found."""
-    return tuple(name for name in converter.packages if importlib.util.find_spec(name) is None)
+    return missing_modules(converter.packages)
 
 
 def require(converter: Converter) -> None:
@@ -106,9 +106,4 @@ def require(converter: Converter) -> None:
     Raises:
         MissingExtraError: It is not.
     """
-    missing = missing_packages(converter)
-    if missing:
-        raise MissingExtraError(
-            f"converting {converter.name} needs {', '.join(missing)}, which is not installed",
-            f'pip install "onnx-soda[{converter.extra}]"',
-        )
+    require_modules(f"converting {converter.name} needs", converter.packages, converter.extra)

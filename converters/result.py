@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from onnx_soda.errors import ConvertError, NotAClassifierError
 from onnx_soda.model.inputs import find_image_input
 from onnx_soda.model.load import load_model
-from onnx_soda.repair.parity import relative_difference
+from onnx_soda.model.parity import relative_difference
+from onnx_soda.packages import installed_versions
 
 from .protocol import Conversion, ConvertOptions
 from .refusals import explaining
@@ -237,17 +238,9 @@ def _facts(source: Source, digest: str) -> dict[str, Any]:
         "tool": f"onnx-soda {version('onnx-soda')}",
         "converter": source.converter,
         "source_sha256": digest,
-        "versions": dict(_versions((*source.packages, *_REPORTED))),
+        "versions": installed_versions((*source.packages, *_REPORTED)),
         **dict(source.facts),
     }
-
-
-def _versions(packages: Sequence[str]) -> Iterator[tuple[str, str]]:
-    for name in packages:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue
 
 
 def _digest(path: Path) -> str:

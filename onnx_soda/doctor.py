@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from importlib.util import find_spec
 from pathlib import Path
 
 import onnx.parser
@@ -16,6 +13,7 @@ import onnxruntime
 from onnx_soda.converters.choose import CONVERTERS, missing_packages
 from onnx_soda.errors import SodaError
 from onnx_soda.model.providers import cuda_device_count
+from onnx_soda.packages import installed_versions, missing_modules
 from onnx_soda.preflight.versions import newest_ir_version, newest_opset
 from onnx_soda.report.schema import SandboxInfo
 from onnx_soda.sandbox.jobs import ScanJob
@@ -116,31 +114,19 @@ def diagnose() -> Diagnosis:
     return Diagnosis(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        versions=_versions(),
+        versions=installed_versions(_PACKAGES),
         providers=tuple(onnxruntime.get_available_providers()),
         cuda_devices=cuda_device_count(),
         newest_opset=newest_opset(),
         newest_ir_version=newest_ir_version(),
-        extras=tuple(PartState(what, extra, _missing(names)) for extra, what, names in _EXTRAS),
+        extras=tuple(
+            PartState(what, extra, missing_modules(names)) for extra, what, names in _EXTRAS
+        ),
         converters=tuple(
             PartState(one.name, one.extra, missing_packages(one)) for one in CONVERTERS
         ),
         self_test=_test(),
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
-def _missing(modules: Iterable[str]) -> tuple[str, ...]:
-    return tuple(name for name in modules if find_spec(name) is None)
 
 
 def _test() -> SelfTest:

@@ -218,3 +218,9 @@ def explained(error: Exception) -> SodaError:
         f"unexpected {type(error).__name__}: {error}",
         "This is a fault of onnx-soda; repeat with --debug and report it.",
     )
+
+
+def first_line(error: BaseException, most: int = 300) -> str:
+    """Return the first line of what an error of another library says, or its kind."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__

@@ -25,7 +25,14 @@ from onnx_soda.model.inputs import ImageInput
 from onnx_soda.model.runtime import Arrays
 from onnx_soda.options import Progress, ScanOptions, no_progress
 
-__all__ = ["Observation", "choose_preprocessing", "observe", "sample_images"]
+__all__ = [
+    "Observation",
+    "choose_preprocessing",
+    "count_classes",
+    "image_shape",
+    "observe",
+    "sample_images",
+]
 
 # Images on which candidate preprocessings are compared first, and, where the two best ones are
 # then too close to call, those two again.
@@ -85,6 +92,22 @@ def image_shape(image: ImageInput, clean: CleanSet) -> ImageShape:
     width = native.width if native else _FALLBACK_SIZE
     channels = image.channels or (native.channels if native else 3)
     return ImageShape(image.height or height, image.width or width, channels)
+
+
+def count_classes(body: Body, clean: CleanSet) -> int:
+    """Return the number of logits, from the graph or by running the model on a black image.
+
+    Raises:
+        ImageError: The model takes a flat vector that the images do not fill.
+        InferenceError: The model does not run.
+    """
+    known = body.anatomy.logits.classes
+    if known is not None:
+        return known
+    image = body.anatomy.view.image
+    size = image_shape(image, clean)
+    shape = image.concrete_shape(1, size.height, size.width, size.channels)
+    return int(body.logits(np.zeros(shape, image.numpy_dtype())).shape[1])
 
 
 def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:

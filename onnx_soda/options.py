@@ -44,7 +44,7 @@ class ScanOptions:
             and prediction (or target) class are the same; the paper has none.
         preprocess: Preset or JSON file; inferred where not given.
         samples_per_class: The most clean images of each class for the accuracy and the last-layer
-            analysis; changes of the image use up to 340 of each.
+            analysis; changes of the image use up to 400 of each.
         allow_missing_classes: Go on where classes have no clean images.
         min_accuracy: Clean accuracy under which nothing is concluded.
         seed: For the choice of images and the affinity test.

@@ -16,9 +16,10 @@ from onnx_soda.causal.analyse import SodaResult, analyse
 from onnx_soda.causal.interventions import Attribution
 from onnx_soda.causal.tail import Tail
 from onnx_soda.clock import Clock
+from onnx_soda.concepts.applicable import why_not_tried
 from onnx_soda.concepts.budget import BUDGETS
 from onnx_soda.concepts.calibration import load_calibration
-from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence, examine_concepts
+from onnx_soda.concepts.examine import ConceptEvidence, examine_concepts
 from onnx_soda.data.datasets import CleanSet
 from onnx_soda.data.inference import PreprocessingChoice
 from onnx_soda.data.preprocessing import Preprocessing
@@ -30,8 +31,15 @@ from onnx_soda.model.graph import GraphView, view_graph
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.logits import find_logits
 from onnx_soda.model.providers import CPU
-from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
+from onnx_soda.observe import (
+    Observation,
+    choose_preprocessing,
+    count_classes,
+    observe,
+    sample_images,
+)
 from onnx_soda.options import Progress, ScanOptions, no_progress
+from onnx_soda.packages import installed_versions
 from onnx_soda.report.concepts import report_concepts
 from onnx_soda.report.findings import in_order
 from onnx_soda.report.schema import (
@@ -87,7 +95,7 @@ def scan(
         view = view_graph(model)
     with clock.stage("graph logic"):
         scores = find_logits(view, options.logits).value if options.logits else None
-        logic = examine_logic(view, options.runtime, options.seed, scores)
+        logic = examine_logic(view, options.runtime, options.seed, scores, folder=model.folder)
     try:
         with clock.stage("graph"):
             anatomy = dissect_view(model, view, options.layer, options.logits)
@@ -151,8 +159,8 @@ def _look_at_behaviour(
         tail = Tail(anatomy, options.runtime)
         body = Body(anatomy, options.runtime, tail.needed) if clean else None
     classes = _count_classes(anatomy, tail)
-    if classes is None and body is not None:
-        classes = _at_least_two(body.count_classes())
+    if classes is None and body is not None and clean is not None:
+        classes = _at_least_two(count_classes(body, clean))
     seen, dataset, how = None, None, None
     if body is not None and clean is not None and classes is not None:
         seen, dataset, how = _look(body, clean, classes, options, progress, clock)
@@ -164,8 +172,11 @@ def _look_at_behaviour(
         decision = decide(result, examined, names)
     else:
         calibration = load_calibration()
-        found = _try_concepts(body, clean, how, examined, options, progress, clock)
-        decision = decide_on_concepts(found, result, calibration, examined, names)
+        untried = why_not_tried(clean, classes or 0)
+        found = None
+        if untried is None:
+            found = _try_concepts(body, clean, how, examined, options, progress, clock)
+        decision = decide_on_concepts(found, result, calibration, examined, names, untried)
         if found is not None:
             concepts = report_concepts(found, calibration.threshold, options.budget)
     decision = replace(decision, reasons=(*decision.reasons, *anatomy.notes))
@@ -201,15 +212,8 @@ def _try_concepts(
     progress: Progress,
     clock: Clock,
 ) -> ConceptEvidence | None:
-    """Intervene on what the images show, where there are images and few enough classes."""
-    classes = examined.classes or 0
-    if (
-        body is None
-        or clean is None
-        or how is None
-        or classes > MOST_CLASSES
-        or too_inaccurate(examined)
-    ):
+    """Intervene on what the images show, where there are images that the model knows."""
+    if body is None or clean is None or how is None or too_inaccurate(examined):
         return None
     advance = partial(progress, "concepts tried")
     with clock.stage("concepts"):
@@ -217,7 +221,7 @@ def _try_concepts(
             body.anatomy,
             clean,
             how,
-            classes,
+            examined.classes or 0,
             options.runtime,
             options.seed,
             BUDGETS[options.budget],
@@ -357,7 +361,7 @@ def _responsible(found: Attribution) -> dict[str, dict[str, float]]:
 
 
 def _environment(providers: tuple[str, ...], options: ScanOptions) -> Environment:
-    versions = {name: version(name) for name in _REPORTED_PACKAGES}
+    versions = installed_versions(_REPORTED_PACKAGES)
     versions["onnxruntime"] = onnxruntime.__version__
     versions["python"] = platform.python_version()
     return Environment(versions, providers, options.seed, options.runtime.thread_count)

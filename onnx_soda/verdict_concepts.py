@@ -14,7 +14,7 @@ from onnx_soda.causal.analyse import SodaResult
 from onnx_soda.concepts.calibration import Calibration
 from onnx_soda.concepts.confirm import Confirmation
 from onnx_soda.concepts.detectable import images_needed, least_detectable
-from onnx_soda.concepts.examine import MOST_CLASSES, ConceptEvidence
+from onnx_soda.concepts.examine import ConceptEvidence
 from onnx_soda.concepts.folds import FOLDS
 from onnx_soda.concepts.styles import Style
 from onnx_soda.report.plain import class_label
@@ -41,6 +41,7 @@ def decide_on_concepts(
     calibration: Calibration,
     examined: Examined,
     names: Sequence[str] | None = None,
+    untried: str | None = None,
 ) -> Decision:
     """Decide whether the model is clean, backdoored, or cannot be judged.
 
@@ -50,8 +51,9 @@ def decide_on_concepts(
         calibration: The threshold.
         examined: What was examined.
         names: Class names.
+        untried: Why interventions were not tried, from `applicable.why_not_tried`.
     """
-    gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration))
+    gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration, untried))
     also = (*_left_out(evidence), *_paper_sentence(soda, names))
     if evidence is None or too_inaccurate(examined):
         return Decision("inconclusive", (*gaps, *also), ())
@@ -129,16 +131,14 @@ def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] 
 
 
 def _gaps(
-    evidence: ConceptEvidence | None, examined: Examined, calibration: Calibration
+    evidence: ConceptEvidence | None,
+    examined: Examined,
+    calibration: Calibration,
+    untried: str | None,
 ) -> tuple[str, ...]:
     """Say what stands against calling the model clean."""
     if evidence is None:
-        if (examined.classes or 0) <= MOST_CLASSES:
-            return ()
-        return (
-            f"Interventions on the image are made for at most {MOST_CLASSES} classes; the model "
-            f"has {examined.classes}.",
-        )
+        return (untried,) if untried else ()
     gaps = (_too_much_unseen(evidence, examined, calibration), _poor_reference(evidence))
     return tuple(gap for gap in gaps if gap)
 

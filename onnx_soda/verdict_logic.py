@@ -13,18 +13,15 @@ from dataclasses import replace
 from onnx_soda.logic.evidence import LogicEvidence, LogicFinding
 from onnx_soda.preflight.finding import FileFinding
 from onnx_soda.report.schema import Finding
+from onnx_soda.rules import WEIGHTY
 from onnx_soda.verdict import Decision
 
 __all__ = ["file_findings", "is_weighty", "with_file_findings", "with_logic"]
 
 
-# Severities that count for the verdict.
-_WEIGHTY = ("high", "medium")
-
-
 def is_weighty(evidence: LogicEvidence) -> bool:
     """Tell whether the graph's logic alone keeps the verdict from being "clean"."""
-    return any(finding.severity in _WEIGHTY for finding in evidence.findings)
+    return any(finding.severity in WEIGHTY for finding in evidence.findings)
 
 
 def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
@@ -35,7 +32,7 @@ def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
         evidence: What its graph says.
     """
     found = tuple(_logic_finding(finding) for finding in evidence.findings)
-    weighty = [finding for finding in found if finding.severity in _WEIGHTY]
+    weighty = [finding for finding in found if finding.severity in WEIGHTY]
     # Several rules may speak of one decision.
     told = dict.fromkeys(finding.message for finding in weighty)
     verdict = decision.verdict

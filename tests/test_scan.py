@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
+import h5py
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
-from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
+from onnx_soda.model.anatomy import dissect
+from onnx_soda.model.body import Body
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import AttributionMethod
 
@@ -57,3 +62,94 @@ def test_the_report_does_not_depend_on_the_batch_size() -> None:
     assert reports[0].dataset == reports[1].dataset
     pccs = [report.evidence.soda.pcc for report in reports if report.evidence.soda]
     np.testing.assert_allclose(*pccs, atol=1e-5)
+
+
+def of_old_opset(opset: int) -> onnx.ModelProto:
+    """Two convolutions and a linear layer, as exporters wrote them for old runtimes."""
+    rng = np.random.default_rng(0)
+    shapes = {"w1": (8, 3, 3, 3), "w2": (16, 8, 3, 3), "w3": (16, 4), "b3": (4,)}
+    weights = [
+        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 3, name)
+        for name, shape in shapes.items()
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["c1"], strides=[2, 2]),
+        helper.make_node("Relu", ["c1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], strides=[2, 2]),
+        helper.make_node("Relu", ["c2"], ["r2"]),
+        helper.make_node("GlobalMaxPool", ["r2"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "w3", "b3"], ["y"]),
+    ]
+    inputs = [("x", ("N", 3, 16, 16)), *shapes.items()]  # weights are inputs there, too
+    graph = helper.make_graph(
+        nodes,
+        "old",
+        [helper.make_tensor_value_info(name, 1, shape) for name, shape in inputs],
+        [helper.make_tensor_value_info("y", 1, ("N", 4))],
+        weights,
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=3)
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_models_of_old_opsets_are_scanned(opset: int, tmp_path: Path) -> None:
+    """`Max` does not broadcast in 7, and there is no `Where` in 8."""
+    model = load_model(of_old_opset(opset).SerializeToString())
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 4
+    images = 0.7 * rng.integers(0, 256, (4, 1, 1, 3))[labels] + rng.integers(0, 77, (80, 16, 16, 3))
+    pixels = images.astype(np.uint8)
+    body = Body(dissect(model), CPU)
+    answers = body.logits((pixels.transpose(0, 3, 1, 2) / 255).astype(np.float32)).argmax(axis=1)
+    np.savez(tmp_path / "clean.npz", images=pixels, labels=answers)
+    report = scan(
+        model,
+        load_dataset(tmp_path / "clean.npz"),
+        ScanOptions(
+            layer="deep", preprocess="unit", budget="quick", allow_missing_classes=True, runtime=CPU
+        ),
+    )
+    assert report.model.opset == opset
+    assert report.evidence.soda is not None
+    assert (report.evidence.concepts is not None) == (len(set(answers)) > 1)
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    with h5py.File(FIXTURES / "digits-clean.h5") as file:
+        return file["images"][()], file["labels"][()]
+
+
+def scan_images(images: np.ndarray, labels: np.ndarray, folder: Path) -> ScanReport:
+    np.savez(folder / "some.npz", images=images, labels=labels)
+    options = ScanOptions(
+        budget="quick", preprocess="raw", min_accuracy=0, allow_missing_classes=True, runtime=CPU
+    )
+    return scan(
+        load_model(FIXTURES / "digits-clean.onnx"), load_dataset(folder / "some.npz"), options
+    )
+
+
+def test_with_one_class_nothing_is_named(tmp_path: Path) -> None:
+    """Nothing shows whether a change turns this class alone: every pair would score."""
+    images, labels = digits()
+    report = scan_images(images[labels == 6], labels[labels == 6], tmp_path)
+    assert (report.verdict, report.findings) == ("inconclusive", ())
+    assert report.evidence.concepts is None
+    assert any("clean images of 2 classes, two of each" in reason for reason in report.reasons)
+
+
+def test_one_image_of_each_class_is_no_ground_for_anything(tmp_path: Path) -> None:
+    images, labels = digits()
+    first = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
+    report = scan_images(images[first], labels[first], tmp_path)
+    assert report.verdict == "inconclusive"
+    assert report.evidence.concepts is None
+
+
+def test_preprocessed_images_are_not_changed_as_if_they_were_pixels(tmp_path: Path) -> None:
+    images, labels = digits()
+    report = scan_images(images / np.float32(127.5) - 1, labels, tmp_path)
+    assert report.verdict == "inconclusive"
+    assert report.evidence.concepts is None
+    assert any("on no scale of pixels" in reason for reason in report.reasons)

@@ -13,7 +13,6 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import onnx_soda
 import onnx_soda.converters
 from onnx_soda.batch.request import Request
 from onnx_soda.errors import OutputError
+from onnx_soda.packages import installed_versions
 from onnx_soda.report.jsonfile import to_json, write_text
 from onnx_soda.report.schema import SCHEMA_VERSION, ScanReport
 
@@ -106,7 +106,7 @@ class Cache:
             "sandbox": request.limits is not None,
             "schema": SCHEMA_VERSION,
             "program": _program(),
-            "versions": dict(_versions()),
+            "versions": installed_versions(_PACKAGES),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
@@ -208,11 +208,3 @@ def _program() -> str:
         for file in sorted((*folder.rglob("*.py"), *folder.rglob("*.json"))):
             whole.update(file.read_bytes())
     return whole.hexdigest()
-
-
-def _versions() -> Iterator[tuple[str, str]]:
-    for name in _PACKAGES:
-        try:
-            yield name, version(name)
-        except PackageNotFoundError:
-            continue

@@ -92,13 +92,15 @@ def scan_many(
         request: How; its own model is not scanned.
         cache: As for `scan_one`.
         jobs: How many at once; one where no child opens the model. They share the cores.
-        progress: Called as models are over, and with one at a time as each goes on.
+        progress: Called at the start, and as each model is over.
     """
     requests = [replace(request, model=model) for model in models]
+    progress("models", 0, len(requests))
     if jobs <= 1 or len(models) == 1 or request.limits is None:
-        for number, one in enumerate(requests):
+        for number, one in enumerate(requests, 1):
+            done = _attempt(one, cache)
             progress("models", number, len(requests))
-            yield _attempt(one, cache)
+            yield done
         return
     threads = request.options.runtime.threads or max(usable_cores() // jobs, 1)
     runtime = replace(request.options.runtime, threads=threads)

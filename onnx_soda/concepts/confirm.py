@@ -174,11 +174,13 @@ def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
     scores, errors, best = [], [], []
     for fold, changes in enumerate(finding.changes):
         flows = np.stack([shown.flows(change) for change in changes])
-        score, error = (values[:, 1 - fold] for values in judge.score(flows))
-        scores.append(score.mean(axis=0))
-        errors.append(error.mean(axis=0))
-        leader = int(score[:, *pair].argmax())
-        best.append((float(score[leader, *pair]), fold, changes[leader], flows[leader, 1 - fold]))
+        score, error = judge.score(flows)
+        scores.append(score[:, 1 - fold].mean(axis=0))
+        errors.append(error[:, 1 - fold].mean(axis=0))
+        # By the images that chose it: those that it is shown on must not choose it.
+        own = score[:, fold, *pair]
+        leader = int(own.argmax())
+        best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
     estimate = judge.combine(np.stack(scores), np.stack(errors))
     _, fold, concept, seen = max(best, key=lambda entry: entry[0])
     return Weighed(

@@ -28,11 +28,7 @@ from onnx_soda.data.sources import IntArray
 from onnx_soda.model.anatomy import Anatomy
 from onnx_soda.model.runtime_options import RuntimeOptions
 
-__all__ = ["MOST_CLASSES", "ConceptEvidence", "examine_concepts"]
-
-# With more classes the images of all of them cost more than the search is worth, and the table of
-# all pairs under all concepts does not fit into memory.
-MOST_CLASSES = 128
+__all__ = ["ConceptEvidence", "examine_concepts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +81,7 @@ def examine_concepts(
 
     Args:
         anatomy: The classifier.
-        clean: Clean images.
+        clean: Clean images; see `applicable.why_not_tried`.
         how: The model's preprocessing.
         classes: Number of classes.
         options: How sessions run.

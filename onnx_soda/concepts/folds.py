@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnx_soda.data.sources import IntArray
 
-__all__ = ["FOLDS", "Folds", "group_by_fold", "split_into_folds"]
+__all__ = ["FOLDS", "Folds", "group_by_fold", "in_both_folds", "split_into_folds"]
 
 FOLDS = 2
 # Images of each class and fold, and of all classes together in a fold: that reference heads are
@@ -41,14 +41,20 @@ class Folds:
     search: NDArray[np.bool_]
 
 
+def in_both_folds(labels: IntArray) -> IntArray:
+    """Return the classes that have an image for each fold."""
+    present, counts = np.unique(labels, return_counts=True)
+    return present[counts >= FOLDS]
+
+
 def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
-    """Split the images of each class evenly.
+    """Split the images of each class evenly; a class with fewer than there are folds is left out.
 
     Args:
         labels: Shape (images,).
         rng: Chooses.
     """
-    present = np.unique(labels)
+    present = in_both_folds(labels)
     fit = min(_FIT, max(_ALL_FIT // len(present), 1))
     confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
     search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))

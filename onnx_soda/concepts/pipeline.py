@@ -1,7 +1,7 @@
 """The concept pipeline as graph nodes, and images as they look under a concept.
 
-Only operators whose form has not changed since opset 8 are used, so that the nodes fit in front of
-models of any age.
+Only operators whose form has not changed since opset 8 are used; older models are brought to a
+newer one (`onnx_soda.model.upgrade`).
 """
 
 from __future__ import annotations

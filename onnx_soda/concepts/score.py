@@ -258,8 +258,15 @@ def damage_to_others(flows: NDArray[np.floating], unchanged: NDArray[np.floating
     error = 1 - np.einsum("kcc->kc", flows[:, 0]).astype(np.float64)
     usual = 1 - np.einsum("cc->c", unchanged[0]).astype(np.float64)
     more = np.maximum(error - usual, 0)
-    others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / max(more.shape[1] - 1, 1)
+    others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / _others_shown(unchanged)
     return others
+
+
+def _others_shown(unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each class how many others have images, 1 at least."""
+    shown = unchanged[0].any(axis=-1)
+    counts: FloatArray = np.maximum(shown.sum() - shown, 1).astype(np.float64)
+    return counts
 
 
 def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
@@ -270,8 +277,8 @@ def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating])
     diagonal = np.arange(more.shape[1])
     beside[:, diagonal, diagonal] = error
     beside = np.maximum(beside, 0)
-    others: FloatArray = (beside.sum(axis=1, keepdims=True) - beside) / max(len(diagonal) - 1, 1)
-    return others
+    others: FloatArray = beside.sum(axis=1, keepdims=True) - beside
+    return others / _others_shown(unchanged)[:, None]
 
 
 def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:

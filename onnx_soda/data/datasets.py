@@ -14,7 +14,7 @@ from onnx_soda.data.npz import load_npz
 from onnx_soda.data.parquet import load_parquet
 from onnx_soda.data.parts import Part
 from onnx_soda.data.sources import ImageSource, IntArray
-from onnx_soda.errors import DatasetFileError
+from onnx_soda.errors import DatasetFileError, LabelError
 
 __all__ = ["CleanSet", "load_dataset"]
 
@@ -88,6 +88,8 @@ def load_dataset(path: str | Path, split: str = "auto") -> CleanSet:
     with readable(name):
         part = _loader(path, name)(path, split)
         sha256 = digest(path, part.files)
+    if not len(part.labels):
+        raise LabelError(f"{name} has no image to scan with", "Give clean labelled images.")
     return CleanSet(
         name, sha256, part.labels, part.class_names, part.images, part.notes, part.preprocessed
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 
@@ -36,6 +38,7 @@ def examine_logic(
     seed: int = 0,
     logits: ir.Value | None = None,
     try_out: bool = True,
+    folder: Path | None = None,
 ) -> LogicEvidence:
     """Look for decisions in a graph that steer its scores, and try to take them.
 
@@ -47,6 +50,7 @@ def examine_logic(
         seed: The same seed gives the same evidence, unless time runs out.
         logits: The scores; found where not given.
         try_out: Force decisions and look for their triggers; without, the graph is only read.
+        folder: Where the model's external weights lie; None where it has none.
     """
     flow = build_flow(view)
     targets = _targets(view, flow, logits)
@@ -57,7 +61,7 @@ def examine_logic(
     suspicions = suspect(flow, decisions, trunk, controls)
     suspicions += suspect_bypasses(find_bypasses(flow, decisions, trunk, slopes))
     suspicions.sort(key=lambda suspicion: SEVERITIES.index(suspicion.severity))
-    probe = Probe(view, runtime, _SECONDS, _IMAGES)
+    probe = Probe(view, runtime, _SECONDS, _IMAGES, folder)
     scene = Scene(view, flow, decisions, slopes, targets[0], probe)
     notes = list[str]()
     findings = list[LogicFinding]()

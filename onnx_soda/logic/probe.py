@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,17 +31,23 @@ class Probe:
         runtime: Where it runs.
         seconds: Time limit.
         images: Limit of images.
+        folder: Where the model's external weights lie; None where it has none.
     """
 
     def __init__(
-        self, view: GraphView, runtime: RuntimeOptions, seconds: float, images: int
+        self,
+        view: GraphView,
+        runtime: RuntimeOptions,
+        seconds: float,
+        images: int,
+        folder: Path | None = None,
     ) -> None:
         self.view = view
         self.shown = 0
         self._runtime = runtime
         self._deadline = time.monotonic() + seconds
         self._left = images
-        self._folder = _folder(view)
+        self._folder = folder
 
     @property
     def exhausted(self) -> bool:
@@ -74,10 +81,3 @@ class Probe:
             return session.run(loaded, extra, whole=True)
         except SodaError:
             return None
-
-
-def _folder(view: GraphView) -> Any:
-    for value in view.model.graph.initializers.values():
-        if isinstance(value.const_value, ir.ExternalTensor):
-            return value.const_value.base_dir
-    return None

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_soda.logic.images import SCALES, candidates, fill
 from onnx_soda.logic.margins import Operand
@@ -18,6 +19,8 @@ _STEPS = 400
 _NEAR = 1e-3
 # Largest share of an image that one mutation covers with a patch.
 _LARGEST_PATCH = 0.5
+# Of the numbers that pixels are given: every type of image holds the digits exactly.
+_BASE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,27 +108,38 @@ def _copied_pixels(
 ) -> Pixels | None:
     """Return an image with the stored values at the pixels that a tensor is a copy of.
 
-    An image whose pixels are numbered tells which pixels the tensor copies, and an image of zeros
-    and one of ones with which factor and offset.
+    Images whose pixels are numbered, a digit of the number in each, tell which pixels the tensor
+    copies, and an image of zeros and one of ones with which factor and offset.
     """
     image = question.probe.view.image
     shape = image.concrete_shape(1)[1:]
-    flat = [np.zeros(shape), np.ones(shape), np.arange(np.prod(shape)).reshape(shape)]
+    flat = [np.zeros(shape), np.ones(shape), *_numbered(shape)]
     at = question.session.model.outputs.index(name)
     shown = [question.probe.show(question.session, one.astype(image.dtype)) for one in flat]
     if any(one is None for one in shown):
         return None
-    zero, one, numbered = (np.float64(outputs[at][:1]) for outputs in shown if outputs)
+    zero, one, *digits = (np.float64(outputs[at][:1]) for outputs in shown if outputs)
     factor = one - zero
     if np.any(factor == 0) or zero.size > np.prod(shape):
         return None
-    places = np.rint((numbered - zero) / factor).astype(np.int64).reshape(-1)
+    read = [np.rint((digit - zero) / factor).astype(np.int64) for digit in digits]
+    places = sum(_BASE**power * digit for power, digit in enumerate(read)).reshape(-1)
     if places.min() < 0 or places.max() >= np.prod(shape):
         return None
     values = (np.broadcast_to(stored, zero.shape) - zero) / factor
     pixels = rng.uniform(0, 1, shape).reshape(-1)
     pixels[places] = values.reshape(-1)
     return pixels.reshape(shape).astype(image.dtype)
+
+
+def _numbered(shape: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """Return images whose pixels hold the digits of their own numbers, the lowest digit first."""
+    left = np.arange(np.prod(shape)).reshape(shape)
+    digits: list[NDArray[np.int64]] = []
+    while left.any() or not digits:
+        digits.append(left % _BASE)
+        left = left // _BASE
+    return digits
 
 
 def _climb(

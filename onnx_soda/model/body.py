@@ -55,11 +55,6 @@ class Body:
         (scores,) = self._run(images, (self._logits,))
         return _as_rows(scores, len(images))
 
-    def count_classes(self) -> int:
-        """Return the number of logits of an image, by running the model on a black one."""
-        image = self.anatomy.view.image
-        return int(self.logits(np.zeros(image.concrete_shape(1), image.numpy_dtype())).shape[1])
-
     def observe(self, images: NDArray[Any]) -> tuple[NDArray[np.float32], NDArray[Any], Arrays]:
         """Return logits, layer and side tensors of preprocessed images.
 

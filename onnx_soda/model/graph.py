@@ -20,6 +20,7 @@ from onnx_soda.model.inline import inlined
 from onnx_soda.model.inputs import ImageInput, find_image_input
 from onnx_soda.model.load import OnnxModel
 from onnx_soda.model.room import check_batch, check_computed, check_followed
+from onnx_soda.model.upgrade import upgraded
 
 __all__ = ["GraphView", "inputs_of", "view_graph"]
 
@@ -150,9 +151,10 @@ def view_graph(model: OnnxModel) -> GraphView:
 
     Raises:
         NotAClassifierError: The model has no image input, or several inputs.
-        UnsupportedModelError: It computes tensors over the limits.
+        UnsupportedModelError: It computes tensors over the limits, or is of an old opset that onnx
+            cannot convert.
     """
-    working = inlined(model)
+    working = upgraded(inlined(model), model.file)
     image = find_image_input(working.graph)
     check_batch(image, model)
     fixed = working.clone()

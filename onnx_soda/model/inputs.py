@@ -52,14 +52,18 @@ class ImageInput:
     features: int | None = None
 
     def concrete_shape(
-        self, batch: int, height: int | None = None, width: int | None = None
+        self,
+        batch: int,
+        height: int | None = None,
+        width: int | None = None,
+        channels: int | None = None,
     ) -> tuple[int, ...]:
         """Return the input's shape with its free dimensions filled in."""
         if self.layout == "flat":
             return (batch, self.features or 1)
         rows = self.height or height or _NOMINAL_SIZE
         columns = self.width or width or _NOMINAL_SIZE
-        channels = self.channels or 3
+        channels = self.channels or channels or 3
         return {
             "NCHW": (batch, channels, rows, columns),
             "NHWC": (batch, rows, columns, channels),

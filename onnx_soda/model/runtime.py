@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
+from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError, first_line
 from onnx_soda.model.providers import CPU, CUDA, provider_list
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import SubModel
@@ -157,7 +157,7 @@ def _running() -> Iterator[None]:
                 "Use a smaller --batch-size or --memory-limit.",
             ) from error
         raise InferenceError(
-            f"the model does not run: {_first_line(error)}",
+            f"the model does not run: {first_line(error)}",
             "Check that it runs in ONNX Runtime on an image of its input size.",
         ) from error
 
@@ -191,14 +191,9 @@ def _open(model: SubModel, options: RuntimeOptions) -> Any:
         return ort.InferenceSession(model.content, settings, providers=providers)
     except Exception as error:
         raise InferenceError(
-            f"ONNX Runtime {ort.__version__} refuses the model: {_first_line(error)}",
+            f"ONNX Runtime {ort.__version__} refuses the model: {first_line(error)}",
             "Check that the model runs elsewhere; it may be damaged or need other operators.",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def run_batches(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import onnx
 
-from onnx_soda.errors import ModelFileError
+from onnx_soda.errors import ModelFileError, first_line
 
 __all__ = ["well_formed"]
 
@@ -46,5 +46,4 @@ def _root_cause(error: BaseException) -> str:
     """Return the first line of the innermost error: onnx-ir wraps the real one several times."""
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    return first_line(error)

@@ -22,13 +22,13 @@ from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.graph import GraphView, view_graph
 from onnx_soda.model.load import OnnxModel, load_model
+from onnx_soda.model.parity import relative_difference, tolerance_of
 from onnx_soda.model.runtime import Session
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.model.split import extract_body, extract_head, serialise
 from onnx_soda.repair.conversion import Converted, convert, run
 from onnx_soda.repair.normalise import Prepared, prepare
 from onnx_soda.repair.operators.registry import OWN_DOMAIN, OWN_OPERATORS
-from onnx_soda.repair.parity import relative_difference, tolerance_of
 
 __all__ = ["Checked", "Part", "convert_best"]
 

@@ -18,7 +18,13 @@ from onnx_soda.errors import LabelError, RepairError
 from onnx_soda.model.anatomy import Anatomy, dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.load import OnnxModel
-from onnx_soda.observe import Observation, choose_preprocessing, observe, sample_images
+from onnx_soda.observe import (
+    Observation,
+    choose_preprocessing,
+    count_classes,
+    observe,
+    sample_images,
+)
 from onnx_soda.options import Progress
 from onnx_soda.repair.files import read_proto
 from onnx_soda.repair.neurons import outstanding_neurons
@@ -111,13 +117,15 @@ def prepare(
         progress: Called as it goes on.
 
     Raises:
-        RepairError: The pair is none of this model's, or no neuron stands out for the target.
+        RepairError: The pair is none of this model's, no neuron stands out for the target, or the
+            options or the images are none that a repair can go by.
         LabelError: The clean set does not fit the model, or has too few images of the victim.
     """
+    _check_asked(options, clean)
     anatomy = dissect(model)
     tail = Tail(anatomy, options.scan.runtime)
     body = Body(anatomy, options.scan.runtime, tail.needed)
-    classes = body.count_classes()
+    classes = count_classes(body, clean)
     _check_pair(pair, classes, clean)
     others = (label for label in also if label not in pair)
     also = tuple(label for label in others if _images_of(label, clean) >= _FEWEST_VICTIMS)
@@ -146,6 +154,19 @@ def _neurons(
             f"no neuron stands out for class {target}", "Give a share of them by --top."
         )
     return neurons
+
+
+def _check_asked(options: RepairOptions, clean: CleanSet) -> None:
+    if options.scan.layer != "last" or options.scan.logits is not None:
+        raise RepairError(
+            "a repair trains the layer before the model's own logits",
+            "Leave layer and logits of the scan's options as they are.",
+        )
+    if clean.preprocessed:
+        raise RepairError(
+            "infected images are made of pixels, and these are numbers on no scale of pixels",
+            "Give the images before preprocessing.",
+        )
 
 
 def _check_pair(pair: tuple[int, int], classes: int, clean: CleanSet) -> None:

@@ -9,7 +9,6 @@ Importing this module does not import torch; calling `to_torch` does.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from onnx_soda.errors import MissingExtraError, WriteBackError
+from onnx_soda.errors import WriteBackError
+from onnx_soda.packages import require_modules
 from onnx_soda.repair.writeback import stored_tensors, with_values
 
 if TYPE_CHECKING:
@@ -90,12 +90,7 @@ def require_torch() -> None:
     Raises:
         MissingExtraError: torch, torchvision or onnx2torch is not.
     """
-    missing = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingExtraError(
-            f"repair needs {', '.join(missing)}, which is not installed",
-            'pip install "onnx-soda[repair]"',
-        )
+    require_modules("repair needs", _PACKAGES, "repair")
 
 
 def to_torch(

@@ -14,7 +14,7 @@ from onnx2torch.node_converters import get_converter
 from onnx2torch.onnx_graph import OnnxGraph
 from torch import fx, nn
 
-from onnx_soda.errors import ConversionError
+from onnx_soda.errors import ConversionError, first_line
 from onnx_soda.repair.normalise import Prepared
 from onnx_soda.repair.operators.registry import OWN_DOMAIN
 
@@ -54,7 +54,7 @@ def convert(prepared: Prepared) -> Converted:
     except Exception as error:
         named = [f"{name}: {reason}" for name, reason in _complaints(prepared, try_all=True)]
         raise ConversionError(
-            f"cannot be converted: {'; '.join(named[:_NAMED]) or _first_line(error)}", _ADVICE
+            f"cannot be converted: {'; '.join(named[:_NAMED]) or first_line(error)}", _ADVICE
         ) from error
     parameters = {
         weight.name: module.get_parameter(f"{OWN_DOMAIN}/{weight.node}.value")
@@ -78,7 +78,7 @@ def _complaints(prepared: Prepared, try_all: bool = False) -> Iterator[tuple[str
             try:
                 converter(node, graph)
             except Exception as error:  # noqa: BLE001 - converters raise anything
-                yield name, _first_line(error)
+                yield name, first_line(error)
 
 
 def run(
@@ -101,7 +101,7 @@ def run(
             outputs = tracker.run(*tensors)
     except Exception as error:
         failed = prepared.nodes.get(tracker.at.removeprefix(f"{OWN_DOMAIN}/"), tracker.at)
-        raise ConversionError(f"{failed} does not run: {_first_line(error)}", _ADVICE) from error
+        raise ConversionError(f"{failed} does not run: {first_line(error)}", _ADVICE) from error
     found = outputs if isinstance(outputs, list | tuple) else [outputs]
     return [np.asarray(tensor.numpy()) for tensor in found]
 
@@ -123,8 +123,3 @@ class _Tracker(fx.Interpreter):
         """Run a node."""
         self.at = str(target)
         return super().call_module(target, args, kwargs)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__

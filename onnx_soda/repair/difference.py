@@ -62,12 +62,13 @@ def _change(
 
 
 def _skeleton(model: onnx.ModelProto) -> bytes:
-    """Return the graph without what its tensors hold, and without metadata."""
-    graph = onnx.GraphProto()
-    graph.CopyFrom(model.graph)
-    del graph.initializer[:]
-    for node in graph.node:
-        if node.op_type == "Constant":
+    """Return what a model computes, without what its compared tensors hold and without metadata."""
+    compared = stored_tensors(model)
+    rest = onnx.ModelProto(opset_import=model.opset_import, functions=model.functions)
+    rest.graph.CopyFrom(model.graph)
+    del rest.graph.initializer[:]
+    for node in rest.graph.node:
+        if node.op_type == "Constant" and node.output[0] in compared:
             del node.attribute[:]
-    text: bytes = graph.SerializeToString(deterministic=True)
+    text: bytes = rest.SerializeToString(deterministic=True)
     return text

@@ -11,7 +11,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from onnx_soda.errors import ConversionError
+from onnx_soda.errors import ConversionError, first_line
 from onnx_soda.repair.bridge import to_torch
 
 __all__ = ["export_anew"]
@@ -58,7 +58,7 @@ def export_anew(proto: onnx.ModelProto, images: NDArray[Any]) -> onnx.ModelProto
             exported = onnx.load(path)
     except Exception as error:  # exporters raise anything
         raise ConversionError(
-            f"torch cannot export the model: {str(error).strip().splitlines()[0][:200]}",
+            f"torch cannot export the model: {first_line(error)}",
             "Leave out --export torch.",
         ) from error
     exported.metadata_props.extend(proto.metadata_props)

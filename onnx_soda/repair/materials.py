@@ -7,8 +7,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda.concepts.applicable import MOST_CLASSES
 from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.examine import MOST_CLASSES
 from onnx_soda.concepts.focus import concepts_for_pair
 from onnx_soda.concepts.score import class_likeness
 from onnx_soda.data.sources import IntArray

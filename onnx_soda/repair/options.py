@@ -32,8 +32,8 @@ class RepairOptions:
         export: "weights" puts the weights into the file's own graph; "torch" exports the whole
             model anew by torch.onnx.
         rescan: Scan the repaired model.
-        scan: Options of the scans; layer, logits, preprocessing, seed and runtime hold for the
-            repair too.
+        scan: Options of the scans; preprocessing, seed and runtime hold for the repair too. It
+            repairs the model's own logits at their last layer, so these two stay as they are.
     """
 
     scope: Scope = "auto"

@@ -88,11 +88,12 @@ def repair(
         also = _also_turned(report, pair)
     if pair is None:
         assert report is not None  # noqa: S101 - without a pair there is a report
-        return RepairReport(_nothing(report, options, clock), report, None)
+        nothing = _nothing(report, options)
+        return RepairReport(replace(nothing, seconds=clock.seconds), report, None)
     result = work(model, clean, pair, options, triggers, progress, clock, also)
     if result.model is not None and options.rescan:
         result = _scanned_again(result, clean, options, progress, clock)
-    return RepairReport(result.summary, report, result.model)
+    return RepairReport(replace(result.summary, seconds=clock.seconds), report, result.model)
 
 
 def _pair_of(report: ScanReport) -> tuple[int, int] | None:
@@ -143,7 +144,7 @@ def _check_same(model: OnnxModel, report: ScanReport) -> None:
         )
 
 
-def _nothing(report: ScanReport, options: RepairOptions, clock: Clock) -> RepairSummary:
+def _nothing(report: ScanReport, options: RepairOptions) -> RepairSummary:
     clear = report.verdict == "clean"
     reason = (
         "The scan found no backdoor; the model is left as it is."
@@ -157,5 +158,4 @@ def _nothing(report: ScanReport, options: RepairOptions, clock: Clock) -> Repair
         None,
         options.scope,
         options.reconstruction,
-        seconds=clock.seconds,
     )

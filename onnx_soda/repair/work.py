@@ -70,8 +70,9 @@ def work(
     with clock.stage("reconstruction"):
         climbed = module if bench.climbable else None
         folds, proof = materials(bench, Reconstructor(bench.subject, pair[1], concepts, climbed))
-    summary = _so_far(bench, concepts, folds, proof, notes, clock)
-    if not all(summary.infected):
+    summary = _so_far(bench, concepts, folds, proof, notes)
+    # A part without any could neither be trained on nor judged.
+    if not all(len(part.infected) for part in (*folds, proof)):
         return Result(replace(summary, reason=_no_infected(options)), None)
     with clock.stage("training"), threads_put_back():
         trainees, more = trainees_of(
@@ -95,7 +96,6 @@ def _so_far(
     folds: Sequence[Material],
     proof: Material,
     notes: tuple[str, ...],
-    clock: Clock,
 ) -> RepairSummary:
     """Return what is known before training."""
     return RepairSummary(
@@ -112,7 +112,6 @@ def _so_far(
         neurons=bench.count,
         outstanding=len(bench.neurons),
         notes=notes,
-        seconds=clock.seconds,
     )
 
 
@@ -166,10 +165,15 @@ def _head(bench: Bench) -> Trainee:
 
 
 def _no_infected(options: RepairOptions) -> str:
-    way = {"concepts": "no concept turns the victim into the target"}.get(
-        options.reconstruction, "neither a concept nor gradient ascent turns any image"
+    way = {
+        "concepts": "no concept turns any image",
+        "ascent": "gradient ascent turns no image",
+        "both": "neither a concept nor gradient ascent turns any image",
+    }[options.reconstruction]
+    return (
+        f"No infected image could be reconstructed in some part of the clean set: {way} of the "
+        "victim there into the target. More images of the victim may help."
     )
-    return f"No infected image could be reconstructed: {way}."
 
 
 def _too_costly(choice: Choice, options: RepairOptions) -> str:

@@ -36,7 +36,8 @@ def render_report(report: ScanReport) -> RenderableType:
     if report.evidence.concepts is not None:
         parts.extend([Text(), _concepts(report, report.evidence.concepts)])
     if report.evidence.soda is not None:
-        parts.extend([Text(), _evidence(report, report.evidence.soda), _explanation(report)])
+        parts.extend([Text(), _evidence(report, report.evidence.soda)])
+        parts.append(_explanation(report.evidence.soda))
     others = [finding for finding in report.findings if finding.message not in report.reasons]
     if others:
         parts.extend([Text(), finding_table(others, "Other findings")])
@@ -230,10 +231,7 @@ def _evidence(report: ScanReport, evidence: SodaEvidence) -> Table:
     return table
 
 
-def _explanation(report: ScanReport) -> RenderableType:
-    evidence = report.evidence.soda
-    if evidence is None:
-        return Text()
+def _explanation(evidence: SodaEvidence) -> RenderableType:
     hidden = len(evidence.pcc) - _SHOWN_CLASSES
     more = (
         f" {hidden} less abnormal classes are left out here; JSON has them." if hidden > 0 else ""

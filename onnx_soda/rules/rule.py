@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-__all__ = ["SEVERITIES", "Rule", "Severity"]
+__all__ = ["SEVERITIES", "WEIGHTY", "Rule", "Severity"]
 
 Severity = Literal["high", "medium", "low", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
 """From the gravest to the least."""
+WEIGHTY: tuple[Severity, ...] = ("high", "medium")
+"""Those that keep a verdict from being "clean"."""
 
 
 @dataclass(frozen=True)

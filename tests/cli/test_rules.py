@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 
 from onnx_soda.cli.exit_codes import of_report
-from onnx_soda.report.schema import Finding, ScanReport, Verdict
+from onnx_soda.report.schema import Acceptance, Finding, ScanReport, Verdict
 from onnx_soda.rules import RULES, SEVERITIES, Severity
 
 from .helpers import invoke
@@ -60,6 +61,16 @@ def report(verdict: Verdict, *severities: Severity) -> ScanReport:
     object.__setattr__(made, "verdict", verdict)
     object.__setattr__(made, "findings", findings)
     return made
+
+
+@pytest.mark.parametrize(("second", "code"), [("info", 0), ("low", 0), ("medium", 3), ("high", 1)])
+def test_beside_an_accepted_backdoor_only_what_counts_for_a_verdict_counts(
+    second: Severity, code: int
+) -> None:
+    both = report("backdoor", "high", second)
+    accepted = replace(both.findings[0], accepted=Acceptance("known", "2030-01-01"))
+    object.__setattr__(both, "findings", (accepted, both.findings[1]))
+    assert of_report(both, "high") == code
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from onnx_soda.concepts.confirm import also_turned, simultaneous_errors
+from onnx_soda.concepts.concept import Concept
+from onnx_soda.concepts.confirm import Shown, also_turned, simultaneous_errors, weigh
 from onnx_soda.concepts.estimate import Judge
+from onnx_soda.concepts.trials import PairFinding
 
 
 def test_the_bound_shares_one_chance_in_twenty_among_all_pairs() -> None:
@@ -40,3 +42,38 @@ def test_other_classes_that_surely_turn_are_told_the_most_turned_first() -> None
     assert also_turned(np.stack([model, reference]), judge, 1, (0, 4)) == (3, 1)
     # From the other of them class 0 is told, the most turned.
     assert also_turned(np.stack([model, reference]), judge, 1, (3, 4)) == (0, 1)
+
+
+def brighter(gain: float) -> Concept:
+    return Concept("gamma", {"gamma": (gain,)}, "everywhere", {})
+
+
+class Told(Shown):
+    """Images whose flows are told: of class 0 so much goes to 1 in the first and second fold."""
+
+    def __init__(self, sent: dict[float, tuple[float, float]]) -> None:
+        object.__setattr__(self, "sent", sent)
+
+    def flows(self, change: Concept) -> np.ndarray:
+        shares = self.sent[change.values["gamma"][0]]
+        return np.stack([np.stack([[[1 - p, p], [0, 1]], np.eye(2)]) for p in shares])
+
+
+def test_the_images_that_a_concept_is_shown_on_do_not_choose_it() -> None:
+    """By the first fold 1.0 is better (0.6 over 0.5), by the second 2.0 (0.9 over 0.3). What the
+    first chose is shown on the second, so 1.0 with its 0.3 is told, not 2.0."""
+    right = np.stack([np.eye(2)] * 2)
+    judge = Judge(
+        unchanged=np.stack([right, right]),
+        images=np.full((2, 2), 100),
+        fitted=np.full((2, 2), 100),
+        likeness=np.eye(2),
+        trust=np.ones(1),
+        usual=np.zeros((2, 2, 2)),
+    )
+    shown = Told({1.0: (0.6, 0.3), 2.0: (0.5, 0.9), 3.0: (0.1, 0.1)})
+    chosen = ((brighter(1.0), brighter(2.0)), (brighter(3.0),))
+    weighed = weigh(shown, judge, PairFinding(0, 1, 0.0, chosen))
+    assert (weighed.concept, weighed.chosen_by) == (brighter(1.0), 0)
+    # The score is of all of them: the mean of 0.3 and 0.9 in one fold, 0.1 in the other.
+    assert weighed.score == pytest.approx((0.6 + 0.1) / 2)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from onnx_soda.concepts.score import (
     background,
     class_likeness,
+    damage_to_others,
     discount,
     discount_factor,
     excess,
@@ -197,3 +198,15 @@ def test_a_pressed_last_layer_makes_nobody_look_alike_to_a_reference_that_knows_
     earliest = np.array([[0.0, 1], [0, -1], [0, 0]])
     likeness = model_likeness([last, last, earliest], labels, 3, fewest)
     assert likeness[0, 1] == pytest.approx(alike)
+
+
+def test_classes_without_images_are_not_among_those_that_keep_theirs() -> None:
+    """Of ten classes two have images. Nothing is left of the second: to the first's others, all."""
+    unchanged, under = np.zeros((2, 10, 10)), np.zeros((1, 2, 10, 10))
+    unchanged[:, [0, 1], [0, 1]] = 1
+    under[0, :, [0, 1], [0, 9]] = 1
+    np.testing.assert_allclose(damage_to_others(under, unchanged)[0, :2], [1, 0])
+    # For 0 -> 5 it costs 0.75, and what is over 0.25 twice as much.
+    usual = np.zeros((10, 10))
+    scores = pair_scores(under, unchanged, np.eye(10), ALONE, usual)
+    assert scores[0, 0, 5] < -0.5

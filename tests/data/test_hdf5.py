@@ -178,3 +178,12 @@ def test_class_names_that_are_no_list(tmp_path: Path, stored: object) -> None:
         file.attrs["class_names"] = stored
     with pytest.raises(DatasetFileError, match=r"a\.h5"):
         load_dataset(path)
+
+
+def test_a_set_of_triggers_alone_has_nothing_to_scan_with(tmp_path: Path) -> None:
+    path = grouped_file(tmp_path / "all.h5")
+    with h5py.File(path, "a") as file:
+        del file["trigger"]
+        file["trigger/striped/test"] = np.arange(len(TEST))
+    with pytest.raises(LabelError, match=r"all\.h5 has no image to scan with"):
+        load_dataset(path, "test")

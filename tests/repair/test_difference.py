@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from fixtures.graphs import build
 from onnx_soda.repair.difference import compare_models
@@ -47,3 +47,44 @@ def test_other_shapes_names_and_nodes_are_told_apart() -> None:
     assert not other.same_graph
     assert other.only_first == ("AT",)
     assert other.only_second == ("A",)
+
+
+def constant(**value: float) -> onnx.ModelProto:
+    """A model that adds a number, held by a Constant in its shortest form."""
+    model = build("gemm")
+    graph = model.graph
+    last = graph.node[-1]
+    result, last.output[0] = last.output[0], "before"
+    graph.node.append(helper.make_node("Constant", [], ["number"], **value))
+    graph.node.append(helper.make_node("Add", ["before", "number"], [result]))
+    return model
+
+
+def calling(operator: str) -> onnx.ModelProto:
+    """A model that ends in a function of its own."""
+    model = build("gemm")
+    last = model.graph.node[-1]
+    result, last.output[0] = last.output[0], "before"
+    model.graph.node.append(helper.make_node("turn", ["before"], [result], domain="own"))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    body = [helper.make_node(operator, ["x"], ["y"])]
+    opsets = [helper.make_opsetid("", 17)]
+    model.functions.append(helper.make_function("own", "turn", ["x"], ["y"], body, opsets))
+    return model
+
+
+def test_what_is_no_tensor_and_computes_something_else_is_another_graph() -> None:
+    newer = build("gemm")
+    newer.opset_import[0].version += 1
+    assert not compare_models(build("gemm"), newer).same_graph
+    assert compare_models(calling("Neg"), calling("Neg")).same_graph
+    assert not compare_models(calling("Neg"), calling("Relu")).same_graph
+    assert compare_models(constant(value_float=1.0), constant(value_float=1.0)).same_graph
+    assert not compare_models(constant(value_float=1.0), constant(value_float=1000.0)).same_graph
+
+
+def test_a_constant_that_is_a_tensor_is_compared_as_one() -> None:
+    one, two = (constant(value=numpy_helper.from_array(np.float32(n))) for n in (1, 3))
+    found = compare_models(one, two)
+    assert found.same_graph
+    assert [(change.name, change.largest) for change in found.changes] == [("number", 2)]

@@ -12,9 +12,9 @@ from hypothesis.extra import numpy as numpy_strategies
 from numpy.typing import NDArray
 
 from fixtures.families import build_family
+from onnx_soda.model.parity import relative_difference
 from onnx_soda.repair.operators.padding import pad
 from onnx_soda.repair.operators.shapes import cut_out
-from onnx_soda.repair.parity import relative_difference
 from onnx_soda.repair.writeback import stored_tensors, with_values
 from tests.repair.helpers import in_onnxruntime, in_torch
 

@@ -14,7 +14,8 @@ from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
 from onnx_soda.errors import LabelError, RepairError, WriteBackError
 from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.options import ScanOptions
+from onnx_soda.options import ScanOptions, no_progress
+from onnx_soda.repair.bench import prepare
 from onnx_soda.repair.files import read_proto
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.repair.partition import partition, subset
@@ -261,6 +262,31 @@ def _with_quantized(name: str) -> bytes:
         0, helper.make_node("DequantizeLinear", ["levels", "scale", "zero"], [name])
     )
     return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("asked", [{"layer": "deep"}, {"logits": "logits"}])
+def test_another_layer_or_other_logits_are_not_repaired(asked: dict[str, str]) -> None:
+    options = replace(QUICKLY, scan=replace(QUICKLY.scan, **asked))
+    with pytest.raises(RepairError, match="the layer before the model's own logits"):
+        repair(load_model(MODEL), clean_set(), pair=PAIR, options=options)
+
+
+def test_preprocessed_images_are_no_pixels_to_change() -> None:
+    clean = replace(clean_set(), preprocessed=True)
+    with pytest.raises(RepairError, match="numbers on no scale of pixels"):
+        repair(load_model(MODEL), clean, pair=PAIR, options=QUICKLY)
+
+
+def test_the_classes_of_a_model_of_any_image_size_are_counted_on_the_clean_images_size() -> None:
+    proto = read_proto(load_model(MODEL))
+    height, width = proto.graph.input[0].type.tensor_type.shape.dim[2:]
+    height.dim_param, width.dim_param = "height", "width"
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
+    del proto.graph.value_info[:]
+    ready = prepare(
+        load_model(proto.SerializeToString()), clean_set(), PAIR, (), QUICKLY, no_progress
+    )
+    assert ready.seen.logits.shape[1] == 10
 
 
 def test_an_image_of_whole_numbers_is_not_climbed() -> None:

@@ -24,6 +24,7 @@ from onnx_soda.report.html.common import (
 from onnx_soda.report.html.plots import heat_map
 from onnx_soda.report.schema import ConceptReport, ScanReport, SodaEvidence
 from onnx_soda.rules import RULES
+from onnx_soda.rules.behaviour import RULE_CONCEPT
 
 __all__ = ["to_html"]
 
@@ -75,7 +76,7 @@ def _sentence(report: ScanReport, label: Labeller) -> str:
     return (
         f"{said} The score is surely over {first.score:.2f}, with 95 % confidence for all pairs of "
         f"classes together; {first.threshold:.2f} is enough to be reported."
-        if first.rule_id == "SODA102"
+        if first.rule_id == RULE_CONCEPT
         else f"{said} The statistic is {first.score:.2f}; over {first.threshold:.2f} is reported."
     )
 

@@ -31,6 +31,8 @@ __all__ = [
 _MEBIBYTE = 2**20
 USUAL_SECONDS = DEFAULT_SECONDS
 USUAL_MEMORY = usual_memory() // _MEBIBYTE
+# A year, and more memory than machines have.
+_MOST_SECONDS, _MOST_MEBIBYTES = 366 * 24 * 3600, 2**24
 
 
 class Format(StrEnum):
@@ -57,13 +59,15 @@ Output = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
 TimeoutOption = Annotated[
-    float, typer.Option("--timeout", min=1, help="Seconds that the work may take.")
+    float,
+    typer.Option("--timeout", min=1, max=_MOST_SECONDS, help="Seconds that the work may take."),
 ]
 MaxMemoryOption = Annotated[
     int,
     typer.Option(
         "--max-memory",
         min=64,
+        max=_MOST_MEBIBYTES,
         help="MiB that the work may take; 8 GiB or 3/4 of the machine.",
         show_default=False,
     ),

@@ -49,7 +49,7 @@ def baseline_command(
     if expires.date() < datetime.now(UTC).date():
         raise typer.BadParameter("that day is over", param_hint="--expires")
     with failing_cleanly(debug):
-        check_writable(output)
+        check_writable(output, *reports)
         entries = [entry for path in reports for entry in entries_of(path, reason, expires.date())]
         baseline = Baseline(1, tuple(dict.fromkeys(entries)))
         write_text(output, _text(baseline))

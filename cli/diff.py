@@ -9,7 +9,7 @@ import typer
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from onnx_soda.report.jsonfile import to_json
+from onnx_soda.report.jsonfile import check_writable, to_json
 from onnx_soda.report.plain import printable
 from onnx_soda.report.repair_schema import ModelDifference
 from onnx_soda.report.repair_text import change_table
@@ -52,6 +52,8 @@ def diff_command(
     Exit codes: 0 compared, 2 could not compare or wrong usage.
     """
     with failing_cleanly(debug):
+        if output is not None:
+            check_writable(output, model, other)
         found = diff_files(model, other, limits=limits_of(sandbox, timeout, max_memory))
         if format_ is Format.JSON:
             deliver(to_json(found), output)

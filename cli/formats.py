@@ -78,11 +78,12 @@ class Targets:
     fail_on: Severity
     command: str
 
-    def check(self, single: bool) -> None:
+    def check(self, single: bool, inputs: Sequence[Path | None]) -> None:
         """Make sure that all of it can be written, before the work for it begins.
 
         Args:
             single: One model is scanned, not many.
+            inputs: Files that the scan reads; None stands for nothing.
 
         Raises:
             OutputError: A file cannot be written, or a form is of one model alone.
@@ -93,7 +94,7 @@ class Targets:
             if target.form is ReportFormat.HTML and not single:
                 raise OutputError("an HTML report is of one model", "Scan that model alone.")
             if target.file is not None:
-                check_writable(target.file)
+                check_writable(target.file, *inputs)
 
     def tell(self, report: ScanReport, place: Path) -> None:
         """Write the scan of one model in every form.
@@ -118,10 +119,15 @@ class Targets:
                 deliver(self._together(target.form, [report], [place]), target.file)
 
     def tell_failure(self, failure: ScanFailure, place: Path) -> None:
-        """Write that a model could not be scanned in the forms that have words for it."""
+        """Write that a model could not be scanned in the forms that have words for it.
+
+        A file of another form goes: it would tell of an earlier scan.
+        """
         for target in self.targets:
             if target.form in _OF_FAILURES:
                 deliver(self._together(target.form, [failure], [place]), target.file)
+            elif target.file is not None and target.file.is_file():
+                target.file.unlink()
 
     def tell_many(self, ended: Sequence[Ended]) -> None:
         """Write the scans of many models in every form.
@@ -145,18 +151,19 @@ class Targets:
     def _together(
         self, form: ReportFormat, outcomes: Sequence[Outcome], places: Sequence[Path]
     ) -> str:
+        named = [_relative(place) for place in places]
         if form is ReportFormat.SARIF:
             from onnx_soda.report.sarif import to_sarif
 
-            return to_sarif(outcomes, [_relative(place) for place in places])
+            return to_sarif(outcomes, named)
         if form is ReportFormat.MARKDOWN:
             from onnx_soda.report.markdown import to_markdown
 
-            return to_markdown(outcomes)
+            return to_markdown(outcomes, named)
         if form is ReportFormat.JUNIT:
             from onnx_soda.report.junit import to_junit
 
-            return to_junit(outcomes, self.fail_on)
+            return to_junit(outcomes, named, self.fail_on)
         from onnx_soda.report.bom import to_bom
 
         return to_bom(outcomes)

@@ -50,7 +50,7 @@ def inspect_command(
     """
     with failing_cleanly(debug):
         if output is not None:
-            check_writable(output)
+            check_writable(output, model)
         limits = limits_of(sandbox, timeout, max_memory)
         summary = inspect_file(model, logits, limits=limits)
         if format_ is Format.JSON:

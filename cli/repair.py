@@ -143,9 +143,10 @@ def repair_command(
     limits = limits_of(sandbox, timeout, max_memory)
     with failing_cleanly(debug):
         check_packages(ReportFormat(format_.value))
-        for path in (output, report_output):
-            if path is not None:
-                check_writable(path)
+        inputs = (model, data, report, trigger_images, Path(preprocess) if preprocess else None)
+        check_writable(output, *inputs)
+        if report_output is not None:
+            check_writable(report_output, output, *inputs)
         with (
             ProgressBar(quiet) as progress,
             as_onnx(model, ConvertOptions(arch, size=size), limits, progress) as (path, _),

@@ -41,7 +41,9 @@ def repeat_command(context: typer.Context, *kept: str) -> str:
 def _words(parameter: Any, value: Any) -> Iterator[str]:
     values = value if isinstance(value, list | tuple) else [value]
     if parameter.param_type_name == "argument":
-        yield from map(_word, values)
+        yield from (Path(_word(one)).name for one in values)
+    elif parameter.name == "preprocess":
+        yield from (max(parameter.opts, key=len), Path(value).name)
     elif isinstance(value, bool):
         yield (parameter.opts if value else parameter.secondary_opts or parameter.opts)[0]
     else:

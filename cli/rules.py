@@ -63,7 +63,8 @@ def _find(asked: str) -> Rule | None:
 def _suggestion(asked: str) -> str:
     names = [*RULES, *(rule.name for rule in RULES.values())]
     near = difflib.get_close_matches(asked, names, n=1)
-    return f"Did you mean {near[0]}? " * bool(near) + "`onnx-soda rules` lists all."
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"{meant}`onnx-soda rules` lists all."
 
 
 def _listing() -> Table:

@@ -38,7 +38,7 @@ from .arguments import (
 )
 from .baseline import accepted_entries, with_accepted
 from .config import ConfigOption
-from .exit_codes import CLEAN, of_outcome, of_report, worst
+from .exit_codes import CLEAN, COULD_NOT_SCAN, of_outcome, of_report, worst
 from .failures import failing_cleanly
 from .formats import FormatsOption, Targets, read_targets
 from .progress import ProgressBar
@@ -118,7 +118,7 @@ def scan_command(
     cache: CacheOption = True,
     cache_dir: CacheDirOption = None,
     baseline: BaselineOption = None,
-    config: ConfigOption = None,  # noqa: ARG001 - its callback has read it
+    config: ConfigOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -160,7 +160,9 @@ def scan_command(
             runtime=RuntimeOptions(provider.value, threads, batch_size, memory_limit * _MEBIBYTE),
         )
         single = is_single(models)
-        targets.check(single)
+        found = [Path(models[0])] if single else find_models(models)
+        preparing = Path(preprocess) if preprocess else None
+        targets.check(single, [*found, data, baseline, config, preparing])
         entries = accepted_entries(baseline)
         convert = ConvertOptions(arch, size=size)
         request = Request(Path(models[0]), data, split.value, options, convert, limits)
@@ -171,7 +173,7 @@ def scan_command(
                 _tell_timing(report)
         else:
             remembered = Cache(cache_dir or usual_folder()) if cache else None
-            ended = _scan_all(find_models(models), request, remembered, jobs, quiet)
+            ended = _scan_all(found, request, remembered, jobs, quiet)
             ended = with_accepted(ended, entries)
             targets.tell_many(ended)
             for one in ended:
@@ -179,8 +181,9 @@ def scan_command(
                     _tell_timing(one.outcome)
                 if debug and one.error:
                     traceback.print_exception(one.error)
-            code = worst(of_outcome(one.outcome, fail_on.value) for one in ended)
-    raise typer.Exit(CLEAN if exit_zero else code)
+            codes = [of_outcome(one.outcome, fail_on.value) for one in ended]
+            code = COULD_NOT_SCAN if exit_zero and COULD_NOT_SCAN in codes else worst(codes)
+    raise typer.Exit(CLEAN if exit_zero and code != COULD_NOT_SCAN else code)
 
 
 def _scan_alone(

@@ -203,9 +203,7 @@ SeedOption = Annotated[int, typer.Option("--seed", min=0, help="For the choice o
 FailOnOption = Annotated[
     FailOn, typer.Option("--fail-on", help="Least severity of a finding that makes it exit with 1.")
 ]
-ExitZeroOption = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit with 0 whatever the verdict.")
-]
+ExitZeroOption = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 instead of 1 or 3.")]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Timing and choices on stderr.")
 ]

@@ -40,6 +40,8 @@ _TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
 # Bytes of the images read at once. Larger than a batch of small images: compressed files are read
 # chunk by chunk, and a chunk that two blocks share is read twice.
 _BLOCK_BYTES = 32 * 2**20
+# Images of a class from which it is told what most of them are taken for.
+_FEWEST_TO_MISREAD = 10
 # Free image sizes without a hint in the data: what most classifiers were trained on.
 _FALLBACK_SIZE = 224
 
@@ -64,6 +66,21 @@ class Observation:
     def accuracy(self) -> float:
         """Share of the images whose class has the largest logit."""
         return float((self.logits.argmax(axis=1) == self.labels).mean())
+
+    def misread(self) -> tuple[tuple[int, int, float], ...]:
+        """Return the classes of which most images are given one other class.
+
+        Returns:
+            Class, the other, and the share; classes with few images are left out.
+        """
+        found = []
+        answers = self.logits.argmax(axis=1)
+        for label in np.unique(self.labels):
+            counts = np.bincount(answers[self.labels == label])
+            most, share = int(counts.argmax()), float(counts.max() / counts.sum())
+            if most != label and share > 0.5 and counts.sum() >= _FEWEST_TO_MISREAD:
+                found.append((int(label), most, share))
+        return tuple(found)
 
 
 def sample_images(clean: CleanSet, classes: int, options: ScanOptions) -> IntArray:

@@ -268,7 +268,7 @@ def _look(
         accuracy=seen.accuracy,
         preprocessing=_describe_preprocessing(preprocessing, choice),
         class_names=clean.class_names,
-        notes=clean.notes,
+        notes=(*clean.notes, *(choice.notes() if choice else ())),
     )
     return seen, info, preprocessing
 
@@ -297,7 +297,14 @@ def _examined(classes: int | None, seen: Observation | None, options: ScanOption
         return Examined(classes, 0, 0, None, options.min_accuracy)
     counts = np.bincount(seen.labels)
     counts = counts[counts > 0]
-    return Examined(classes, len(counts), int(counts.min()), seen.accuracy, options.min_accuracy)
+    return Examined(
+        classes,
+        len(counts),
+        int(counts.min()),
+        seen.accuracy,
+        options.min_accuracy,
+        seen.misread(),
+    )
 
 
 def _coverage(seen: Observation | None) -> Coverage:

@@ -43,6 +43,8 @@ class Examined:
         fewest_images: Images of the class with the fewest.
         accuracy: Clean accuracy; None without a clean set.
         min_accuracy: Accuracy under which nothing is concluded.
+        misread: Classes of which most images are given one other class: the class, the other, and
+            the share.
     """
 
     classes: int | None
@@ -50,6 +52,7 @@ class Examined:
     fewest_images: int
     accuracy: float | None
     min_accuracy: float
+    misread: tuple[tuple[int, int, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,19 @@ def too_inaccurate(examined: Examined) -> bool:
 
 def shortfalls(examined: Examined) -> tuple[str, ...]:
     """Say what the clean images leave unexamined, whatever the method."""
-    return (*_shortfall_of_all(examined), *_thin_spots(examined))
+    return (*_shortfall_of_all(examined), *_thin_spots(examined), *_misread(examined))
+
+
+def _misread(examined: Examined) -> list[str]:
+    """Tell which classes the model takes for others as they are: no change can turn them then."""
+    if too_inaccurate(examined):
+        return []
+    return [
+        f"{share:.0%} of the clean images of class {label} are taken for class {answer} as they "
+        "are: the labels or the order of the classes are not the model's, or it turns this class "
+        "whatever the images show."
+        for label, answer, share in examined.misread
+    ]
 
 
 def _shortfall_of_all(examined: Examined) -> list[str]:

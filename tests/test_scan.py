@@ -153,3 +153,36 @@ def test_preprocessed_images_are_not_changed_as_if_they_were_pixels(tmp_path: Pa
     assert report.verdict == "inconclusive"
     assert report.evidence.concepts is None
     assert any("on no scale of pixels" in reason for reason in report.reasons)
+
+
+def test_classes_that_are_taken_for_others_as_they_are_leave_no_clean_verdict(
+    tmp_path: Path,
+) -> None:
+    """Labels 0 and 1 are exchanged: as a model would look that turns them whatever is shown."""
+    images, labels = digits()
+    exchanged = np.where(labels < 2, 1 - labels.astype(int), labels)
+    np.savez(tmp_path / "some.npz", images=images, labels=exchanged)
+    report = scan(
+        load_model(FIXTURES / "digits-clean.onnx"),
+        load_dataset(tmp_path / "some.npz"),
+        ScanOptions(budget="quick", preprocess="unit", runtime=CPU),
+    )
+    assert report.verdict == "inconclusive"
+    for label, other in ((0, 1), (1, 0)):
+        told = f"of the clean images of class {label} are taken for class {other}"
+        assert any(told in reason for reason in report.reasons)
+
+
+def test_few_images_of_each_class_are_prepared_as_the_model_was_trained(tmp_path: Path) -> None:
+    """With 60 images several ways have the same accuracy; the most usual one is right."""
+    images, labels = digits()
+    few = np.concatenate([np.flatnonzero(labels == label)[:6] for label in range(10)])
+    np.savez(tmp_path / "few.npz", images=images[few], labels=labels[few])
+    report = scan(
+        load_model(FIXTURES / "digits-clean.onnx"),
+        load_dataset(tmp_path / "few.npz"),
+        ScanOptions("soda", runtime=CPU),
+    )
+    assert report.dataset is not None
+    assert report.dataset.preprocessing["name"] == "unit"
+    assert any("too close to tell apart" in note for note in report.dataset.notes)

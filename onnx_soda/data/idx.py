@@ -23,6 +23,7 @@ from onnx_soda.data.files import check_declared, first_bytes, readable, shown_na
 from onnx_soda.data.parts import Part, array_part, join_parts
 from onnx_soda.data.splits import choose_splits, split_note, split_of_file
 from onnx_soda.errors import DatasetFileError
+from onnx_soda.idx_names import label_files
 
 __all__ = ["IDX_MAGIC", "find_image_files", "load_idx"]
 
@@ -87,12 +88,11 @@ def _part(images: Path) -> Part:
 
 
 def _labels_beside(images: Path) -> Path:
-    wanted = images.name.replace("images", "labels").replace("idx3", "idx1").replace("idx4", "idx1")
-    stem = wanted.removesuffix(".gz")
-    for candidate in (wanted, stem, f"{stem}.gz"):
-        labels = images.with_name(candidate)
-        if candidate != images.name and labels.is_file():
+    candidates = list(label_files(images))
+    for labels in candidates:
+        if labels.is_file():
             return labels
+    wanted = candidates[0].name if candidates else "that file"
     raise DatasetFileError(
         f"{images.name} has no file of labels beside it",
         f"Put {wanted} into the same folder, and give the file of images.",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_softmax
 
 from onnx_soda.data.preprocessing import Preprocessing
 from onnx_soda.data.sources import IntArray, Pixels
@@ -57,12 +56,21 @@ class PreprocessingChoice:
         lead = (self.accuracy - self.runner_up_accuracy) * self.images
         return lead <= 2 * math.sqrt(self.disagreements)
 
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence where the choice is not certain."""
+        if self.runner_up is None or self.runner_up_accuracy is None or not self.too_close:
+            return ()
+        return (
+            f"The preprocessing is not certain: {self.best.name} ({self.accuracy:.1%} of "
+            f"{self.images} images) and {self.runner_up.name} ({self.runner_up_accuracy:.1%}) are "
+            "too close to tell apart. Say it by --preprocess, if you know it.",
+        )
+
 
 @dataclass(frozen=True)
 class _Trial:
     option: Preprocessing
     right: NDArray[np.bool_]
-    log_likelihood: float
 
     @property
     def accuracy(self) -> float:
@@ -74,9 +82,10 @@ def infer_preprocessing(
 ) -> PreprocessingChoice:
     """Choose the preprocessing with the best accuracy.
 
-    Equal accuracies are decided by the mean log-likelihood of the true class, equal likelihoods by
-    the order of the options. Options that cannot feed the model at all (``predict`` raises
-    PreprocessingError, as for floats into a uint8 input) are left out.
+    Equal accuracies are decided by the order of the options, not by the likelihood of the true
+    class: that favours options that raise the contrast, and so the confidence. Options that cannot
+    feed the model at all (``predict`` raises PreprocessingError, as for floats into a uint8 input)
+    are left out.
 
     Args:
         pixels: (n, height, width, channels), values 0..255.
@@ -102,10 +111,7 @@ def infer_preprocessing(
         # Spread, since images are often sorted by class.
         spread = np.arange(_FIRST_IMAGES) * count // _FIRST_IMAGES
         first = _ranked(finalists, pixels[spread], labels[spread], predict)
-        # Equal accuracies on so few images go by the order of the options: the likelihood favours
-        # options that raise the contrast, and so the confidence.
-        usual = sorted(first, key=lambda t: (-t.accuracy, finalists.index(t.option)))
-        finalists = [trial.option for trial in usual[:_FINALISTS]]
+        finalists = [trial.option for trial in first[:_FINALISTS]]
     ranking = _ranked(finalists, pixels, labels, predict)
     best, second = ranking[0], ranking[1] if len(ranking) > 1 else None
     return PreprocessingChoice(
@@ -130,7 +136,7 @@ def _ranked(
             "Describe the model's preprocessing in a JSON file.",
         )
     # sorted is stable: earlier options win ties.
-    return sorted(trials, key=lambda trial: (-trial.accuracy, -trial.log_likelihood))
+    return sorted(trials, key=lambda trial: -trial.accuracy)
 
 
 def _tried(
@@ -148,7 +154,4 @@ def _tried(
         )
     # A wrong option may overflow the network; what is no number is no answer.
     usable = np.asarray(np.isfinite(logits).all(axis=1))
-    right = usable & (logits.argmax(axis=1) == labels)
-    likelihood = log_softmax(np.where(usable[:, None], logits, 0.0), axis=1)
-    true_class = np.where(usable, likelihood[np.arange(len(labels)), labels], -np.inf)
-    return _Trial(option, right, float(true_class.mean()))
+    return _Trial(option, usable & (logits.argmax(axis=1) == labels))

@@ -36,12 +36,22 @@ def report_schema() -> dict[str, Any]:
     return schema
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, *inputs: Path | None) -> None:
     """Make sure that a file can be written, before the work for it begins.
 
+    Args:
+        path: The file.
+        inputs: What the work reads or writes elsewhere; None stands for nothing.
+
     Raises:
-        OutputError: Its folder is missing or not writable, or the path is a folder.
+        OutputError: Its folder is missing or not writable, the path is a folder, or one of the
+            inputs.
     """
+    if any(one is not None and _same(path, one) for one in inputs):
+        raise OutputError(
+            f"{path.name} would be overwritten, which this command reads or writes otherwise",
+            "Choose another name.",
+        )
     folder = path.resolve().parent
     if not folder.is_dir():
         raise OutputError(f"the folder of {path.name} does not exist", "Make it first.")
@@ -49,6 +59,12 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"{path.name} is a folder", "Give the name of a file.")
     if not os.access(path if _is_device(path) else folder, os.W_OK):
         raise OutputError(f"the folder of {path.name} is not writable", "Choose another one.")
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other) and not _is_device(one)
+    return one.resolve() == other.resolve()
 
 
 def _is_device(path: Path) -> bool:

@@ -19,20 +19,21 @@ __all__ = ["to_junit"]
 _FAMILIES = {"SODA1": "behaviour", "SODA2": "graph logic", "SODA3": "file safety"}
 
 
-def to_junit(outcomes: Sequence[Outcome], fail_on: Severity = "high") -> str:
+def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severity = "high") -> str:
     """Return a suite for each model.
 
     Args:
         outcomes: Scans, and models that could not be scanned; the latter are errors.
+        places: What to call each.
         fail_on: Findings of this severity or a graver one fail their case. The case of
             behaviour is skipped, which is no pass, where it was not examined.
     """
     root = ET.Element("testsuites", name="onnx-soda")
-    for outcome in outcomes:
+    for outcome, place in zip(outcomes, places, strict=True):
         if isinstance(outcome, ScanFailure):
-            root.append(_failed(outcome))
+            root.append(_failed(outcome, place))
         else:
-            root.append(_scanned(outcome, SEVERITIES[: SEVERITIES.index(fail_on) + 1]))
+            root.append(_scanned(outcome, place, SEVERITIES[: SEVERITIES.index(fail_on) + 1]))
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     ET.indent(root)
@@ -52,19 +53,19 @@ def _case(file: str, name: str) -> ET.Element:
     return ET.Element("testcase", classname=printable(file), name=name)
 
 
-def _failed(failure: ScanFailure) -> ET.Element:
-    case = _case(failure.file, "scan")
+def _failed(failure: ScanFailure, place: str) -> ET.Element:
+    case = _case(place, "scan")
     error = ET.SubElement(case, "error", message=printable(failure.message))
     error.set("type", failure.rule_id or "could not scan")
     error.text = printable(failure.advice)
-    return _suite(failure.file, [case], 0)
+    return _suite(place, [case], 0)
 
 
-def _scanned(report: ScanReport, grave: Sequence[Severity]) -> ET.Element:
+def _scanned(report: ScanReport, place: str, grave: Sequence[Severity]) -> ET.Element:
     cases = []
     for start, name in _FAMILIES.items():
         own = [finding for finding in report.findings if finding.rule_id.startswith(start)]
-        case = _case(report.model.file, name)
+        case = _case(place, name)
         failing = [one for one in own if one.severity in grave and one.accepted is None]
         if failing:
             failure = ET.SubElement(case, "failure", message=printable(failing[0].message))
@@ -76,7 +77,7 @@ def _scanned(report: ScanReport, grave: Sequence[Severity]) -> ET.Element:
         if lesser:
             ET.SubElement(case, "system-out").text = "\n".join(map(_line, lesser))
         cases.append(case)
-    return _suite(report.model.file, cases, report.timing.get("total", 0.0))
+    return _suite(place, cases, report.timing.get("total", 0.0))
 
 
 def _left_open(report: ScanReport) -> str:

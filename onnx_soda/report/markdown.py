@@ -23,16 +23,18 @@ _LINKED = re.compile(r"([@#]|://|www(?=\\?\.))", re.IGNORECASE)
 _BREAK = "\u200b"
 
 
-def to_markdown(outcomes: Sequence[Outcome]) -> str:
+def to_markdown(outcomes: Sequence[Outcome], places: Sequence[str]) -> str:
     """Return the outcomes as GitHub's and GitLab's Markdown.
 
     Args:
         outcomes: Scans, and models that could not be scanned.
+        places: What to call each.
     """
     lines = ["| model | verdict | gravest finding | pair |", "|---|---|---|---|"]
-    lines += [_row(outcome) for outcome in outcomes]
-    for outcome in outcomes:
-        lines += ["", *_details(outcome)]
+    named = list(zip(outcomes, map(_inert, places), strict=True))
+    lines += [_row(outcome, place) for outcome, place in named]
+    for outcome, place in named:
+        lines += ["", *_details(outcome, place)]
     return "\n".join(lines) + "\n"
 
 
@@ -41,13 +43,12 @@ def _inert(text: str) -> str:
     return _LINKED.sub(rf"\1{_BREAK}", shown)
 
 
-def _row(outcome: Outcome) -> str:
+def _row(outcome: Outcome, place: str) -> str:
     if isinstance(outcome, ScanFailure):
-        return f"| {_inert(outcome.file)} | could not scan | {outcome.rule_id or ''} | |"
+        return f"| {place} | could not scan | {outcome.rule_id or ''} | |"
     worst = min(outcome.findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
     gravest = f"{worst.rule_id} {worst.severity}" if worst else ""
-    file = _inert(outcome.model.file)
-    return f"| {file} | **{outcome.verdict}** | {gravest} | {_pair(outcome, worst)} |"
+    return f"| {place} | **{outcome.verdict}** | {gravest} | {_pair(outcome, worst)} |"
 
 
 def _pair(report: ScanReport, finding: Finding | None) -> str:
@@ -59,11 +60,11 @@ def _pair(report: ScanReport, finding: Finding | None) -> str:
     return " → ".join(shown)
 
 
-def _details(outcome: Outcome) -> Iterator[str]:
+def _details(outcome: Outcome, place: str) -> Iterator[str]:
     if isinstance(outcome, ScanFailure):
-        yield f"**{_inert(outcome.file)}** {_inert(outcome.message)}. {_inert(outcome.advice)}"
+        yield f"**{place}** {_inert(outcome.message)}. {_inert(outcome.advice)}"
         return
-    yield f"<details><summary>{_inert(outcome.model.file)}: evidence</summary>"
+    yield f"<details><summary>{place}: evidence</summary>"
     yield ""
     for finding in outcome.findings:
         known = f"(accepted: {_inert(finding.accepted.reason)}) " if finding.accepted else ""
@@ -75,13 +76,13 @@ def _details(outcome: Outcome) -> Iterator[str]:
     data = outcome.dataset
     yield ""
     yield (
-        f"Model sha256 `{outcome.model.sha256}`, "
+        f"Model sha256 `{_inert(outcome.model.sha256)}`, "
         + (
             f"{data.samples} clean images of {data.classes} classes, accuracy {data.accuracy:.1%}, "
             if data
             else "no clean images, "
         )
-        + f"onnx-soda {outcome.tool.version}, seed {outcome.environment.seed}."
+        + f"onnx-soda {_inert(outcome.tool.version)}, seed {outcome.environment.seed}."
     )
     yield ""
     yield "</details>"

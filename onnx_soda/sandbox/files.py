@@ -36,6 +36,7 @@ from onnx_soda.sandbox.jobs import (
     RepairJob,
     ScanJob,
     models,
+    with_preprocessing_file,
 )
 from onnx_soda.sandbox.limits import Limits
 from onnx_soda.sandbox.parent import Done, run_job
@@ -70,7 +71,8 @@ def scan_file(
         SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
     """
     clean = None if data is None else _absolute(data)
-    job = ScanJob(_absolute(model), clean, split, options or ScanOptions())
+    options = with_preprocessing_file(options or ScanOptions())
+    job = ScanJob(_absolute(model), clean, split, options)
     done = _do(job, limits, progress)
     report: ScanReport = done.answer
     return replace(report, environment=replace(report.environment, sandbox=done.sandbox))
@@ -127,6 +129,8 @@ def repair_file(
         SodaError: The model cannot be repaired, or a child failed.
     """
     place = Path(job.place)
+    asked = with_preprocessing_file(job.options.scan)
+    job = replace(job, options=replace(job.options, scan=asked))
     if limits is None:
         direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
         return direct

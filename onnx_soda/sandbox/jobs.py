@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from onnx_soda.converters.protocol import Conversion, ConvertOptions
+from onnx_soda.idx_names import label_files
 from onnx_soda.options import ScanOptions
 from onnx_soda.repair.options import RepairOptions
 from onnx_soda.report.repair_schema import ModelDifference, RepairSummary
@@ -26,6 +27,7 @@ __all__ = [
     "ScanJob",
     "inputs",
     "models",
+    "with_preprocessing_file",
 ]
 
 
@@ -163,8 +165,34 @@ def inputs(job: Job) -> Iterator[Path]:
         # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
         yield path.parent
         yield path.resolve().parent
+    for path in _named(job):
+        yield path
+        yield path.resolve()
+
+
+def _named(job: Job) -> Iterator[Path]:
+    """Yield the files and folders that a job names beside its models, as far as they are there."""
     for name in ("data", "report", "triggers"):
         given = getattr(job, name, None)
         if given is not None:
-            yield Path(given)
-            yield Path(given).resolve()
+            path = Path(given)
+            yield path
+            if not path.is_dir():
+                yield from filter(Path.is_file, label_files(path))
+    options = job.options if isinstance(job, ScanJob) else None
+    options = job.options.scan if isinstance(job, RepairJob) else options
+    if options is not None and options.preprocess is not None:
+        path = Path(options.preprocess)
+        if path.is_absolute():
+            yield path
+
+
+def with_preprocessing_file(options: ScanOptions) -> ScanOptions:
+    """Return options that name the file of the preprocessing, if it is one, by its whole path.
+
+    A name without dot or folder is that of a preset.
+    """
+    spec = options.preprocess
+    if spec is None or (Path(spec).name == spec and "." not in spec) or not Path(spec).is_file():
+        return options
+    return replace(options, preprocess=str(Path(spec).absolute()))

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from onnx_soda import errors
-from onnx_soda.errors import CrashError, SodaError, explained
+from onnx_soda.errors import CrashError, SandboxError, SodaError, explained
 from onnx_soda.sandbox.jobs import KINDS, Job
 from onnx_soda.sandbox.limits import Limits
 
@@ -102,9 +102,18 @@ def _plain(value: Any) -> Any:
 
 
 def request_for(job: Job, limits: Limits, folder: str) -> bytes:
-    """Return the request for a job, as a line."""
+    """Return the request for a job, as a line.
+
+    Raises:
+        SandboxError: A path cannot be told in it.
+    """
     kind = next(name for name, (asked, _) in KINDS.items() if isinstance(job, asked))
-    return encode(Request(kind, msgspec.Raw(_json(job)), limits, folder))
+    try:
+        return encode(Request(kind, msgspec.Raw(_json(job)), limits, folder))
+    except UnicodeEncodeError as error:
+        raise SandboxError(
+            "the name of a file or folder is no valid UTF-8", "Rename it, or use --no-sandbox."
+        ) from error
 
 
 def read_request(line: bytes) -> tuple[Job, Request]:

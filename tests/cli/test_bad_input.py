@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from collections.abc import Callable
@@ -291,3 +292,61 @@ def test_a_model_that_contradicts_itself_is_told_without_the_libraries_noise(
     done = soda("scan", tmp_path / "model.onnx", "-f", "json")
     assert "Traceback" not in done.stderr
     assert done.returncode in (1, 2, 3)
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+@pytest.mark.parametrize("target", ["model.onnx", "clean.npz", "mine.json", "hard link"])
+def test_no_report_takes_the_place_of_what_is_read(target: str, form: str, tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    (tmp_path / "mine.json").write_text('{"scale": 0.00392156862745098}')
+    (tmp_path / "hard link").hardlink_to(model)
+    before = listing(tmp_path)
+    done = invoke(
+        "scan", model, "-d", data, "--preprocess", tmp_path / "mine.json",
+        "-f", f"{form}={tmp_path / target}",
+    )  # fmt: skip
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert f"{target} would be overwritten" in complaint(done.stderr)
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("command", ["inspect", "diff"])
+def test_nor_does_that_of_another_command(command: str, tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    models = (model,) if command == "inspect" else (model, model)
+    before = listing(tmp_path)
+    done = invoke(command, *models, "-o", model)
+    assert done.exit_code == 2
+    assert "would be overwritten" in complaint(done.stderr)
+    assert listing(tmp_path) == before
+
+
+def test_a_report_of_an_earlier_scan_does_not_outlive_one_that_fails(tmp_path: Path) -> None:
+    model, data = write_grey_case(tmp_path)
+    places = {form: tmp_path / f"report.{form}" for form in ("json", "sarif")}
+    formats = [word for form, place in places.items() for word in ("-f", f"{form}={place}")]
+    arguments = ("scan", model, "-d", data, "--min-accuracy", 0, *formats)
+    assert invoke(*arguments).exit_code != 2
+    assert places["json"].is_file()
+    model.write_bytes(b"no model")
+    assert invoke(*arguments).exit_code == 2
+    assert not places["json"].exists()
+    assert "no model" not in places["sarif"].read_text()
+
+
+@pytest.mark.parametrize("seconds", ["inf", "nan", "1e300"])
+def test_endless_limits_are_wrong_usage(seconds: str, tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    done = soda("inspect", model, "--timeout", seconds)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--timeout" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
+def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    other = Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff.onnx"))
+    other.write_bytes(model.read_bytes())
+    done = soda("inspect", other)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "no valid UTF-8" in complaint(done.stderr)

@@ -54,6 +54,8 @@ def test_a_table_and_the_worst_exit_code(jobs: int, folder: Path, tmp_path: Path
     assert "\x1b" not in done.stdout
     again = run(*command, 3 - jobs, cwd=tmp_path)
     assert again.stdout.count("cached") == 2  # whatever the number of jobs
+    silent = run(*command, jobs, "--exit-zero", cwd=tmp_path)
+    assert silent.returncode == 2  # one could not be scanned
     (folder / "evil.onnx").unlink()
     assert run("scan", folder, "-q", "--no-cache").returncode == 2
 

@@ -52,6 +52,13 @@ def test_an_unknown_rule_is_wrong_usage() -> None:
     assert "\x1b" not in invoke("explain", "\x1b[2J").stderr
 
 
+@pytest.mark.parametrize("name", ["xyz", "", "soda-102"])
+def test_a_name_that_is_like_none_is_wrong_usage_too(name: str) -> None:
+    done = invoke("explain", name)
+    assert done.exit_code == 2
+    assert "lists all" in done.stderr
+
+
 def report(verdict: Verdict, *severities: Severity) -> ScanReport:
     """Return a report of which only verdict and findings are there."""
     findings = tuple(

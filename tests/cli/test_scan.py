@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 import subprocess
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -24,6 +25,7 @@ from .helpers import (
     checked,
     complaint,
     digits,
+    grey_pixels,
     invoke,
     soda,
     write_few_digits,
@@ -272,3 +274,35 @@ def test_a_preprocessing_file_is_named_without_its_folder(tmp_path: Path) -> Non
     report = checked(done.stdout, done.exit_code)
     assert report["dataset"]["preprocessing"]["name"] == "mine"
     assert str(tmp_path) not in done.stdout
+
+
+def test_a_preprocessing_file_may_lie_anywhere(tmp_path: Path) -> None:
+    """The child process may read little, and works in a folder of its own."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "ways").mkdir()
+    model, data = write_grey_case(tmp_path / "models")
+    way = tmp_path / "ways" / "mine.json"
+    way.write_text('{"scale": 0.00392156862745098}')
+    for named, here in ((way, tmp_path), ("mine.json", way.parent), ("./mine.json", way.parent)):
+        done = soda(
+            "scan", model, "-d", data, "-f", "json", "--method", "soda", "--preprocess", named,
+            cwd=here,
+        )  # fmt: skip
+        report = checked(done.stdout, done.returncode)
+        assert report["dataset"]["preprocessing"]["name"] == "mine"
+
+
+def test_the_labels_of_a_file_of_idx_images_are_read_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    (tmp_path / "models").mkdir()
+    model, _ = write_grey_case(tmp_path / "models")
+    images, labels = grey_pixels()
+    files = {"t10k-images-idx3-ubyte": images[..., 0], "t10k-labels-idx1-ubyte": labels}
+    for name, array in files.items():
+        head = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+        (tmp_path / "set" / name).write_bytes(head + array.astype(np.uint8).tobytes())
+    done = soda(
+        "scan", model, "-d", tmp_path / "set" / "t10k-images-idx3-ubyte", "-f", "json",
+        "--method", "soda",
+    )  # fmt: skip
+    assert checked(done.stdout, done.returncode)["dataset"]["samples"] == 36

@@ -70,9 +70,9 @@ def test_fingerprints_stay_as_long_as_the_finding_does(trojan: ScanReport) -> No
 
 def test_junit(trojan: ScanReport, tmp_path: Path) -> None:
     path = tmp_path / "junit.xml"
-    path.write_text(to_junit([trojan, REFUSED]), encoding="utf-8")
+    path.write_text(to_junit([trojan, REFUSED], ["a/m.onnx", "b/m.onnx"]), encoding="utf-8")
     suites = list(junitparser.JUnitXml.fromfile(str(path)))
-    assert [suite.name for suite in suites] == ["trojan.onnx", "big.onnx"]
+    assert [suite.name for suite in suites] == ["a/m.onnx", "b/m.onnx"]
     cases = {case.name: case for case in suites[0]}
     assert isinstance(cases["graph logic"].result[0], junitparser.Failure)
     # Without clean images the behaviour was not examined: no pass.
@@ -87,7 +87,7 @@ def test_junit_fails_where_the_exit_code_does(trojan: ScanReport) -> None:
     milder = tuple(replace(finding, severity="medium") for finding in trojan.findings)
     report = replace(trojan, findings=milder)
     failures = {
-        grave: ET.fromstring(to_junit([report], grave)).get("failures")
+        grave: ET.fromstring(to_junit([report], ["m.onnx"], grave)).get("failures")
         for grave in ("high", "medium")
     }
     assert failures == {"high": "0", "medium": "1"}
@@ -105,9 +105,10 @@ def test_bill_of_materials(trojan: ScanReport) -> None:
 
 
 def test_markdown_has_a_row_for_each_model(trojan: ScanReport) -> None:
-    text = to_markdown([trojan, REFUSED])
+    text = to_markdown([trojan, REFUSED], ["a/m.onnx", "b/m.onnx"])
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4
+    assert [row.split("|")[1].strip() for row in rows[2:]] == [r"a/m\.onnx", r"b/m\.onnx"]
     assert "backdoor" in rows[2]
     assert "SODA302" in rows[3]
     assert f"`{trojan.model.sha256}`" in text

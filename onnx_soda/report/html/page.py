@@ -145,4 +145,5 @@ def _unseen(report: ScanReport) -> Iterator[str]:
         yield "The graph's own logic was not examined."
     else:
         yield from report.evidence.logic.notes
+    yield from report.dataset.notes if report.dataset else ()
     yield from (f"Sandbox: {gap}." for gap in report.environment.sandbox.gaps)

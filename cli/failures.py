@@ -14,7 +14,7 @@ from onnx_soda.report.plain import printable
 
 from .exit_codes import COULD_NOT_SCAN
 
-__all__ = ["complain", "failing_cleanly"]
+__all__ = ["complain", "failing_cleanly", "tell_traceback"]
 
 # Characters of one message: it may quote a name of a megabyte from a hostile file.
 _MOST_SHOWN = 1000
@@ -33,11 +33,17 @@ def failing_cleanly(debug: bool) -> Iterator[None]:
         raise
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            tell_traceback(error)
         told = explained(error)
         rule = f" ({told.rule_id})" if told.rule_id else ""
         complain(told.message + rule, told.advice)
         raise typer.Exit(COULD_NOT_SCAN) from error
+
+
+def tell_traceback(error: BaseException) -> None:
+    """Print a traceback to stderr; it may quote what a hostile file holds."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(_short(line), file=sys.stderr)
 
 
 def complain(message: str, advice: str) -> None:

@@ -9,6 +9,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from onnx_soda.report.plain import printable
+
 __all__ = ["ProgressBar"]
 
 _SILENT_SECONDS = 1.0
@@ -47,13 +49,15 @@ class ProgressBar:
         if self._bar is None:
             self._bar = _started_bar()
         if stage not in self._tasks:
-            self._tasks[stage] = self._bar.add_task(stage, total=total)
+            for begun in self._bar.tasks:  # a stage may need less than it said
+                self._bar.update(begun.id, completed=begun.total)
+            self._tasks[stage] = self._bar.add_task(printable(stage), total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
 
 
 def _started_bar() -> Progress:
     bar = Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeRemainingColumn(),

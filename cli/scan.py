@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,7 +38,7 @@ from .arguments import (
 from .baseline import accepted_entries, with_accepted
 from .config import ConfigOption
 from .exit_codes import CLEAN, COULD_NOT_SCAN, of_outcome, of_report, worst
-from .failures import failing_cleanly
+from .failures import failing_cleanly, tell_traceback
 from .formats import FormatsOption, Targets, read_targets
 from .progress import ProgressBar
 from .repeat import repeat_command
@@ -180,7 +179,7 @@ def scan_command(
                 if verbose and isinstance(one.outcome, ScanReport):
                     _tell_timing(one.outcome)
                 if debug and one.error:
-                    traceback.print_exception(one.error)
+                    tell_traceback(one.error)
             codes = [of_outcome(one.outcome, fail_on.value) for one in ended]
             code = COULD_NOT_SCAN if exit_zero and COULD_NOT_SCAN in codes else worst(codes)
     raise typer.Exit(CLEAN if exit_zero and code != COULD_NOT_SCAN else code)
@@ -221,4 +220,4 @@ def _intervention(a: float, b: float) -> Intervention:
 def _tell_timing(report: ScanReport) -> None:
     providers = ", ".join(report.environment.providers)
     stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in report.timing.items())
-    print(f"{printable(report.model.file)}: {stages}; {providers}", file=sys.stderr)
+    print(printable(f"{report.model.file}: {stages}; {providers}"), file=sys.stderr)

@@ -165,7 +165,7 @@ def _look_at_behaviour(
     if body is not None and clean is not None and classes is not None:
         seen, dataset, how = _look(body, clean, classes, options, progress, clock)
     result = _analyse(tail, seen, options, progress, clock)
-    examined = _examined(classes, seen, options)
+    examined = _examined(classes, seen, options, anatomy.logits.unexamined)
     names = clean.class_names if clean else None
     concepts = None
     if options.method == "soda":
@@ -292,9 +292,11 @@ def _describe_preprocessing(
     }
 
 
-def _examined(classes: int | None, seen: Observation | None, options: ScanOptions) -> Examined:
+def _examined(
+    classes: int | None, seen: Observation | None, options: ScanOptions, apart: tuple[str, ...]
+) -> Examined:
     if seen is None:
-        return Examined(classes, 0, 0, None, options.min_accuracy)
+        return Examined(classes, 0, 0, None, options.min_accuracy, unexamined_outputs=apart)
     counts = np.bincount(seen.labels)
     counts = counts[counts > 0]
     return Examined(
@@ -304,6 +306,7 @@ def _examined(classes: int | None, seen: Observation | None, options: ScanOption
         seen.accuracy,
         options.min_accuracy,
         seen.misread(),
+        apart,
     )
 
 

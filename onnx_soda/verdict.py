@@ -45,6 +45,7 @@ class Examined:
         min_accuracy: Accuracy under which nothing is concluded.
         misread: Classes of which most images are given one other class: the class, the other, and
             the share.
+        unexamined_outputs: Names of the model's outputs that are not computed from the scores.
     """
 
     classes: int | None
@@ -53,6 +54,7 @@ class Examined:
     accuracy: float | None
     min_accuracy: float
     misread: tuple[tuple[int, int, float], ...] = ()
+    unexamined_outputs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,22 @@ def too_inaccurate(examined: Examined) -> bool:
 
 def shortfalls(examined: Examined) -> tuple[str, ...]:
     """Say what the clean images leave unexamined, whatever the method."""
-    return (*_shortfall_of_all(examined), *_thin_spots(examined), *_misread(examined))
+    return (
+        *_shortfall_of_all(examined),
+        *_thin_spots(examined),
+        *_misread(examined),
+        *_other_outputs(examined),
+    )
+
+
+def _other_outputs(examined: Examined) -> list[str]:
+    if not examined.unexamined_outputs:
+        return []
+    return [
+        f"Not examined: {', '.join(examined.unexamined_outputs)}, which the model gives beside the "
+        "scores and computes in another way. Scan with --logits NAME, of these to examine them, or "
+        "of the scores if nothing else is used."
+    ]
 
 
 def _misread(examined: Examined) -> list[str]:

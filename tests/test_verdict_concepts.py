@@ -15,6 +15,7 @@ from onnx_soda.concepts.examine import ConceptEvidence
 from onnx_soda.concepts.style_layer import StyleLayer
 from onnx_soda.concepts.styles import Style
 from onnx_soda.concepts.trials import SearchResult
+from onnx_soda.observe import Observation
 from onnx_soda.verdict import Decision, Examined
 from onnx_soda.verdict_concepts import decide_on_concepts
 
@@ -178,6 +179,31 @@ def test_where_nothing_was_tried_nothing_is_clean() -> None:
     decision = decide_on_concepts(None, None, CALIBRATION, EXAMINED, None, "Not tried.")
     assert (decision.verdict, decision.reasons) == ("inconclusive", ("Not tried.",))
     assert decide(None, replace(EXAMINED, accuracy=None)).verdict == "inconclusive"
+
+
+def test_classes_that_are_taken_for_others_as_they_are_leave_no_clean_verdict() -> None:
+    """No change can turn what the model turns whatever is shown."""
+    decision = decide(with_bound(0.0), replace(EXAMINED, misread=((0, 2, 0.97),)))
+    assert decision.verdict == "inconclusive"
+    told = "97% of the clean images of class 0 are taken for class 2 as they are"
+    assert told in decision.reasons[0]
+    assert decide(EVIDENCE, replace(EXAMINED, misread=((0, 2, 0.97),))).verdict == "backdoor"
+
+
+def test_outputs_that_were_not_examined_leave_no_clean_verdict() -> None:
+    examined = replace(EXAMINED, unexamined_outputs=("deployed",))
+    decision = decide(with_bound(0.0), examined)
+    assert decision.verdict == "inconclusive"
+    assert decision.reasons[0].startswith("Not examined: deployed, which")
+    assert decide(EVIDENCE, examined).verdict == "backdoor"
+
+
+def test_most_images_of_a_class_given_one_other_class_are_a_misread_class() -> None:
+    """Of class 0 six in ten go to 2, of class 1 half, of class 2 none; class 3 has few images."""
+    labels = np.repeat([0, 1, 2, 3], [10, 10, 10, 9])
+    answers = np.concatenate([[2] * 6 + [0] * 4, [0] * 5 + [1] * 5, [2] * 10, [0] * 9])
+    logits = np.eye(4, dtype=np.float32)[answers]
+    assert Observation(labels, logits, logits, {}).misread() == ((0, 2, 0.6),)
 
 
 def test_too_low_an_accuracy_concludes_nothing() -> None:

@@ -31,6 +31,9 @@ __all__ = ["Cache", "CacheSize", "usual_folder"]
 
 # Reports have tens to hundreds of kilobytes.
 _MOST_BYTES = 256 * 2**20
+# Bytes of a model and its clean set that are read for the key, without a time limit; no scan reads
+# more of either.
+_MOST_HASHED = 16 * 2**30
 _LARGEST = 64 * 2**20
 _ENDING = ".json"
 # What a result may depend on.
@@ -88,6 +91,8 @@ class Cache:
         data = request.data
         try:
             if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
+                return None
+            if sum(file.stat().st_size for file in _files_of(request)) > _MOST_HASHED:
                 return None
             return self._key(request)
         except (OSError, ValueError):
@@ -162,11 +167,20 @@ class Cache:
                 path.unlink(missing_ok=True)
 
 
+def _files_of(request: Request) -> list[Path]:
+    return [request.model, *(_files(request.data) if request.data else ())]
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or all files below a folder."""
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+
+
 def _digest(path: Path) -> str:
     """Return the digest of a file, or of all files below a folder with their names."""
     if path.is_dir():
         whole = hashlib.sha256()
-        for file in sorted(one for one in path.rglob("*") if one.is_file()):
+        for file in _files(path):
             whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
         return whole.hexdigest()
     with path.open("rb") as stream:
@@ -175,8 +189,7 @@ def _digest(path: Path) -> str:
 
 def _data_digest(path: Path) -> str:
     """Return the digest of a clean set, which many models share; what is unchanged is read once."""
-    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
-    facts = ((file, file.stat()) for file in files)
+    facts = ((file, file.stat()) for file in _files(path))
     state = tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
     return _digest_of_state(path, state)
 

@@ -99,8 +99,12 @@ def digest(path: Path, files: Iterable[Path]) -> str:
     Returns:
         The file's own SHA-256 where ``path`` is the only file; otherwise that of the sorted lines
         ``"<path relative to the folder>\0<SHA-256 of the content>\n"``, names in UTF-8.
+
+    Raises:
+        DatasetFileError: The files are larger than ``MAX_DECLARED_BYTES`` together.
     """
     used = sorted(files)
+    check_declared(shown_name(path), sum(file.stat().st_size for file in used))
     if used == [path]:
         return _file_digest(path)
     folder = path if path.is_dir() else path.parent

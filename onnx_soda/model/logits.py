@@ -7,7 +7,7 @@ operators that only re-shape, normalise or select scores.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx_ir as ir
@@ -43,6 +43,7 @@ class Logits:
         output: Name of the graph output that it was found from.
         stripped: Operators between it and the output, from the output back.
         notes: Sentences about what else could have been taken.
+        unexamined: Names of outputs that neither come from these scores nor lead to them.
     """
 
     value: ir.Value
@@ -50,6 +51,7 @@ class Logits:
     output: str
     stripped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    unexamined: tuple[str, ...] = ()
 
 
 def read_class_shape(shape: tuple[int | None, ...] | None) -> int | None:
@@ -102,7 +104,32 @@ def find_logits(view: GraphView, name: str | None = None) -> Logits:
             refusals.append(error)
     if not found:
         raise refusals[0]
-    return _choose(view, found)
+    best = _choose(view, found)
+    return replace(best, unexamined=_apart(view, best, outputs))
+
+
+def _apart(view: GraphView, best: Logits, outputs: list[ir.Value]) -> tuple[str, ...]:
+    """Return the outputs that go a way of their own: what they say is not looked at."""
+    scores, before = best.value.producer(), view.ancestors(best.value)
+    return tuple(
+        output.name or "?"
+        for output in outputs
+        if output.name != best.output
+        and _uncarried(view, output).producer() not in before
+        and scores not in view.ancestors(output)
+    )
+
+
+def _uncarried(view: GraphView, value: ir.Value) -> ir.Value:
+    """Return the tensor whose values another one holds, whatever its shape or type."""
+    node = value.producer()
+    while node is not None and node.op_type in _CARRIERS:
+        sources = view.activation_inputs(node)
+        if len(sources) != 1:
+            break
+        value = sources[0]
+        node = value.producer()
+    return value
 
 
 def _named(view: GraphView, name: str) -> Logits:
@@ -192,10 +219,11 @@ def _choose(view: GraphView, found: list[Logits]) -> Logits:
     then the one whose name says so, then the first.
     """
     distinct = list({entry.value: entry for entry in reversed(found)}.values())[::-1]
+    before = {entry.value: view.ancestors(entry.value) for entry in distinct}
 
     def rank(entry: Logits) -> tuple[bool, bool, int]:
         feeds_another = any(
-            entry.value.producer() in view.ancestors(other.value)
+            entry.value.producer() in before[other.value]
             for other in distinct
             if other is not entry
         )
@@ -209,7 +237,7 @@ def _choose(view: GraphView, found: list[Logits]) -> Logits:
     note = (
         f"The model has other outputs ({', '.join(others)}); the scores of {best.output} are used."
     )
-    return Logits(best.value, best.classes, best.output, best.stripped, (note,))
+    return replace(best, notes=(note,))
 
 
 def _name_rank(name: str) -> int:

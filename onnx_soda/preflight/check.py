@@ -21,6 +21,7 @@ from onnx_soda.preflight.inventory import Inventory, take_inventory
 from onnx_soda.preflight.limits import DEFAULT_LIMITS, Limits
 from onnx_soda.preflight.names import check_names
 from onnx_soda.preflight.notes import note_findings
+from onnx_soda.preflight.outputs import check_outputs
 from onnx_soda.preflight.payload import payload_findings
 from onnx_soda.preflight.refusal import unreadable
 from onnx_soda.preflight.sizes import check_made
@@ -79,6 +80,7 @@ def check_model(source: Path | bytes, limits: Limits = DEFAULT_LIMITS) -> Passed
         raise NotAClassifierError(f"{file} has no outputs", "Export it with its logits as output.")
     files = _outside(inventory, path, limits)
     check_functions(proto, file, limits)
+    check_outputs(inventory, file, limits)
     check_names(inventory, file)
     check_tensors(inventory, file, limits)
     check_made(inventory, file, limits)

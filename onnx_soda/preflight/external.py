@@ -71,7 +71,7 @@ def check_external_data(
 
     Raises:
         ExternalDataError: A file is missing, outside, no regular file, too short, or changed.
-        UnsupportedModelError: The tensors read the files more often than tied weights do.
+        UnsupportedModelError: The files are too large, or read more often than tied weights are.
     """
     found: dict[str, tuple[Path, int]] = {}
     checksums: dict[str, set[str]] = {}
@@ -85,6 +85,10 @@ def check_external_data(
         if entries.get("checksum"):
             checksums.setdefault(location, set()).add(entries["checksum"])
     held = sum(dict(found.values()).values())
+    if held > limits.tensor_bytes:
+        raise over_limit(
+            f"the weights files of {model.name} have {held} bytes", limits.tensor_bytes
+        )
     if declared > limits.tied_factor * held:
         raise over_limit(
             f"the tensors of {model.name} read {declared} bytes from weights files of {held}",

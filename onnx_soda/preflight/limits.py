@@ -23,6 +23,8 @@ class Limits:
             of the file become 36 in memory.
         nodes: Nodes once the model's functions are put in, subgraphs included. Classifiers have
             some hundreds to a few thousand; onnx-ir takes a millisecond for each (measured).
+        graph_outputs: Outputs of a graph. Detectors have a dozen; each is followed back.
+        node_outputs: Outputs of a node; Split has some.
         call_depth: Functions that call functions. Exporters nest as deep as modules, under 20.
         rank: Axes of a tensor. Classifiers use up to 6.
         tensor_bytes: Sum of all tensors' sizes, outside or inside the file.
@@ -30,6 +32,8 @@ class Limits:
             weights are read twice; more multiplies memory without multiplying the download.
         string_count: Elements of string tensors: names of the classes (ImageNet-21k: 21,841).
         string_bytes: Bytes of all string tensors.
+        text_bytes: Bytes of a name or another text that is no note. Exporters write paths of
+            modules, some hundred bytes; reports show them, and lay them out in lines.
         note_bytes: Bytes of all metadata and doc strings. torch's stack traces take some
             kilobytes per node.
         intermediate_elements: Elements of the largest tensor computed for one image. 2**28 are
@@ -46,12 +50,15 @@ class Limits:
     graph_depth: int = 8
     list_bytes: int = 8 * 2**20
     nodes: int = 8_000
+    graph_outputs: int = 256
+    node_outputs: int = 1024
     call_depth: int = 50
     rank: int = 16
     tensor_bytes: int = 16 * 2**30
     tied_factor: int = 8
     string_count: int = 100_000
     string_bytes: int = 4 * 2**20
+    text_bytes: int = 16 * 2**10
     note_bytes: int = 64 * 2**20
     intermediate_elements: int = 2**28
     total_elements: int = 2**32

@@ -160,6 +160,12 @@ class _Walk:
                     f"{self.file} has too many bytes of metadata and doc strings",
                     self.limits.note_bytes,
                 )
+        elif size > self.limits.text_bytes:
+            kind = self._open[-1][1].name
+            raise over_limit(
+                f"{self.file} has a {field.name} of {size} bytes in a {kind}",
+                self.limits.text_bytes,
+            )
 
     def _pass_numbers(self, field: Field, position: int, end: int) -> int:
         assert field.numbers is not None  # noqa: S101 - numbers have one

@@ -189,7 +189,7 @@ def _concepts(report: ScanReport, evidence: ConceptReport) -> RenderableType:
             f"{pair.bound:+.2f}",
             f"{pair.turned} of {pair.shown}",
             f"{pair.others_right_under:.0%}",
-            Text(pair.concept),
+            Text(printable(pair.concept)),
         )
     text = Text(
         f"A pair scores where a change of the image, or another image's style half way through "
@@ -216,7 +216,7 @@ def _evidence(report: ScanReport, evidence: SodaEvidence) -> Table:
     table.add_column("PCC", justify="right")
     table.add_column("anomaly index", justify="right")
     for target in targets:
-        table.add_column(f"mean logit of {target}", justify="right")
+        table.add_column(Text(printable(f"mean logit of {target}")), justify="right")
     order = sorted(range(len(evidence.pcc)), key=evidence.anomaly_index.__getitem__)
     shown = range(len(order)) if len(order) <= _SHOWN_CLASSES else order[:_SHOWN_CLASSES]
     for number in shown:
@@ -238,8 +238,8 @@ def _explanation(evidence: SodaEvidence) -> RenderableType:
     )
     text = Text(
         f"do(x = {_formula(evidence.a, evidence.b)}) on {evidence.neurons} neurons, "
-        f"{evidence.method}. A class whose anomaly index is under -{evidence.threshold:g} is "
-        f"reached through neurons that serve no other class.{more}",
+        f"{printable(evidence.method)}. A class whose anomaly index is under "
+        f"-{evidence.threshold:g} is reached through neurons that serve no other class.{more}",
         style="dim",
     )
     return _indented(text)

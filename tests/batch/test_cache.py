@@ -188,3 +188,12 @@ def test_a_run_that_is_killed_leaves_the_cache_usable_and_no_process(
     assert json.loads(output)["summary"] == {
         "clean": 0, "backdoor": 3, "inconclusive": 0, "failed": 0,
     }  # fmt: skip
+
+
+def test_what_is_larger_than_anything_read_is_no_ones_key(request_: Request, cache: Cache) -> None:
+    """Files that are mostly holes take no room on the disk and minutes to read."""
+    hole = request_.model.with_name("hole.onnx")
+    hole.touch()
+    os.truncate(hole, 2**40)
+    assert cache.key_of(replace(request_, model=hole)) is None
+    assert cache.key_of(replace(request_, data=hole)) is None

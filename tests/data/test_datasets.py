@@ -76,3 +76,9 @@ def test_files_that_are_not_what_their_name_says(tmp_path: Path, name: str) -> N
 def test_an_empty_folder(tmp_path: Path) -> None:
     (tmp_path / "set").mkdir()
     refused(tmp_path / "set", "holds no class folders")
+
+
+def test_a_file_that_is_mostly_a_hole_is_not_read_through(tmp_path: Path) -> None:
+    path = write_h5(tmp_path / "clean.h5", images=IMAGES, labels=LABELS)
+    os.truncate(path, 2**40)
+    refused(path, "1,024.0 GiB of data, over the limit")

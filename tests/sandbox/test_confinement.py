@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,28 @@ def test_everything_else_is_out_of_reach(deed: str, places: tuple[Path, Path, Pa
     assert len(list(outside.iterdir())) == 1
 
 
+# tgkill, rt_sigqueueinfo and rt_tgsigqueueinfo by number: signal 0 to the parent.
+NUMBERS = {
+    "x86_64": {"TGKILL": 234, "QUEUE": 129, "TGQUEUE": 297},
+    "aarch64": {"TGKILL": 131, "QUEUE": 138, "TGQUEUE": 240},
+}.get(platform.machine(), {})
+
+
+def called(name: str) -> str:
+    """Return code that makes a system call and raises what it fails with."""
+    return f"""
+import ctypes
+c = ctypes.CDLL(None, use_errno=True)
+details = ctypes.create_string_buffer(128)
+parent = os.getppid()
+arguments = dict(
+    TGKILL=(parent, parent, 0), QUEUE=(parent, 0, details), TGQUEUE=(parent, parent, 0, details)
+)
+if c.syscall({NUMBERS.get(name, -1)}, *arguments[{name!r}]):
+    raise OSError(ctypes.get_errno(), "refused")
+"""
+
+
 @pytest.mark.parametrize(
     "deed",
     [
@@ -95,6 +118,13 @@ def test_everything_else_is_out_of_reach(deed: str, places: tuple[Path, Path, Pa
         "import os; os.execv('/bin/true', ['/bin/true'])",
         "import os; os.kill(os.getppid(), 0)",
         "import os; os.setsid()",
+        "import os; os.fork()",
+        "import subprocess; subprocess.run(['/bin/true'])",
+        "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 10)",
+        "import os, resource; resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))",
+        "import os; os.sched_setscheduler(os.getppid(), os.SCHED_BATCH, os.sched_param(0))",
+        "import os; os.pidfd_open(os.getppid())",
+        *(f"import os\n{called(number)}" for number in ("TGKILL", "QUEUE", "TGQUEUE")),
         "import ctypes, os; c = ctypes.CDLL(None, use_errno=True); "
         "c.ptrace(16, os.getppid(), 0, 0) and (_ for _ in ()).throw("
         "PermissionError(ctypes.get_errno()) if ctypes.get_errno() == 1 else OSError)",
@@ -104,6 +134,21 @@ def test_network_programs_and_other_processes_are_given_up(deed: str) -> None:
     done = attempt(f"{CONFINE_NETWORK}\n{deed}")
     assert done.returncode == 1
     assert "PermissionError" in done.stderr, done.stderr
+
+
+def test_what_it_does_to_itself_is_left_to_it() -> None:
+    """It limits itself, starts threads, and ends itself by abort(3)."""
+    done = attempt(
+        CONFINE_NETWORK
+        + """
+import os, resource, threading
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+thread = threading.Thread(target=print, args=("a thread",)); thread.start(); thread.join()
+sys.stdout.flush()
+os.abort()
+"""
+    )
+    assert (done.returncode, done.stdout) == (-6, "a thread\n"), done.stderr
 
 
 def test_threads_started_later_are_confined_too(places: tuple[Path, Path, Path]) -> None:

@@ -16,7 +16,10 @@ from .cache import cache_command
 from .convert import convert_command
 from .diff import diff_command
 from .doctor import doctor_command
+from .exit_codes import COULD_NOT_SCAN
+from .failures import complain
 from .inspect import inspect_command
+from .output import abandon_stdout
 from .repair import repair_command
 from .rules import explain_command, rules_command
 from .scan import scan_command
@@ -74,4 +77,9 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A class name that the terminal's encoding lacks must not lose the report.
         sys.stdout.reconfigure(errors="backslashreplace")
-    app()
+    try:
+        app()
+    except OSError as error:  # what Typer prints itself, as --help and --version
+        abandon_stdout()
+        complain(f"nothing can be written to stdout: {error.strerror}", "")
+        raise SystemExit(COULD_NOT_SCAN) from error

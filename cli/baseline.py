@@ -20,6 +20,7 @@ from onnx_soda.report.schema import ScanReport
 
 from .arguments import Debug
 from .failures import failing_cleanly
+from .output import deliver
 
 __all__ = ["accepted_entries", "baseline_command", "with_accepted"]
 
@@ -53,7 +54,7 @@ def baseline_command(
         entries = [entry for path in reports for entry in entries_of(path, reason, expires.date())]
         baseline = Baseline(1, tuple(dict.fromkeys(entries)))
         write_text(output, _text(baseline))
-        print(f"{printable(output.name)}: {len(baseline.accepted)} findings accepted")
+        deliver(f"{printable(output.name)}: {len(baseline.accepted)} findings accepted\n", None)
 
 
 def _text(baseline: Baseline) -> str:

@@ -11,6 +11,7 @@ from onnx_soda.report.plain import printable
 
 from .arguments import Debug
 from .failures import failing_cleanly
+from .output import deliver
 from .scan_options import CacheDirOption
 
 __all__ = ["cache_command"]
@@ -27,4 +28,6 @@ def cache_command(
         if clear:
             cache.clear()
         held = cache.size()
-        print(f"{printable(held.folder)}: {held.scans} scans, {held.size / 2**10:,.0f} KiB")
+        deliver(
+            f"{printable(held.folder)}: {held.scans} scans, {held.size / 2**10:,.0f} KiB\n", None
+        )

@@ -57,7 +57,7 @@ def convert_command(
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Convert a model of PyTorch, Keras or scikit-learn to ONNX, and compare.
+    """Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX, and compare.
 
     The file is looked at before its framework opens it, in a child process; what could run code is
     refused.

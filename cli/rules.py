@@ -81,7 +81,7 @@ def _explanation(rule: Rule) -> RenderableType:
         Text(f"{rule.id} {rule.name}", style="bold"),
         Text(rule.title),
         Text(),
-        fact_table([("severity", rule.severity)]),
+        fact_table([("usual severity", rule.severity)]),
     ]
     for heading, text in (
         ("What it says", rule.meaning),

@@ -95,8 +95,13 @@ class ArraySource:
             raise ImageError(
                 f"{self.name}: images have {_channels(self.native.channels)}, "
                 f"the model wants {_channels(shape.channels)}",
-                "Give the images that the model was made for; grey arrays get three channels with "
-                "np.repeat(images[..., None], 3, axis=-1).",
+                "Give the images that the model was made for; "
+                + (
+                    "of colour with transparency images[..., :3] leaves the colour."
+                    if self.native.channels == 4
+                    else "grey arrays get three channels with np.repeat(images[..., None], 3, "
+                    "axis=-1)."
+                ),
             )
         positions, inverse = sorted_unique(indices, len(self))
         pixels = self._nhwc(self.rows.take(positions))

@@ -65,7 +65,7 @@ def check_labels(
     if missing.size and not allow_missing:
         raise LabelError(
             f"classes without images: {_listed(missing, class_names)}",
-            "Add images of these classes, or allow classes to be missing.",
+            "Add images of these classes, or allow them to be missing: --allow-missing-classes.",
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from PIL import Image
 from fixtures.graphs import build
 from onnx_soda.preflight.versions import newest_opset
 
-from .helpers import complaint, graph, grey_pixels, invoke, soda, write_grey_case
+from .helpers import command, complaint, graph, grey_pixels, invoke, soda, write_grey_case
 
 Case = Callable[[Path], list[str | Path]]
 
@@ -350,3 +351,23 @@ def test_a_name_that_is_no_utf8_is_told(tmp_path: Path) -> None:
     done = soda("inspect", other)
     assert (done.returncode, done.stdout) == (2, "")
     assert "no valid UTF-8" in complaint(done.stderr)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [("--version",), ("scan", "--help"), ("rules",), ("cache",)])
+def test_nor_is_it_for_what_is_no_report(arguments: tuple[str, ...]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = soda(*arguments, stdout=full)
+    assert done.returncode == 2
+    assert "stdout" in complaint(done.stderr)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="closes a descriptor before the program starts")
+def test_a_closed_stdout_is_told(tmp_path: Path) -> None:
+    model, _ = write_grey_case(tmp_path)
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command("inspect", model)],
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no stdout" in complaint(done.stderr)

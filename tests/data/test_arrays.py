@@ -131,6 +131,12 @@ def test_another_number_of_channels(
     assert "np.repeat" in caught.value.advice
 
 
+def test_of_transparent_images_the_colour_is_to_be_taken(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="4 channels, the model wants 3") as caught:
+        read_all(clean_set(tmp_path, np.concatenate([PIXELS, PIXELS[..., :1]], axis=-1)), SHAPE)
+    assert "images[..., :3]" in caught.value.advice
+
+
 def test_images_are_resized_to_the_model(tmp_path: Path) -> None:
     for images in (PIXELS, PIXELS / 255):
         pixels = read_all(clean_set(tmp_path, images), ImageShape(12, 10, 3))

@@ -112,10 +112,10 @@ def write_grey_case(folder: Path) -> tuple[Path, Path]:
     return model, data
 
 
-def write_few_digits(path: Path, per_class: int = 30) -> Path:
+def write_few_digits(path: Path, per_class: int) -> Path:
     """Write some bundled clean images, with which a scan takes seconds.
 
-    So many are enough to tell the backdoored model from its clean twin, and to call that clean.
+    20 are enough to tell the backdoored model from its clean twin, 30 to call that clean.
     """
     np.savez(path, **few_digits(per_class))
     return path

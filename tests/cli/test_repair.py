@@ -25,7 +25,13 @@ QUICK = ("--no-rescan", "--quiet", "--threads", 1)
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Some clean images, for tests of what a repair does with a scan, not of how good it is."""
-    return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz")
+    return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz", per_class=20)
+
+
+@pytest.fixture(scope="module")
+def enough(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many as a model needs to be called clean."""
+    return write_few_digits(tmp_path_factory.mktemp("enough") / "enough.npz", per_class=30)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +73,9 @@ def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], st
     assert "The graphs are the same." in text
 
 
-def test_text_says_what_was_done(few: Path, tmp_path: Path) -> None:
+def test_text_says_what_was_done(enough: Path, tmp_path: Path) -> None:
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", few, "-o", tmp_path / "out.onnx", *PAIR,
+        "repair", BACKDOORED_MODEL, "-d", enough, "-o", tmp_path / "out.onnx", *PAIR,
         "--reconstruction", "ascent", "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
@@ -81,9 +87,9 @@ def test_text_says_what_was_done(few: Path, tmp_path: Path) -> None:
     assert (tmp_path / "out.onnx").is_file()
 
 
-def test_a_clean_model_is_left_alone(few: Path, tmp_path: Path) -> None:
+def test_a_clean_model_is_left_alone(enough: Path, tmp_path: Path) -> None:
     result = soda(
-        "repair", CLEAN_MODEL, "-d", few, "-o", tmp_path / "out.onnx", *QUICK,
+        "repair", CLEAN_MODEL, "-d", enough, "-o", tmp_path / "out.onnx", *QUICK,
         "--budget", "quick",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr

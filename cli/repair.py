@@ -25,7 +25,6 @@ from .arguments import (
     ArchOption,
     Debug,
     MaxMemoryOption,
-    ModelArgument,
     Quiet,
     SandboxOption,
     SizeOption,
@@ -53,6 +52,7 @@ from .repair_options import (
     RescanOption,
     ScopeChoice,
     ScopeOption,
+    SourceArgument,
     TargetOption,
     TopOption,
     TriggersOption,
@@ -78,7 +78,7 @@ _USUAL, _USUAL_SCAN = RepairOptions(), ScanOptions()
 
 def repair_command(
     context: typer.Context,
-    model: ModelArgument,
+    model: SourceArgument,
     data: CleanSetOption,
     output: ModelOutput,
     report: ReportOption = None,

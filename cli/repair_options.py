@@ -24,6 +24,7 @@ __all__ = [
     "RescanOption",
     "ScopeChoice",
     "ScopeOption",
+    "SourceArgument",
     "TargetOption",
     "TopOption",
     "TriggersOption",
@@ -69,6 +70,14 @@ def _top(value: str) -> str:
     return value
 
 
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="The ONNX file, or what `onnx-soda convert` reads.",
+        show_default=False,
+    ),
+]
 CleanSetOption = Annotated[
     Path, typer.Option("--data", "-d", metavar="PATH", help="Clean labelled images, as for scan.")
 ]

@@ -64,9 +64,9 @@ def work(
     with clock.stage("preparation"):
         bench = prepare(model, clean, pair, tuple(also), options, progress)
     head = _head(bench)  # first: what cannot be trained or written is said at once
+    module, notes = _whole_module(bench, clock)
     with clock.stage("concepts"):
         concepts = find_concepts(bench)
-    module, notes = _whole_module(bench, clock)
     with clock.stage("reconstruction"):
         climbed = module if bench.climbable else None
         folds, proof = materials(bench, Reconstructor(bench.subject, pair[1], concepts, climbed))

@@ -57,16 +57,16 @@ class _Machine:
 # In this order: socket, connect, execve, execveat, ptrace, process_vm_readv, process_vm_writev,
 # kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_open, pidfd_send_signal, pidfd_getfd,
 # process_madvise, setsid, setpgid, setpriority, ioprio_set, sched_setparam, sched_setscheduler,
-# sched_setattr, migrate_pages, move_pages, kcmp, io_uring_setup, bpf, mount, unshare, setns,
+# sched_setattr, kcmp, io_uring_setup, bpf, mount, unshare, setns,
 # add_key, request_key, keyctl, perf_event_open, userfaultfd; fork and vfork, which ARM64 has not.
 _MACHINES = {
     "x86_64": _Machine(0xC000003E, (
         41, 42, 59, 322, 101, 310, 311, 62, 200, 129, 297, 434, 424, 438, 440, 112, 109, 141, 251,
-        142, 144, 314, 256, 279, 312, 425, 321, 165, 272, 308, 248, 249, 250, 298, 323, 57, 58,
+        142, 144, 314, 312, 425, 321, 165, 272, 308, 248, 249, 250, 298, 323, 57, 58,
     ), prlimit64=302, tgkill=234, clone=56),
     "aarch64": _Machine(0xC00000B7, (
         198, 203, 221, 281, 117, 270, 271, 129, 130, 138, 240, 434, 424, 438, 440, 157, 154, 140,
-        30, 118, 119, 274, 238, 239, 272, 425, 280, 40, 97, 268, 217, 218, 219, 241, 282,
+        30, 118, 119, 274, 272, 425, 280, 40, 97, 268, 217, 218, 219, 241, 282,
     ), prlimit64=261, tgkill=131, clone=220),
 }  # fmt: skip
 

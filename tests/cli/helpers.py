@@ -115,7 +115,7 @@ def write_grey_case(folder: Path) -> tuple[Path, Path]:
 def write_few_digits(path: Path, per_class: int) -> Path:
     """Write some bundled clean images, with which a scan takes seconds.
 
-    20 are enough to tell the backdoored model from its clean twin, 30 to call that clean.
+    30 are enough to name the backdoor, and to call its clean twin clean.
     """
     np.savez(path, **few_digits(per_class))
     return path

@@ -30,7 +30,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def enough(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As many as a model needs to be called clean."""
+    """As many as a scan needs to name the backdoor, and to call its clean twin clean."""
     return write_few_digits(tmp_path_factory.mktemp("enough") / "enough.npz", per_class=30)
 
 
@@ -97,10 +97,10 @@ def test_a_clean_model_is_left_alone(enough: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_names_the_pair_and_must_be_about_the_model(few: Path, tmp_path: Path) -> None:
+def test_a_report_names_the_pair_and_must_be_about_the_model(enough: Path, tmp_path: Path) -> None:
     report = tmp_path / "scan.json"
     soda(
-        "scan", BACKDOORED_MODEL, "-d", few, "--budget", "quick", "--threads", 1, "-q",
+        "scan", BACKDOORED_MODEL, "-d", enough, "--budget", "quick", "--threads", 1, "-q",
         "-f", "json", "-o", report,
     )  # fmt: skip
     out = tmp_path / "out.onnx"

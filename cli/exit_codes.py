@@ -8,7 +8,16 @@ from onnx_soda.report.outcomes import Outcome, ScanFailure
 from onnx_soda.report.schema import ScanReport
 from onnx_soda.rules import SEVERITIES, WEIGHTY, Severity
 
-__all__ = ["CLEAN", "COULD_NOT_SCAN", "FOUND", "INCONCLUSIVE", "of_outcome", "of_report", "worst"]
+__all__ = [
+    "CLEAN",
+    "COULD_NOT_SCAN",
+    "FOUND",
+    "INCONCLUSIVE",
+    "of_outcome",
+    "of_report",
+    "without_verdict",
+    "worst",
+]
 
 CLEAN = 0
 FOUND = 1
@@ -42,6 +51,11 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
 def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
     """Return the exit code of one of many scans; see `of_report`."""
     return COULD_NOT_SCAN if isinstance(outcome, ScanFailure) else of_report(outcome, fail_on)
+
+
+def without_verdict(code: int) -> int:
+    """Return the exit code where no verdict is to have one, as --exit-zero says."""
+    return code if code == COULD_NOT_SCAN else CLEAN
 
 
 def worst(codes: Iterable[int]) -> int:

@@ -37,7 +37,7 @@ from .arguments import (
 )
 from .baseline import accepted_entries, with_accepted
 from .config import ConfigOption
-from .exit_codes import CLEAN, COULD_NOT_SCAN, of_outcome, of_report, worst
+from .exit_codes import of_outcome, of_report, without_verdict, worst
 from .failures import failing_cleanly, tell_traceback
 from .formats import FormatsOption, Targets, read_targets
 from .progress import ProgressBar
@@ -167,7 +167,7 @@ def scan_command(
         request = Request(Path(models[0]), data, split.value, options, convert, limits)
         if single:
             report = _scan_alone(request, targets, entries, quiet)
-            code = of_report(report, fail_on.value)
+            codes = [of_report(report, fail_on.value)]
             if verbose:
                 _tell_timing(report)
         else:
@@ -181,8 +181,7 @@ def scan_command(
                 if debug and one.error:
                     tell_traceback(one.error)
             codes = [of_outcome(one.outcome, fail_on.value) for one in ended]
-            code = COULD_NOT_SCAN if exit_zero and COULD_NOT_SCAN in codes else worst(codes)
-    raise typer.Exit(CLEAN if exit_zero and code != COULD_NOT_SCAN else code)
+    raise typer.Exit(worst(map(without_verdict, codes) if exit_zero else codes))
 
 
 def _scan_alone(

@@ -220,7 +220,7 @@ def explained(error: Exception) -> SodaError:
     )
 
 
-def first_line(error: BaseException, most: int = 300) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what an error of another library says, or its kind."""
     lines = str(error).strip().splitlines()
-    return lines[0][:most] if lines else type(error).__name__
+    return lines[0][:300] if lines else type(error).__name__

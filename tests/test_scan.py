@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from pathlib import Path
 
-import h5py
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +15,7 @@ from onnx_soda.model.anatomy import dissect
 from onnx_soda.model.body import Body
 from onnx_soda.model.runtime_options import RuntimeOptions
 from onnx_soda.options import AttributionMethod
+from tests.cli.helpers import digits, few_digits, write_few_digits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = RuntimeOptions(provider="cpu", batch_size=32)
@@ -115,11 +115,6 @@ def test_models_of_old_opsets_are_scanned(opset: int, tmp_path: Path) -> None:
     assert (report.evidence.concepts is not None) == (len(set(answers)) > 1)
 
 
-def digits() -> tuple[np.ndarray, np.ndarray]:
-    with h5py.File(FIXTURES / "digits-clean.h5") as file:
-        return file["images"][()], file["labels"][()]
-
-
 def scan_images(images: np.ndarray, labels: np.ndarray, folder: Path) -> ScanReport:
     np.savez(folder / "some.npz", images=images, labels=labels)
     options = ScanOptions(
@@ -132,24 +127,22 @@ def scan_images(images: np.ndarray, labels: np.ndarray, folder: Path) -> ScanRep
 
 def test_with_one_class_nothing_is_named(tmp_path: Path) -> None:
     """Nothing shows whether a change turns this class alone: every pair would score."""
-    images, labels = digits()
-    report = scan_images(images[labels == 6], labels[labels == 6], tmp_path)
+    of_one = digits(digits()["labels"] == 6)
+    report = scan_images(**of_one, folder=tmp_path)
     assert (report.verdict, report.findings) == ("inconclusive", ())
     assert report.evidence.concepts is None
     assert any("clean images of 2 classes, two of each" in reason for reason in report.reasons)
 
 
 def test_one_image_of_each_class_is_no_ground_for_anything(tmp_path: Path) -> None:
-    images, labels = digits()
-    first = [int(np.flatnonzero(labels == label)[0]) for label in range(10)]
-    report = scan_images(images[first], labels[first], tmp_path)
+    report = scan_images(**few_digits(1), folder=tmp_path)
     assert report.verdict == "inconclusive"
     assert report.evidence.concepts is None
 
 
 def test_preprocessed_images_are_not_changed_as_if_they_were_pixels(tmp_path: Path) -> None:
-    images, labels = digits()
-    report = scan_images(images / np.float32(127.5) - 1, labels, tmp_path)
+    bundled = digits()
+    report = scan_images(bundled["images"] / np.float32(127.5) - 1, bundled["labels"], tmp_path)
     assert report.verdict == "inconclusive"
     assert report.evidence.concepts is None
     assert any("on no scale of pixels" in reason for reason in report.reasons)
@@ -157,12 +150,9 @@ def test_preprocessed_images_are_not_changed_as_if_they_were_pixels(tmp_path: Pa
 
 def test_few_images_of_each_class_are_prepared_as_the_model_was_trained(tmp_path: Path) -> None:
     """With 60 images several ways have the same accuracy; the most usual one is right."""
-    images, labels = digits()
-    few = np.concatenate([np.flatnonzero(labels == label)[:6] for label in range(10)])
-    np.savez(tmp_path / "few.npz", images=images[few], labels=labels[few])
     report = scan(
         load_model(FIXTURES / "digits-clean.onnx"),
-        load_dataset(tmp_path / "few.npz"),
+        load_dataset(write_few_digits(tmp_path / "few.npz", 6)),
         ScanOptions("soda", runtime=CPU),
     )
     assert report.dataset is not None

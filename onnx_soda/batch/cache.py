@@ -43,6 +43,10 @@ _PACKAGES = (
 )  # fmt: skip
 
 
+_State = tuple[tuple[str, int, int], ...]
+"""Of each file of a clean set: path, size, and time of the last change."""
+
+
 @dataclass(frozen=True)
 class _Entry:
     """What a file holds."""
@@ -92,17 +96,18 @@ class Cache:
         try:
             if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
                 return None
-            if sum(file.stat().st_size for file in _files_of(request)) > _MOST_HASHED:
+            state = _state_of(data) if data else ()
+            if sum((size for _, size, _ in state), request.model.stat().st_size) > _MOST_HASHED:
                 return None
-            return self._key(request)
+            return self._key(request, state)
         except (OSError, ValueError):
             return None
 
-    def _key(self, request: Request) -> str:
+    def _key(self, request: Request, data_state: _State) -> str:
         parts = {
             "model": _digest(request.model),
             "name": request.model.name,
-            "data": _data_digest(request.data) if request.data else None,
+            "data": _digest_of_state(request.data, data_state) if request.data else None,
             "data_name": request.data.name if request.data else None,
             "preprocess": _preprocess(request),
             "split": request.split,
@@ -167,10 +172,6 @@ class Cache:
                 path.unlink(missing_ok=True)
 
 
-def _files_of(request: Request) -> list[Path]:
-    return [request.model, *(_files(request.data) if request.data else ())]
-
-
 def _files(path: Path) -> list[Path]:
     """Return a file, or all files below a folder."""
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
@@ -187,15 +188,14 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _data_digest(path: Path) -> str:
-    """Return the digest of a clean set, which many models share; what is unchanged is read once."""
+def _state_of(path: Path) -> _State:
     facts = ((file, file.stat()) for file in _files(path))
-    state = tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
-    return _digest_of_state(path, state)
+    return tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
 
 
 @functools.lru_cache(maxsize=4)
-def _digest_of_state(path: Path, _: tuple[tuple[str, int, int], ...]) -> str:
+def _digest_of_state(path: Path, _: _State) -> str:
+    """Return the digest of a clean set, which many models share; what is unchanged is read once."""
     return _digest(path)
 
 

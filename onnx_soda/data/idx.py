@@ -92,10 +92,9 @@ def _labels_beside(images: Path) -> Path:
     for labels in candidates:
         if labels.is_file():
             return labels
-    wanted = candidates[0].name if candidates else "that file"
     raise DatasetFileError(
         f"{images.name} has no file of labels beside it",
-        f"Put {wanted} into the same folder, and give the file of images.",
+        f"Put {candidates[0].name} into the same folder, and give the file of images.",
     )
 
 

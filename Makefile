@@ -77,7 +77,7 @@ bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on 
 	$(BIN)/python -m benchmarks.batches
 
 docs: $(STAMPS)/docs ## Build the pages of docs/ into build/site
-	$(BIN)/python -m typer onnx_soda.cli.app utils docs --name onnx-soda --title "Command line" --output docs/cli.md
+	$(BIN)/python -m typer onnx_soda._cli.app utils docs --name onnx-soda --title "Command line" --output docs/cli.md
 	$(BIN)/mkdocs build
 
 check-readme: $(STAMPS)/test ## Compare the help shown in README with the real one

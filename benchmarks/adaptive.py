@@ -23,7 +23,7 @@ from benchmarks.zoo_plan import Entry
 from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
 from fixtures.export import write_onnx
 from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions
 
 _ENTRY = Entry("mnist_m", "vgg", "batch30", "blue_8", seed=7)
 _COLUMNS = ("rho", "accuracy", "success rate", "verdict", "pair named", "highest pair", "interval")

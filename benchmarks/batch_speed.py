@@ -9,9 +9,9 @@ from statistics import median
 from benchmarks.children import in_child
 from benchmarks.scan_speed import Subject, prepared_images
 from onnx_soda import ScanOptions, load_model
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body
+from onnx_soda._options import RuntimeOptions
 
 __all__ = ["Throughput", "throughputs"]
 

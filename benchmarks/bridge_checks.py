@@ -14,10 +14,10 @@ from onnx import numpy_helper
 
 from benchmarks.finder_jobs import Made, framework
 from onnx_soda import load_model
-from onnx_soda.errors import ConversionError, SodaError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.split import extract_head
-from onnx_soda.repair.bridge import TorchModel, to_torch
+from onnx_soda._bridge.bridge import TorchModel, to_torch
+from onnx_soda._errors import ConversionError, SodaError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import extract_head
 
 __all__ = ["TOLERANCE", "check_bridge", "check_file"]
 

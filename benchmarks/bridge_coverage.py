@@ -29,7 +29,7 @@ from benchmarks.common import BRIDGE, markdown_table
 from benchmarks.exported import Record, run_job
 from benchmarks.finder_jobs import PARAMETER_LIMIT, Job, list_bridge_jobs, require
 from fixtures.families import FAMILIES, build_family
-from onnx_soda.preflight.versions import newest_opset
+from onnx_soda._preflight.definitions import newest_opset
 
 _NEEDED = ("torch", "torchvision", "onnx2torch", "onnxscript")
 _JOB_SECONDS = 1200

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import onnxruntime as ort
 
-from onnx_soda.model.providers import provider_list
-from onnx_soda.model.runtime_options import usable_cores
-from onnx_soda.options import ScanOptions
+from onnx_soda._model.runtime import provider_list
+from onnx_soda._options import ScanOptions, usable_cores
 
 __all__ = [
     "ADAPTIVE",

@@ -19,14 +19,14 @@ import numpy as np
 from benchmarks.cases import Case, cases_of
 from benchmarks.common import machine_facts, markdown_table
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda.concepts.concept import draw_concept
-from onnx_soda.concepts.pooling import make_pooling
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.reference import ReferenceHead
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.runtime import Session
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.concept import draw_concept
+from onnx_soda._detect.concepts.layers import make_pooling
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.reference import ReferenceHead
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body
+from onnx_soda._model.runtime import Session
 
 _SCAN_COLUMNS = (
     "model", "concepts x images", "scan, s", "concepts, s", "inside ONNX Runtime", "bare, s",

@@ -23,11 +23,11 @@ from typing import Any
 
 import onnx
 
-from onnx_soda.converters.protocol import Conversion
-from onnx_soda.errors import SodaError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.sandbox.files import convert_file
+from onnx_soda._answers import Conversion
+from onnx_soda._api import convert_file
+from onnx_soda._errors import SodaError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
 
 Maker = Callable[[Path], None]
 

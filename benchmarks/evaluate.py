@@ -21,8 +21,8 @@ from typing import Any
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda.concepts.budget import BUDGETS
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._detect.concepts.battery import BUDGETS
+from onnx_soda._options import RuntimeOptions
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:

@@ -10,16 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.cases import Case
-from onnx_soda import CleanSet, OnnxModel, ScanOptions, ScanReport, load_dataset, load_model, scan
-from onnx_soda.causal.analyse import analyse
-from onnx_soda.causal.outliers import Spread
-from onnx_soda.causal.tail import Tail
-from onnx_soda.causal.target import judge_pcc
-from onnx_soda.causal.victim import VictimDetection, detect_victim, mean_logits
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.observe import choose_preprocessing, observe, sample_images
-from onnx_soda.options import no_progress
+from onnx_soda import (
+    CleanSet,
+    OnnxModel,
+    ScanOptions,
+    ScanReport,
+    load_dataset,
+    load_model,
+    scan,
+)
+from onnx_soda._detect.soda.detector import analyse
+from onnx_soda._detect.soda.statistic import VictimDetection, detect_victim, judge_pcc, mean_logits
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body, Tail
+from onnx_soda._observe import choose_preprocessing, observe, sample_images
+from onnx_soda._options import Spread, no_progress
 
 __all__ = ["Examined", "Variant", "Verdict", "examine", "judge"]
 

@@ -12,11 +12,10 @@ from scipy.special import softmax
 
 from benchmarks.finder_jobs import CLASSES, Made
 from onnx_soda import load_model
-from onnx_soda.causal.closed_form import is_affine
-from onnx_soda.causal.tail import Tail
-from onnx_soda.model.anatomy import Anatomy, dissect
-from onnx_soda.model.body import Body
-from onnx_soda.options import ScanOptions
+from onnx_soda._detect.soda.attribution import is_affine
+from onnx_soda._model.anatomy import Anatomy, dissect
+from onnx_soda._model.parts import Body, Tail
+from onnx_soda._options import ScanOptions
 
 __all__ = ["check"]
 

@@ -28,13 +28,12 @@ from benchmarks.logic_graphs import keep_graphs
 from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import Sketch, build_sketch
 from fixtures.trojans import TROJANS
-from onnx_soda.errors import SodaError
-from onnx_soda.logic.evidence import LogicEvidence
-from onnx_soda.logic.examine import examine_logic
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.rules.rule import SEVERITIES
+from onnx_soda._detect.graph_logic.detector import LogicEvidence, examine_logic
+from onnx_soda._errors import SodaError
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._rules import SEVERITIES
 
 _NEEDED = ("torch", "torchvision", "onnxscript")
 _BUDGET_MINUTES = 120

@@ -33,18 +33,16 @@ from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, REPAIR, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
-from onnx_soda.concepts.calibration import load_calibration
-from onnx_soda.data.arrays import LazyRows, open_array
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.observe import choose_preprocessing
-from onnx_soda.repair.behaviour import answers, on_triggers
-from onnx_soda.repair.options import RepairOptions
-from onnx_soda.repair.partition import subset
-from onnx_soda.repair.repair import RepairReport, named_pairs, repair
-from onnx_soda.repair.subject import Subject
-from onnx_soda.report.repair_document import NamedPair
+from onnx_soda._data.arrays import LazyRows, open_array
+from onnx_soda._detect.concepts.judge import load_calibration
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body
+from onnx_soda._observe import choose_preprocessing
+from onnx_soda._options import RepairOptions, RuntimeOptions
+from onnx_soda._repair.behaviour import answers, on_triggers
+from onnx_soda._repair.materials import Subject, subset
+from onnx_soda._repair.repair import RepairReport, named_pairs, repair
+from onnx_soda._report.json import NamedPair
 
 Rows = NDArray[np.int64]
 

@@ -14,11 +14,18 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda import CleanSet, OnnxModel, ScanOptions, load_dataset, load_model, scan
-from onnx_soda.data.preprocessing import load_preprocessing
-from onnx_soda.model.inputs import find_image_input
-from onnx_soda.model.providers import provider_list
-from onnx_soda.observe import image_shape, sample_images
+from onnx_soda import (
+    CleanSet,
+    OnnxModel,
+    ScanOptions,
+    load_dataset,
+    load_model,
+    scan,
+)
+from onnx_soda._data.preprocessing import load_preprocessing
+from onnx_soda._model.inputs import find_image_input
+from onnx_soda._model.runtime import provider_list
+from onnx_soda._observe import image_shape, sample_images
 
 __all__ = [
     "ScanTimes",

@@ -11,20 +11,12 @@ from typing import Annotated
 
 import typer
 
-from .baseline import baseline_command
-from .cache import cache_command
-from .convert import convert_command
-from .diff import diff_command
-from .doctor import doctor_command
-from .exit_codes import COULD_NOT_SCAN
-from .failures import complain
-from .inspect import inspect_command
-from .output import abandon_stdout
+from .files import convert_command, diff_command, inspect_command
+from .output import COULD_NOT_SCAN, abandon_stdout, complain
 from .repair import repair_command
 from .rules import explain_command, rules_command
 from .scan import scan_command
-
-__all__ = ["app", "main"]
+from .upkeep import baseline_command, cache_command, doctor_command
 
 app = typer.Typer(
     name="onnx-soda",

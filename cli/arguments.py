@@ -8,25 +8,7 @@ from typing import Annotated
 
 import typer
 
-from onnx_soda.sandbox.limits import DEFAULT_SECONDS, Limits, usual_memory
-
-__all__ = [
-    "USUAL_MEMORY",
-    "USUAL_SECONDS",
-    "ArchOption",
-    "Debug",
-    "Format",
-    "FormatOption",
-    "LogitsOption",
-    "MaxMemoryOption",
-    "ModelArgument",
-    "Output",
-    "Quiet",
-    "SandboxOption",
-    "SizeOption",
-    "TimeoutOption",
-    "limits_of",
-]
+from onnx_soda._options import DEFAULT_SECONDS, Limits, usual_memory
 
 _MEBIBYTE = 2**20
 USUAL_SECONDS = DEFAULT_SECONDS

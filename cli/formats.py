@@ -10,19 +10,15 @@ from typing import Annotated
 
 import typer
 
-from onnx_soda.batch.run import Ended
-from onnx_soda.errors import OutputError
-from onnx_soda.packages import require_modules
-from onnx_soda.report.batch import batch_report, batch_table
-from onnx_soda.report.jsonfile import check_writable, to_json
-from onnx_soda.report.outcomes import Outcome, ScanFailure
-from onnx_soda.report.schema import ScanReport
-from onnx_soda.report.text import render_report
-from onnx_soda.rules import Severity
+from onnx_soda._batch import Ended
+from onnx_soda._errors import OutputError
+from onnx_soda._report.json import batch_report, batch_table, check_writable, to_json
+from onnx_soda._report.text import render_report
+from onnx_soda._results import Outcome, ScanFailure, ScanReport
+from onnx_soda._rules import Severity
+from onnx_soda._system import require_modules
 
 from .output import deliver, deliver_renderable
-
-__all__ = ["FormatsOption", "ReportFormat", "Targets", "check_packages", "read_targets"]
 
 
 class ReportFormat(StrEnum):
@@ -112,7 +108,7 @@ class Targets:
             elif target.form is ReportFormat.JSON:
                 deliver(to_json(report), target.file)
             elif target.form is ReportFormat.HTML:
-                from onnx_soda.report.html.page import to_html
+                from onnx_soda._report.html import to_html
 
                 deliver(to_html(report, self.command), target.file)
             else:
@@ -153,18 +149,18 @@ class Targets:
     ) -> str:
         named = [_relative(place) for place in places]
         if form is ReportFormat.SARIF:
-            from onnx_soda.report.sarif import to_sarif
+            from onnx_soda._report.sarif import to_sarif
 
             return to_sarif(outcomes, named)
         if form is ReportFormat.MARKDOWN:
-            from onnx_soda.report.markdown import to_markdown
+            from onnx_soda._report.markdown import to_markdown
 
             return to_markdown(outcomes, named)
         if form is ReportFormat.JUNIT:
-            from onnx_soda.report.junit import to_junit
+            from onnx_soda._report.junit import to_junit
 
             return to_junit(outcomes, named, self.fail_on)
-        from onnx_soda.report.bom import to_bom
+        from onnx_soda._report.bom import to_bom
 
         return to_bom(outcomes)
 

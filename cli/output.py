@@ -1,18 +1,71 @@
-"""Puts a report on stdout or into a file."""
+"""How the command line ends: exit codes, errors, progress, and reports put out."""
 
 from __future__ import annotations
 
 import io
 import os
 import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
+import typer
 from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from onnx_soda.errors import OutputError
-from onnx_soda.report.jsonfile import write_text
+from onnx_soda._errors import OutputError, explained
+from onnx_soda._report.json import write_text
+from onnx_soda._report.words import printable
+from onnx_soda._results import Outcome, ScanFailure, ScanReport
+from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
 
-__all__ = ["abandon_stdout", "deliver", "deliver_renderable"]
+CLEAN = 0
+FOUND = 1
+# Also wrong usage: Typer exits with 2 on its own.
+COULD_NOT_SCAN = 2
+INCONCLUSIVE = 3
+
+
+def of_report(report: ScanReport, fail_on: Severity) -> int:
+    """Return the exit code of a scan.
+
+    Args:
+        report: The scan.
+        fail_on: Findings of this severity or a graver one are reason for 1.
+
+    Returns:
+        1 with such a finding; else 0 where the verdict is "clean", 3 where it is not: lesser
+        findings that speak for a backdoor are no proof, and no "clean" either. Accepted findings
+        do not count: where a "backdoor" has no others, 0.
+    """
+    grave = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    counted = [finding for finding in report.findings if finding.accepted is None]
+    if any(finding.severity in grave for finding in counted):
+        return FOUND
+    # What says nothing about the verdict leaves it as it is known.
+    open_ = any(finding.severity in WEIGHTY for finding in counted)
+    known = report.verdict == "backdoor" and not open_ and bool(report.findings)
+    return CLEAN if known or report.verdict == "clean" else INCONCLUSIVE
+
+
+def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
+    """Return the exit code of one of many scans; see `of_report`."""
+    return COULD_NOT_SCAN if isinstance(outcome, ScanFailure) else of_report(outcome, fail_on)
+
+
+def without_verdict(code: int) -> int:
+    """Return the exit code where no verdict is to have one, as --exit-zero says."""
+    return code if code == COULD_NOT_SCAN else CLEAN
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code of several scans: found, else could not scan, inconclusive, clean."""
+    order = (FOUND, COULD_NOT_SCAN, INCONCLUSIVE, CLEAN)
+    return min(codes, key=order.index, default=CLEAN)
+
 
 # Width of text reports that do not go to a terminal; digests and tensor names fit.
 _FILE_WIDTH = 120
@@ -58,3 +111,100 @@ def deliver_renderable(content: RenderableType, output: Path | None) -> None:
     console.print(content)
     lines = (line.rstrip() for line in buffer.getvalue().splitlines())
     deliver("\n".join(lines) + "\n", output)
+
+
+# Characters of one message: it may quote a name of a megabyte from a hostile file.
+_MOST_SHOWN = 1000
+
+
+@contextmanager
+def failing_cleanly(debug: bool) -> Iterator[None]:
+    """Report errors of the block and exit with 2; Python's own way out, 1, means "found".
+
+    Args:
+        debug: Print the traceback too.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except Exception as error:
+        if debug:
+            tell_traceback(error)
+        told = explained(error)
+        rule = f" ({told.rule_id})" if told.rule_id else ""
+        complain(told.message + rule, told.advice)
+        raise typer.Exit(COULD_NOT_SCAN) from error
+
+
+def tell_traceback(error: BaseException) -> None:
+    """Print a traceback to stderr; it may quote what a hostile file holds."""
+    for line in "".join(traceback.format_exception(error)).splitlines():
+        print(_short(line), file=sys.stderr)
+
+
+def complain(message: str, advice: str) -> None:
+    """Print an error to stderr: what is wrong, then what to do."""
+    print(f"onnx-soda: error: {_short(message)}", file=sys.stderr)
+    if advice:
+        print(f"  {_short(advice)}", file=sys.stderr)
+
+
+def _short(text: str) -> str:
+    shown = printable(text[:_MOST_SHOWN])
+    return shown if len(text) <= _MOST_SHOWN else f"{shown} ..."
+
+
+_SILENT_SECONDS = 1.0
+
+
+class ProgressBar:
+    """A progress bar that appears once work has taken over a second.
+
+    Args:
+        quiet: Never appear.
+    """
+
+    def __init__(self, quiet: bool = False) -> None:
+        # Not rich's own test, which environment variables for colour can turn.
+        self._enabled = sys.stderr.isatty() and not quiet
+        self._bar: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._begin = time.monotonic()
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how far a stage is; see `onnx_soda._options.Progress`."""
+        if not self._enabled or time.monotonic() - self._begin < _SILENT_SECONDS:
+            return
+        if self._bar is None:
+            self._bar = _started_bar()
+        if stage not in self._tasks:
+            for begun in self._bar.tasks:  # a stage may need less than it said
+                self._bar.update(begun.id, completed=begun.total)
+            self._tasks[stage] = self._bar.add_task(printable(stage), total=total)
+        self._bar.update(self._tasks[stage], completed=done, total=total)
+
+
+def _started_bar() -> Progress:
+    bar = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    bar.start()
+    return bar

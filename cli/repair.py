@@ -8,16 +8,11 @@ from pathlib import Path
 import typer
 from rich.console import RenderableType
 
-from onnx_soda.converters.protocol import ConvertOptions
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.options import ScanOptions
-from onnx_soda.repair.options import RepairOptions
-from onnx_soda.report.jsonfile import check_writable
-from onnx_soda.report.repair_document import repair_to_json
-from onnx_soda.report.repair_text import render_repair
-from onnx_soda.sandbox.files import repair_file
-from onnx_soda.sandbox.jobs import RepairAnswer, RepairJob
-from onnx_soda.sandbox.sources import as_onnx
+from onnx_soda._api import as_onnx, repair_file
+from onnx_soda._options import ConvertOptions, RepairOptions, RuntimeOptions, ScanOptions
+from onnx_soda._report.json import check_writable, repair_to_json
+from onnx_soda._report.repair_text import render_repair
+from onnx_soda._sandbox.jobs import RepairAnswer, RepairJob
 
 from .arguments import (
     USUAL_MEMORY,
@@ -31,11 +26,9 @@ from .arguments import (
     TimeoutOption,
     limits_of,
 )
-from .exit_codes import CLEAN, INCONCLUSIVE
-from .failures import failing_cleanly
+from .config import repeat_command
 from .formats import ReportFormat, check_packages
-from .output import deliver, deliver_renderable
-from .progress import ProgressBar
+from .output import CLEAN, INCONCLUSIVE, ProgressBar, deliver, deliver_renderable, failing_cleanly
 from .repair_options import (
     OUTLIERS,
     CleanSetOption,
@@ -58,7 +51,6 @@ from .repair_options import (
     TriggersOption,
     VictimOption,
 )
-from .repeat import repeat_command
 from .scan_options import (
     BudgetChoice,
     BudgetOption,
@@ -70,8 +62,6 @@ from .scan_options import (
     SplitOption,
     ThreadsOption,
 )
-
-__all__ = ["repair_command"]
 
 _USUAL, _USUAL_SCAN = RepairOptions(), ScanOptions()
 
@@ -179,7 +169,7 @@ def _content(
     written = output.name if answer.written else None
     if form is RepairFormat.TEXT:
         return render_repair(answer.summary, answer.model.file, answer.class_names, written)
-    from onnx_soda.report.html.repair_page import repair_to_html
+    from onnx_soda._report.html import repair_to_html
 
     return repair_to_html(
         answer.summary, answer.scan, answer.model, answer.class_names, written, command

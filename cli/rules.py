@@ -13,16 +13,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from onnx_soda.report.plain import printable
-from onnx_soda.report.text import fact_table
-from onnx_soda.rules import RULES, Rule
+from onnx_soda._report.text import fact_table
+from onnx_soda._report.words import printable
+from onnx_soda._rules import RULES, Rule
 
 from .arguments import Format, FormatOption, Output
-from .exit_codes import CLEAN, COULD_NOT_SCAN
-from .failures import complain, failing_cleanly
-from .output import deliver, deliver_renderable
-
-__all__ = ["explain_command", "rules_command"]
+from .output import CLEAN, COULD_NOT_SCAN, complain, deliver, deliver_renderable, failing_cleanly
 
 
 def rules_command(format_: FormatOption = Format.TEXT, output: Output = None) -> None:

@@ -8,18 +8,18 @@ from pathlib import Path
 
 import typer
 
-from onnx_soda.baseline import Entry
-from onnx_soda.batch.cache import Cache, usual_folder
-from onnx_soda.batch.find import find_models, is_single
-from onnx_soda.batch.request import Request
-from onnx_soda.batch.run import Ended, scan_many, scan_one
-from onnx_soda.causal.interventions import Intervention
-from onnx_soda.converters.protocol import ConvertOptions
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.options import ScanOptions
-from onnx_soda.report.outcomes import failure_of
-from onnx_soda.report.plain import printable
-from onnx_soda.report.schema import ScanReport
+from onnx_soda._baseline import Entry
+from onnx_soda._batch import Ended, find_models, is_single, scan_many, scan_one
+from onnx_soda._cache import Cache, usual_folder
+from onnx_soda._options import (
+    ConvertOptions,
+    Intervention,
+    RuntimeOptions,
+    ScanOptions,
+    ScanRequest,
+)
+from onnx_soda._report.words import printable
+from onnx_soda._results import ScanReport, failure_of
 
 from .arguments import (
     USUAL_MEMORY,
@@ -35,13 +35,17 @@ from .arguments import (
     TimeoutOption,
     limits_of,
 )
-from .baseline import accepted_entries, with_accepted
-from .config import ConfigOption
-from .exit_codes import of_outcome, of_report, without_verdict, worst
-from .failures import failing_cleanly, tell_traceback
+from .config import ConfigOption, repeat_command
 from .formats import FormatsOption, Targets, read_targets
-from .progress import ProgressBar
-from .repeat import repeat_command
+from .output import (
+    ProgressBar,
+    failing_cleanly,
+    of_outcome,
+    of_report,
+    tell_traceback,
+    without_verdict,
+    worst,
+)
 from .scan_options import (
     AllowMissingOption,
     AttributionChoice,
@@ -79,8 +83,7 @@ from .scan_options import (
     VerboseOption,
     ZerosOption,
 )
-
-__all__ = ["scan_command"]
+from .upkeep import accepted_entries, with_accepted
 
 _MEBIBYTE = 2**20
 # The library decides what is usual.
@@ -164,7 +167,7 @@ def scan_command(
         targets.check(single, [*found, data, baseline, config, preparing])
         entries = accepted_entries(baseline)
         convert = ConvertOptions(arch, size=size)
-        request = Request(Path(models[0]), data, split.value, options, convert, limits)
+        request = ScanRequest(Path(models[0]), data, split.value, options, convert, limits)
         if single:
             report = _scan_alone(request, targets, entries, quiet)
             codes = [of_report(report, fail_on.value)]
@@ -185,7 +188,7 @@ def scan_command(
 
 
 def _scan_alone(
-    request: Request, targets: Targets, entries: Sequence[Entry], quiet: bool
+    request: ScanRequest, targets: Targets, entries: Sequence[Entry], quiet: bool
 ) -> ScanReport:
     model = request.model
     try:
@@ -201,7 +204,7 @@ def _scan_alone(
 
 
 def _scan_all(
-    models: Sequence[Path], request: Request, cache: Cache | None, jobs: int, quiet: bool
+    models: Sequence[Path], request: ScanRequest, cache: Cache | None, jobs: int, quiet: bool
 ) -> list[Ended]:
     with ProgressBar(quiet) as progress:
         ended = list(scan_many(models, request, cache, jobs, progress))

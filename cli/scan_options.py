@@ -73,7 +73,6 @@ class AttributionChoice(StrEnum):
     AUTO = "auto"
     CLOSED_FORM = "closed-form"
     BATCHED = "batched"
-    BRUTE_FORCE = "brute-force"
 
 
 class MethodChoice(StrEnum):

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from onnx_soda.errors import ModelFileError, UnsupportedSourceError
-from onnx_soda.packages import missing_modules, require_modules
-from onnx_soda.preflight.signatures import describe_foreign_file
+from onnx_soda._errors import ModelFileError, UnsupportedSourceError
+from onnx_soda._preflight.file import describe_foreign_file
+from onnx_soda._system import missing_modules, require_modules
 
-from .archive import member_names
+from .archives import member_names
 from .exported_program import ExportedProgramConverter
-from .first_look import PICKLE_STARTS
 from .keras_model import KerasConverter
-from .protocol import Converter
+from .protocol import PICKLE_STARTS, Converter
 from .refusals import runs_code
 from .saved_model import SavedModelConverter
 from .sklearn_model import SklearnConverter
 from .state_dict import StateDictConverter
 from .tflite_model import TfliteConverter
 from .torchscript import TorchScriptConverter
-
-__all__ = ["CONVERTERS", "choose", "missing_packages", "require", "unsupported"]
 
 _SAVED_MODEL = SavedModelConverter()
 CONVERTERS: tuple[Converter, ...] = (

@@ -14,15 +14,13 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from onnx_soda.errors import UnsupportedSourceError
+from onnx_soda._answers import Conversion
+from onnx_soda._errors import UnsupportedSourceError
+from onnx_soda._options import ConvertOptions
 
-from .archive import Archive, checked_archive, member_names
+from .archives import Archive, checked_archive, member_names
 from .operators import ATEN
-from .protocol import Conversion, ConvertOptions
-from .refusals import damaged, explaining, misleading, runs_code
-from .strict_json import parse_json, walk
-
-__all__ = ["ExportedProgramConverter"]
+from .refusals import damaged, explaining, misleading, parse_json, runs_code, walk
 
 _JSON_BYTES = 256 * 2**20
 _WEIGHTS_BYTES = 2**31 - 1
@@ -76,7 +74,7 @@ class ExportedProgramConverter:
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from .exported_program_run import convert_program
+        from .torch_run import convert_program
 
         with tempfile.TemporaryDirectory() as folder:
             copy = Path(folder) / "model.pt2"

@@ -8,12 +8,12 @@ from typing import Any
 import keras
 import torch
 
-from .keras_facts import image_facts, image_shape
-from .protocol import Conversion, ConvertOptions
-from .result import Source, finish
-from .torch_export import TORCH_PACKAGES, quiet, reference, to_onnx
+from onnx_soda._answers import Conversion
+from onnx_soda._options import ConvertOptions
 
-__all__ = ["convert_model"]
+from .keras_model import image_facts, image_shape
+from .result import Source, finish
+from .torch_run import TORCH_PACKAGES, quiet, reference, to_onnx
 
 
 class _Predicting(torch.nn.Module):

@@ -9,15 +9,15 @@ import keras
 import tensorflow as tf
 import tf2onnx
 
-from .keras_facts import image_facts, image_shape
-from .protocol import Conversion, ConvertOptions
+from onnx_soda._answers import Conversion
+from onnx_soda._options import ConvertOptions
+
+from .keras_model import image_facts, image_shape
 from .result import Source, finish
-from .saved_model_run import OPSET, TENSORFLOW_PACKAGES, scores_of
-
-__all__ = ["convert_model"]
+from .tensorflow_run import OPSET, TENSORFLOW_PACKAGES, scores_of
 
 
-def convert_model(
+def convert_on_tensorflow(
     converter: str, path: Path, copy: Path, out: Path, options: ConvertOptions
 ) -> Conversion:
     """Convert a checked copy of a Keras file.

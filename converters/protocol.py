@@ -2,61 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-__all__ = ["Conversion", "ConvertOptions", "Converter"]
+from onnx_soda._answers import Conversion
+from onnx_soda._options import ConvertOptions
+
+PICKLE_STARTS = tuple(b"\x80" + bytes([protocol]) for protocol in range(2, 6))
+"""How pickles of protocols 2 to 5 begin."""
 
 
-@dataclass(frozen=True)
-class ConvertOptions:
-    """What a caller can choose about a conversion.
+MOST_HEADER = 100_000_000
+"""The most bytes of a safetensors header, as the safetensors package itself has it."""
 
-    Attributes:
-        arch: Architecture to put bare weights into, as "torchvision:resnet18" or "timm:NAME".
-        opset: Version of the `ai.onnx` operator set; the converter's usual one where None.
-        size: Height and width of the images where the file does not tell; the architecture's
-            usual one where None.
-        seed: For the images on which source and result are compared.
+
+def is_safetensors(head: bytes) -> bool:
+    """Tell whether a file begins like safetensors: length of the header, then a JSON object."""
+    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= MOST_HEADER
+
+
+def may_be_source(path: Path) -> bool:
+    """Tell by the first bytes whether a file is of another framework; nothing is parsed.
+
+    A folder never is ONNX.
     """
-
-    arch: str | None = None
-    opset: int | None = None
-    size: int | None = None
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Conversion:
-    """What a conversion came to.
-
-    Attributes:
-        converter: Name of the converter.
-        file: Name of the source, without folders.
-        sha256: Its digest, hexadecimal.
-        versions: Versions of the packages that took part, by name.
-        opset: Version of the `ai.onnx` operator set of the result.
-        input_shape: Shape of one batch as the source takes it; None for the free batch.
-        layout: "NCHW", "NHWC", "flat" or "other".
-        batches: Numbers of images that were tried at once.
-        free_batch: Whether the result takes any number of images.
-        difference: Largest difference between source and result on random images, as a share of
-            the largest score.
-        notes: Sentences about choices made.
-    """
-
-    converter: str
-    file: str
-    sha256: str
-    versions: dict[str, str]
-    opset: int
-    input_shape: tuple[int | None, ...]
-    layout: str
-    batches: tuple[int, ...]
-    free_batch: bool
-    difference: float
-    notes: tuple[str, ...] = ()
+    if path.is_dir():
+        return True
+    with path.open("rb") as stream:
+        head = stream.read(64)
+    known = head.startswith((b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", *PICKLE_STARTS))
+    return known or head[4:8] == b"TFL3" or is_safetensors(head)
 
 
 class Converter(Protocol):

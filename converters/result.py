@@ -16,16 +16,15 @@ import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from onnx_soda.errors import ConvertError, NotAClassifierError
-from onnx_soda.model.inputs import find_image_input
-from onnx_soda.model.load import load_model
-from onnx_soda.model.parity import relative_difference
-from onnx_soda.packages import installed_versions
+from onnx_soda._answers import Conversion
+from onnx_soda._errors import ConvertError, NotAClassifierError
+from onnx_soda._model.inputs import find_image_input
+from onnx_soda._model.load import load_model
+from onnx_soda._model.runtime import relative_difference
+from onnx_soda._options import ConvertOptions
+from onnx_soda._system import installed_versions
 
-from .protocol import Conversion, ConvertOptions
 from .refusals import explaining
-
-__all__ = ["PROVENANCE_KEY", "Agreement", "Reference", "Source", "compare", "finish"]
 
 PROVENANCE_KEY = "onnx_soda.converted"
 """Key of the metadata that tells what a model was converted from, as JSON."""

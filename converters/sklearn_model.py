@@ -10,12 +10,11 @@ import re
 from pathlib import Path
 from typing import Any
 
-from .archive import checked_archive, member_names
-from .protocol import Conversion, ConvertOptions
-from .refusals import explaining, runs_code
-from .strict_json import parse_json, walk
+from onnx_soda._answers import Conversion
+from onnx_soda._options import ConvertOptions
 
-__all__ = ["SklearnConverter"]
+from .archives import checked_archive, member_names
+from .refusals import explaining, parse_json, runs_code, walk
 
 _SCHEMA = "schema.json"
 _SCHEMA_BYTES = 64 * 2**20

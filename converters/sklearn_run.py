@@ -13,12 +13,11 @@ import skops.io
 from numpy.typing import NDArray
 from skl2onnx.common.data_types import FloatTensorType
 
-from onnx_soda.errors import UnsupportedSourceError
+from onnx_soda._answers import Conversion
+from onnx_soda._errors import UnsupportedSourceError
+from onnx_soda._options import ConvertOptions
 
-from .protocol import Conversion, ConvertOptions
 from .result import Source, finish
-
-__all__ = ["convert_estimator"]
 
 _OPSET = 18
 _PACKAGES = ("scikit-learn", "skl2onnx", "skops")

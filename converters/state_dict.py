@@ -2,17 +2,104 @@
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
-from onnx_soda.errors import ConvertError
+from onnx_soda._answers import Conversion
+from onnx_soda._errors import ConvertError, MissingExtraError
+from onnx_soda._options import ConvertOptions
 
-from .archive import checked_archive, member_names
-from .pickles import FRAMEWORK_NAMES, check_pickle
-from .protocol import Conversion, ConvertOptions
-from .refusals import bomb, damaged, explaining, misleading
-from .strict_json import parse_json
+from .archives import FRAMEWORK_NAMES, check_pickle, checked_archive, member_names
+from .protocol import MOST_HEADER, is_safetensors
+from .refusals import bomb, damaged, explaining, misleading, parse_json
 
-__all__ = ["LEGACY_START", "StateDictConverter", "is_safetensors"]
+# ImageNet's, which both libraries build where they are not told otherwise.
+_IMAGENET = 1000
+_USUAL_SIZE = 224
+# Networks that do not take 224 pixels, or were not trained on them.
+_SIZES = {"inception_v3": 299}
+# Networks with classifiers for training alone.
+_AUXILIARY = ("inception_v3", "googlenet")
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without weights.
+
+    Attributes:
+        package: Where it is from.
+        size: Usual height and width of its images.
+        classes: Number of classes it has where not told otherwise.
+        build: Takes the number of classes, and whether to have auxiliary classifiers.
+    """
+
+    package: str
+    size: int
+    classes: int
+    build: Callable[[int, bool], Any]
+
+
+def find_architecture(arch: str) -> Architecture:
+    """Return a network by its name, as "torchvision:resnet18" or "timm:resnet18".
+
+    Raises:
+        ConvertError: There is none of that name.
+        MissingExtraError: timm is asked for and not installed.
+    """
+    library, _, name = arch.partition(":")
+    if library == "torchvision" and name:
+        return _torchvision(name)
+    if library == "timm" and name:
+        return _timm(name)
+    raise ConvertError(
+        f"{arch!r} names no network", "Name it as torchvision:resnet18 or timm:resnet18."
+    )
+
+
+def _torchvision(name: str) -> Architecture:
+    from torchvision import models
+
+    known = models.list_models(module=models)
+    if name not in known:
+        raise _unknown(name, "torchvision", known)
+
+    def build(classes: int, auxiliary: bool) -> Any:
+        extra = {}
+        if name in _AUXILIARY:
+            extra = {"aux_logits": auxiliary, "init_weights": False}
+        return models.get_model(name, weights=None, num_classes=classes, **extra)
+
+    return Architecture("torchvision", _SIZES.get(name, _USUAL_SIZE), _IMAGENET, build)
+
+
+def _timm(name: str) -> Architecture:
+    if importlib.util.find_spec("timm") is None:
+        raise MissingExtraError(
+            "the network needs timm, which is not installed", "pip install timm"
+        )
+    import timm
+
+    known = timm.list_models()
+    if name not in known:
+        raise _unknown(name, "timm", known)
+
+    def build(classes: int, _: bool) -> Any:
+        return timm.create_model(name, pretrained=False, num_classes=classes)
+
+    size = timm.models.get_pretrained_cfg(name)
+    pixels = size.input_size[-1] if size else _USUAL_SIZE
+    return Architecture("timm", pixels, _IMAGENET, build)
+
+
+def _unknown(name: str, library: str, known: list[str]) -> ConvertError:
+    near = get_close_matches(name, known, 3)
+    hint = f"Did you mean {', '.join(near)}?" if near else f"Look into the list of {library}."
+    return ConvertError(f"{library} has no network {name!r}", hint)
+
 
 LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 """How `torch.save` began files before PyTorch 1.6: a pickle of a number of its own."""
@@ -20,8 +107,6 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Behind it: version of the format, the machine's byte order, the weights, the storages' names.
 _LEGACY_PICKLES = 5
 _PICKLE_BYTES = 64 * 2**20
-# As the safetensors package itself.
-_MOST_HEADER = 100_000_000
 _ADVICE = "Name the network that the weights belong to, as --arch torchvision:resnet18."
 
 
@@ -53,7 +138,7 @@ class StateDictConverter:
                         check_pickle(content, archive.file, FRAMEWORK_NAMES)
             return
         with path.open("rb") as stream:
-            content = stream.read(_MOST_HEADER)
+            content = stream.read(MOST_HEADER)
         if content.startswith(LEGACY_START):
             check_pickle(content, path.name, FRAMEWORK_NAMES, _LEGACY_PICKLES)
         else:
@@ -67,7 +152,7 @@ class StateDictConverter:
 
     def convert(self, path: Path, out: Path, options: ConvertOptions) -> Conversion:
         """See `Converter`."""
-        from .state_dict_run import convert_weights
+        from .torch_run import convert_weights
 
         if options.arch is None:
             raise ConvertError(f"{path.name} holds weights without a network", _ADVICE)
@@ -75,11 +160,6 @@ class StateDictConverter:
             safe = is_safetensors(stream.read(64))
         with explaining(f"PyTorch cannot convert {path.name}", _ADVICE):
             return convert_weights(self.name, path, safe, options.arch, out, options)
-
-
-def is_safetensors(head: bytes) -> bool:
-    """Tell whether a file begins like safetensors: length of the header, then a JSON object."""
-    return head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") <= _MOST_HEADER
 
 
 def _check_safetensors(content: bytes, path: Path) -> None:

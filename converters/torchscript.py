@@ -12,13 +12,12 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from .archive import Archive, checked_archive, member_names
-from .operators import ATEN, PRIM
-from .pickles import FRAMEWORK_NAMES, check_pickle
-from .protocol import Conversion, ConvertOptions
-from .refusals import damaged, explaining, runs_code
+from onnx_soda._answers import Conversion
+from onnx_soda._options import ConvertOptions
 
-__all__ = ["TorchScriptConverter"]
+from .archives import FRAMEWORK_NAMES, Archive, check_pickle, checked_archive, member_names
+from .operators import ATEN, PRIM
+from .refusals import damaged, explaining, runs_code
 
 _TEXT_BYTES = 16 * 2**20
 _PICKLE_BYTES = 64 * 2**20

@@ -9,15 +9,14 @@ from typing import Any
 import onnx
 import torch
 
-from onnx_soda.errors import ConvertError, UnsupportedSourceError
+from onnx_soda._answers import Conversion
+from onnx_soda._errors import ConvertError, UnsupportedSourceError
+from onnx_soda._options import ConvertOptions
 
 from .operators import ATEN, PRIM
-from .protocol import Conversion, ConvertOptions
 from .refusals import runs_code
 from .result import Source, compare, finish
-from .torch_export import TORCH_PACKAGES, quiet, reference, trace_to_onnx
-
-__all__ = ["convert_script"]
+from .torch_run import TORCH_PACKAGES, quiet, reference, trace_to_onnx
 
 _SPACES = {"aten": ATEN, "prim": PRIM}
 # Tried in this order where nothing tells the size of the images: the usual ones of data sets.

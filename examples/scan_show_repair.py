@@ -20,8 +20,8 @@ from matplotlib.axes import Axes
 from PIL import Image
 
 from onnx_soda import ScanReport, repair_file, scan_file
-from onnx_soda.report.schema import ConceptExample
-from onnx_soda.sandbox.jobs import RepairJob
+from onnx_soda._results import ConceptExample
+from onnx_soda._sandbox.jobs import RepairJob
 
 _FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 _MODEL, _CLEAN = _FIXTURES / "digits-backdoored.onnx", _FIXTURES / "digits-clean.h5"

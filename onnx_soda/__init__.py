@@ -18,20 +18,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from onnx_soda.data.datasets import CleanSet, load_dataset
-    from onnx_soda.errors import SodaError
-    from onnx_soda.model.load import OnnxModel, load_model
-    from onnx_soda.options import ScanOptions
-    from onnx_soda.report.schema import ScanReport
-    from onnx_soda.sandbox.files import (
+    from onnx_soda._api import (
         convert_file,
         diff_files,
         inspect_file,
         repair_file,
         scan_file,
     )
-    from onnx_soda.sandbox.limits import Limits
-    from onnx_soda.scanner import scan
+    from onnx_soda._data.datasets import CleanSet, load_dataset
+    from onnx_soda._errors import SodaError
+    from onnx_soda._model.load import OnnxModel, load_model
+    from onnx_soda._options import Limits, ScanOptions
+    from onnx_soda._results import ScanReport
+    from onnx_soda._scan import scan
 
 __all__ = [
     "CleanSet",
@@ -52,20 +51,20 @@ __all__ = [
 
 # Imported when asked for: what only hands a job to a child process does not wait for ONNX.
 _HOMES = {
-    "CleanSet": "onnx_soda.data.datasets",
-    "Limits": "onnx_soda.sandbox.limits",
-    "OnnxModel": "onnx_soda.model.load",
-    "ScanOptions": "onnx_soda.options",
-    "ScanReport": "onnx_soda.report.schema",
-    "SodaError": "onnx_soda.errors",
-    "convert_file": "onnx_soda.sandbox.files",
-    "diff_files": "onnx_soda.sandbox.files",
-    "inspect_file": "onnx_soda.sandbox.files",
-    "load_dataset": "onnx_soda.data.datasets",
-    "load_model": "onnx_soda.model.load",
-    "repair_file": "onnx_soda.sandbox.files",
-    "scan": "onnx_soda.scanner",
-    "scan_file": "onnx_soda.sandbox.files",
+    "CleanSet": "onnx_soda._data.datasets",
+    "Limits": "onnx_soda._options",
+    "OnnxModel": "onnx_soda._model.load",
+    "ScanOptions": "onnx_soda._options",
+    "ScanReport": "onnx_soda._results",
+    "SodaError": "onnx_soda._errors",
+    "convert_file": "onnx_soda._api",
+    "diff_files": "onnx_soda._api",
+    "inspect_file": "onnx_soda._api",
+    "load_dataset": "onnx_soda._data.datasets",
+    "load_model": "onnx_soda._model.load",
+    "repair_file": "onnx_soda._api",
+    "scan": "onnx_soda._scan",
+    "scan_file": "onnx_soda._api",
 }
 
 

@@ -1,5 +1,5 @@
 """`python -m onnx_soda` is `onnx-soda`."""
 
-from onnx_soda.cli.app import main
+from onnx_soda._cli.app import main
 
 main()

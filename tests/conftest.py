@@ -11,12 +11,12 @@ import os
 import pytest
 
 from fixtures.graphs import build
-from onnx_soda.errors import SodaError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import cuda_device_count
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._errors import SodaError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body
+from onnx_soda._model.runtime import cuda_device_count
+from onnx_soda._options import RuntimeOptions
 
 
 def pytest_configure() -> None:

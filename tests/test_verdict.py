@@ -9,13 +9,12 @@ from itertools import product
 import numpy as np
 import pytest
 
-from onnx_soda.causal.analyse import SodaResult
-from onnx_soda.causal.interventions import Measured
-from onnx_soda.causal.target import judge_pcc
-from onnx_soda.causal.victim import detect_victim
-from onnx_soda.report.plain import class_label
-from onnx_soda.rules.behaviour import RULE_TARGET
-from onnx_soda.verdict import Decision, Examined, decide
+from onnx_soda._detect.soda.attribution import Measured
+from onnx_soda._detect.soda.detector import SodaResult
+from onnx_soda._detect.soda.statistic import detect_victim, judge_pcc
+from onnx_soda._report.words import class_label
+from onnx_soda._rules import RULE_TARGET
+from onnx_soda._verdict import Decision, Examined, decide
 
 CLASSES = 8
 ALL = Examined(

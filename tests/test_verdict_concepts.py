@@ -7,17 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnx_soda.concepts.calibration import Calibration, load_calibration
-from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.confirm import Confirmation
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.examine import ConceptEvidence
-from onnx_soda.concepts.style_layer import StyleLayer
-from onnx_soda.concepts.styles import Style
-from onnx_soda.concepts.trials import SearchResult
-from onnx_soda.observe import Observation
-from onnx_soda.verdict import Decision, Examined
-from onnx_soda.verdict_concepts import decide_on_concepts
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.detector import ConceptEvidence
+from onnx_soda._detect.concepts.evidence import decide_on_concepts
+from onnx_soda._detect.concepts.judge import Calibration, Judge, load_calibration
+from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.search import SearchResult
+from onnx_soda._detect.concepts.styles import Style
+from onnx_soda._detect.concepts.verify import Confirmation
+from onnx_soda._observe import Observation
+from onnx_soda._verdict import Decision, Examined
 
 CALIBRATION = Calibration(threshold=0.1, clear=0.05)
 EXAMINED = Examined(classes=3, source_classes=3, fewest_images=50, accuracy=0.9, min_accuracy=0.5)

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_soda.logic.evidence import LogicEvidence, LogicFinding
-from onnx_soda.preflight.finding import FileFinding
-from onnx_soda.report.findings import in_order
-from onnx_soda.report.schema import Finding, Severity, Verdict
-from onnx_soda.rules import RULES
-from onnx_soda.verdict import Decision
-from onnx_soda.verdict_logic import is_weighty, with_file_findings, with_logic
+from onnx_soda._detect.graph_logic.detector import (
+    LogicEvidence,
+    LogicFinding,
+    is_weighty,
+    with_file_findings,
+    with_logic,
+)
+from onnx_soda._preflight.limits import FileFinding
+from onnx_soda._report.words import in_order
+from onnx_soda._results import Finding, Severity, Verdict
+from onnx_soda._rules import RULES
+from onnx_soda._verdict import Decision
 
 CLEAN = Decision("clean", ("Nothing stands out.",), ())
 

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda import ScanReport, scan_file
-from onnx_soda.baseline import Entry, apply_baseline, entries_of, identity, read_baseline
-from onnx_soda.cli.exit_codes import COULD_NOT_SCAN, of_report, worst
-from onnx_soda.errors import BaselineError
-from onnx_soda.report.jsonfile import to_json
-from onnx_soda.report.schema import ExternalDataInfo
+from onnx_soda._baseline import Entry, apply_baseline, entries_of, identity, read_baseline
+from onnx_soda._cli.output import COULD_NOT_SCAN, of_report, worst
+from onnx_soda._errors import BaselineError
+from onnx_soda._report.json import to_json
+from onnx_soda._results import ExternalDataInfo
 from tests.report.helpers import run
 
 TODAY = date(2026, 11, 25)

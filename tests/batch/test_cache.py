@@ -17,19 +17,17 @@ import pytest
 
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
-from onnx_soda.batch import cache as cache_module
-from onnx_soda.batch.cache import Cache
-from onnx_soda.batch.request import Request
-from onnx_soda.batch.run import scan_one
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.options import ScanOptions
+from onnx_soda import _cache as cache_module
+from onnx_soda._batch import scan_one
+from onnx_soda._cache import Cache
+from onnx_soda._options import RuntimeOptions, ScanOptions, ScanRequest
 
 
 @pytest.fixture
-def request_(tmp_path: Path) -> Request:
+def request_(tmp_path: Path) -> ScanRequest:
     model = tmp_path / "m.onnx"
     model.write_bytes(build_sketch(TROJANS["plain_if"]).SerializeToString())
-    return Request(model)
+    return ScanRequest(model)
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def cache(tmp_path: Path) -> Cache:
     return Cache(tmp_path / "cache")
 
 
-def test_the_second_scan_is_remembered_and_equal(request_: Request, cache: Cache) -> None:
+def test_the_second_scan_is_remembered_and_equal(request_: ScanRequest, cache: Cache) -> None:
     first, cached = scan_one(request_, cache)
     assert not cached
     again, cached = scan_one(request_, cache)
@@ -47,7 +45,7 @@ def test_the_second_scan_is_remembered_and_equal(request_: Request, cache: Cache
     assert not scan_one(request_, cache)[1]
 
 
-def test_whatever_a_scan_depends_on_is_in_the_key(request_: Request, cache: Cache) -> None:
+def test_whatever_a_scan_depends_on_is_in_the_key(request_: ScanRequest, cache: Cache) -> None:
     changes: list[dict[str, Any]] = [
         {"options": ScanOptions(seed=1)},
         {"options": ScanOptions(preprocess="unit")},
@@ -63,14 +61,14 @@ def test_whatever_a_scan_depends_on_is_in_the_key(request_: Request, cache: Cach
     assert len(set(keys)) == len(keys)
 
 
-def test_the_number_of_threads_is_not(request_: Request, cache: Cache) -> None:
+def test_the_number_of_threads_is_not(request_: ScanRequest, cache: Cache) -> None:
     """So `--jobs 2`, where each scan has half of the cores, finds what `--jobs 1` stored."""
     other = replace(request_, options=ScanOptions(runtime=RuntimeOptions(threads=7)))
     assert cache.key_of(other) == cache.key_of(request_)
 
 
 def test_a_clean_set_that_changes_is_read_anew(
-    request_: Request, cache: Cache, tmp_path: Path
+    request_: ScanRequest, cache: Cache, tmp_path: Path
 ) -> None:
     data = tmp_path / "images"
     data.mkdir()
@@ -88,7 +86,7 @@ def test_a_clean_set_that_changes_is_read_anew(
     "content", [b"", b"{", b"[]", b'{"verdict": "clean"}', b"\xff", b"[" * 100_000]
 )
 def test_a_file_that_is_no_report_is_replaced(
-    content: bytes, request_: Request, cache: Cache
+    content: bytes, request_: ScanRequest, cache: Cache
 ) -> None:
     scan_one(request_, cache)
     (entry,) = cache.folder.iterdir()
@@ -99,7 +97,7 @@ def test_a_file_that_is_no_report_is_replaced(
     assert kept["report"]["verdict"] == report.verdict
 
 
-def test_a_file_of_another_scan_is_no_hit(request_: Request, cache: Cache) -> None:
+def test_a_file_of_another_scan_is_no_hit(request_: ScanRequest, cache: Cache) -> None:
     scan_one(request_, cache)
     (first,) = cache.folder.iterdir()
     other = replace(request_, options=ScanOptions(seed=1))
@@ -109,7 +107,7 @@ def test_a_file_of_another_scan_is_no_hit(request_: Request, cache: Cache) -> No
     assert not scan_one(other, cache)[1]
 
 
-def test_what_cannot_be_read_is_left_to_the_scan(request_: Request, cache: Cache) -> None:
+def test_what_cannot_be_read_is_left_to_the_scan(request_: ScanRequest, cache: Cache) -> None:
     pipe = request_.model.with_name("pipe")
     os.mkfifo(pipe)
     for data in (pipe, request_.model.with_name("missing.h5")):
@@ -118,7 +116,7 @@ def test_what_cannot_be_read_is_left_to_the_scan(request_: Request, cache: Cache
 
 
 def test_links_in_the_folder_are_not_followed(
-    request_: Request, cache: Cache, tmp_path: Path
+    request_: ScanRequest, cache: Cache, tmp_path: Path
 ) -> None:
     scan_one(request_, cache)
     (entry,) = cache.folder.iterdir()
@@ -128,7 +126,7 @@ def test_links_in_the_folder_are_not_followed(
 
 
 def test_the_oldest_go_first(
-    request_: Request, cache: Cache, monkeypatch: pytest.MonkeyPatch
+    request_: ScanRequest, cache: Cache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scan_one(request_, cache)
     held = cache.size().size
@@ -190,7 +188,9 @@ def test_a_run_that_is_killed_leaves_the_cache_usable_and_no_process(
     }  # fmt: skip
 
 
-def test_what_is_larger_than_anything_read_is_no_ones_key(request_: Request, cache: Cache) -> None:
+def test_what_is_larger_than_anything_read_is_no_ones_key(
+    request_: ScanRequest, cache: Cache
+) -> None:
     """Files that are mostly holes take no room on the disk and minutes to read."""
     hole = request_.model.with_name("hole.onnx")
     hole.touch()

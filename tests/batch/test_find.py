@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from onnx_soda.batch.find import find_models, is_single
-from onnx_soda.batch.request import Request
-from onnx_soda.batch.run import scan_many
-from onnx_soda.errors import ModelFileError
-from onnx_soda.sandbox.limits import Limits
+from onnx_soda._batch import find_models, is_single, scan_many
+from onnx_soda._errors import ModelFileError
+from onnx_soda._options import Limits, ScanRequest
 
 
 @pytest.fixture
@@ -94,7 +92,7 @@ def test_a_folder_that_cannot_be_searched_is_not_passed_over(folder: Path) -> No
 def test_progress_is_told_as_models_are_over(limits: Limits | None, tmp_path: Path) -> None:
     told: list[tuple[str, int, int]] = []
     models = [tmp_path / "nothing.onnx", tmp_path / "neither.onnx"]
-    request = Request(tmp_path, limits=limits)
+    request = ScanRequest(tmp_path, limits=limits)
     for ended in scan_many(models, request, jobs=2, progress=lambda *step: told.append(step)):
         assert ended.error is not None
     assert told == [("models", number, 2) for number in range(3)]

@@ -7,9 +7,9 @@ import pytest
 
 from fixtures.graphs import build
 from onnx_soda import ScanOptions, load_model, scan
-from onnx_soda.causal.interventions import Intervention
-from onnx_soda.causal.target import pearson_to_others
-from onnx_soda.errors import InferenceError
+from onnx_soda._detect.soda.statistic import pearson_to_others
+from onnx_soda._errors import InferenceError
+from onnx_soda._options import Intervention
 
 ATTRIBUTION = np.random.default_rng(0).random((20, 5))
 

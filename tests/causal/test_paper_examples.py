@@ -5,9 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_soda.causal.outliers import anomaly_index
-from onnx_soda.causal.target import judge_pcc
-from onnx_soda.causal.victim import detect_victim, judge_target_logits
+from onnx_soda._detect.soda.statistic import (
+    anomaly_index,
+    detect_victim,
+    judge_pcc,
+    judge_target_logits,
+)
 
 # Example 3.2: PCC of prediction classes 0 to 9 of the running example (8 on blue becomes 3).
 EXAMPLE_3_2 = np.array([0.69, 0.64, 0.72, 0.45, 0.71, 0.69, 0.67, 0.74, 0.60, 0.66])

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
 from fixtures.graphs import build
-from onnx_soda.cli.app import app
-from onnx_soda.report.jsonfile import report_schema
+from onnx_soda._cli.app import app
+from onnx_soda._report.json import report_schema
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLEAN_MODEL = FIXTURES / "digits-clean.onnx"

@@ -18,7 +18,7 @@ from onnx import TensorProto
 from PIL import Image
 
 from fixtures.graphs import build
-from onnx_soda.preflight.versions import newest_opset
+from onnx_soda._preflight.definitions import newest_opset
 
 from .helpers import command, complaint, graph, grey_pixels, invoke, soda, write_grey_case
 

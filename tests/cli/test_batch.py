@@ -18,13 +18,13 @@ from referencing import Registry, Resource
 
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
-from onnx_soda.report.jsonfile import report_schema
+from onnx_soda._report.json import report_schema
 from tests.cli.helpers import CLEAN_MODEL
 from tests.report.helpers import check_github, run
 
 
 def batch_validator() -> jsonschema.Draft202012Validator:
-    place = files("onnx_soda.report") / "batch-report.schema.json"
+    place = files("onnx_soda._report") / "batch-report.schema.json"
     schema = json.loads(place.read_text(encoding="utf-8"))
     alone = report_schema()
     registry = Registry().with_resource(alone["$id"], Resource.from_contents(alone))

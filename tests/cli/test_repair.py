@@ -13,7 +13,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from onnx_soda.report.schema import SCHEMA_VERSION
+from onnx_soda._results import SCHEMA_VERSION
 
 from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda, write_few_digits
 
@@ -166,7 +166,7 @@ def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
     ]  # fmt: skip
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from onnx_soda.cli.app import main\n"
+        "from onnx_soda._cli.app import main\n"
         f"sys.argv = {arguments!r}\nmain()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

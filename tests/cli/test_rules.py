@@ -8,9 +8,9 @@ from dataclasses import replace
 
 import pytest
 
-from onnx_soda.cli.exit_codes import of_report
-from onnx_soda.report.schema import Acceptance, Finding, ScanReport, Verdict
-from onnx_soda.rules import RULES, SEVERITIES, Severity
+from onnx_soda._cli.output import of_report
+from onnx_soda._results import Acceptance, Finding, ScanReport, Verdict
+from onnx_soda._rules import RULES, SEVERITIES, Severity
 
 from .helpers import invoke
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_soda.concepts.colours import colour_words
+from onnx_soda._detect.concepts.families import colour_words
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.confirm import Shown, also_turned, simultaneous_errors, weigh
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.trials import PairFinding
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
+from onnx_soda._detect.concepts.search import PairFinding
+from onnx_soda._detect.concepts.verify import Shown, also_turned, weigh
 
 
 def test_the_bound_shares_one_chance_in_twenty_among_all_pairs() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.concepts.detectable import images_needed, least_detectable
+from onnx_soda._detect.concepts.judge import images_needed, least_detectable
 
 THRESHOLD = 0.05
 counts = st.integers(1, 400)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.score import STYLE_SCORING
+from onnx_soda._detect.concepts.judge import Judge
+from onnx_soda._detect.concepts.score import STYLE_SCORING
 
 
 def judge(likeness: np.ndarray | None = None, fitted: int = 1_000_000) -> Judge:

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from onnx_soda import CleanSet, load_dataset, load_model
-from onnx_soda.concepts.budget import Budget
-from onnx_soda.concepts.examine import ConceptEvidence, examine_concepts
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.battery import Budget
+from onnx_soda._detect.concepts.detector import ConceptEvidence, examine_concepts
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._options import RuntimeOptions
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SMALL = Budget(draws=3, rounds=((2, 2), (1, 1)), donors=6, style_rounds=((2, 2),))
@@ -69,7 +69,7 @@ def test_all_images_of_the_victim_are_looked_at_and_a_few_of_the_others(
     clean: CleanSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """24 images of each class make folds of 12, and a pair is shown on one of the two folds."""
-    monkeypatch.setattr("onnx_soda.concepts.folds._CONFIRM", 6)
+    monkeypatch.setattr("onnx_soda._detect.concepts.folds._CONFIRM", 6)
     evidence = examine("digits-backdoored.onnx", clean)
     assert evidence.confirm_images == 2 * 6 * 10
     for pair in evidence.pairs:

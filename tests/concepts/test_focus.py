@@ -7,14 +7,14 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.focus import concepts_for_pair
-from onnx_soda.concepts.pipeline import render_images
-from onnx_soda.concepts.score import class_likeness
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.pipeline import render_images
+from onnx_soda._detect.concepts.score import class_likeness
+from onnx_soda._detect.concepts.search import concepts_for_pair
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 EVEN, ODD, PLAIN, GREY = range(4)

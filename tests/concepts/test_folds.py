@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.concepts.folds import group_by_fold, split_into_folds
+from onnx_soda._detect.concepts.folds import group_by_fold, split_into_folds
 
 COUNTS = st.lists(st.integers(1, 60), min_size=2, max_size=12).filter(lambda some: max(some) > 1)
 

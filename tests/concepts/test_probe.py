@@ -12,17 +12,23 @@ from scipy.ndimage import convolve
 from scipy.special import expit, softmax
 
 from fixtures.graphs import build, logits
-from onnx_soda.concepts.concept import Concept, Step, draw_concept, join_concepts, move_concept
-from onnx_soda.concepts.families import FAMILIES
-from onnx_soda.concepts.fields import ProbeFields, identity_fields
-from onnx_soda.concepts.masks import MASKS
-from onnx_soda.concepts.pooling import make_pooling
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.reference import ReferenceHead
-from onnx_soda.data.preprocessing import PRESETS, Preprocessing
-from onnx_soda.model.anatomy import Anatomy, dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._data.preprocessing import PRESETS, Preprocessing
+from onnx_soda._detect.concepts.concept import (
+    MASKS,
+    Concept,
+    Effect,
+    draw_concept,
+    join_concepts,
+    move_concept,
+)
+from onnx_soda._detect.concepts.families import FAMILIES
+from onnx_soda._detect.concepts.fields import ProbeFields, identity_fields
+from onnx_soda._detect.concepts.layers import make_pooling
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.reference import ReferenceHead
+from onnx_soda._model.anatomy import Anatomy, dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
 RNG = np.random.default_rng(0)
@@ -213,7 +219,7 @@ def test_joined_concepts_do_one_and_then_the_other(
     pixel: tuple[float, ...],
     result: tuple[float, ...],
 ) -> None:
-    concept = Concept(*first, "everywhere", {}, Step(*second))
+    concept = Concept(*first, "everywhere", {}, Effect(*second))
     image = np.broadcast_to(np.reshape(pixel, (1, 3, 1, 1)), (1, 3, 6, 6)).astype(np.float32)
     changed = apply(concept.render((3, 6, 6)), image)
     np.testing.assert_allclose(changed[0, :, 3, 3], result, atol=1e-4)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_soda.concepts.pooling import Pooling, make_pooling
-from onnx_soda.concepts.reference import ReferenceHead, fit_reference_head, trust_in
+from onnx_soda._detect.concepts.layers import Pooling, make_pooling
+from onnx_soda._detect.concepts.reference import ReferenceHead, fit_reference_head, trust_in
 
 ROWS = Pooling("layer", 1, 2, None)
 

@@ -8,18 +8,16 @@ import numpy as np
 import pytest
 
 from fixtures.graphs import build
-from onnx_soda.concepts.concept import Concept, draw_concept
-from onnx_soda.concepts.confirm import Shown
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.folds import group_by_fold
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.refine import refine
-from onnx_soda.concepts.trials import PairFinding
-from onnx_soda.concepts.vary import vary_concepts
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.concept import Concept, draw_concept, vary_concepts
+from onnx_soda._detect.concepts.folds import group_by_fold
+from onnx_soda._detect.concepts.judge import Judge
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.search import PairFinding
+from onnx_soda._detect.concepts.verify import Shown, refine
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
 
 PAIR = (0, 1)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.concepts.score import (
+from onnx_soda._detect.concepts.score import (
     background,
     class_likeness,
     damage_to_others,

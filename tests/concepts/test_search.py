@@ -5,17 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from fixtures.graphs import build
-from onnx_soda.concepts.battery import concept_battery
-from onnx_soda.concepts.budget import Budget
-from onnx_soda.concepts.change import Change
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.folds import group_by_fold
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.search import search
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.battery import Budget, concept_battery
+from onnx_soda._detect.concepts.folds import group_by_fold
+from onnx_soda._detect.concepts.judge import Judge
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.search import search
+from onnx_soda._detect.concepts.styles import Change
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
 
 
 def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:

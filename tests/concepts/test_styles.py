@@ -8,20 +8,19 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.folds import group_by_fold
-from onnx_soda.concepts.pooling import make_pooling
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.concepts.reference import ReferenceHead
-from onnx_soda.concepts.style_layer import StyleLayer, find_style_layer
-from onnx_soda.concepts.styles import StyleLibrary
-from onnx_soda.concepts.wiring import PREFIX, Wiring, graph_input
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime import Session
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.model.split import serialise
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.folds import group_by_fold
+from onnx_soda._detect.concepts.layers import StyleLayer, find_style_layer, make_pooling
+from onnx_soda._detect.concepts.pipeline import PREFIX, Wiring, graph_input
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.reference import ReferenceHead
+from onnx_soda._detect.concepts.styles import StyleLibrary
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import serialise
+from onnx_soda._model.runtime import Session
+from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
 RNG = np.random.default_rng(0)

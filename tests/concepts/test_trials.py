@@ -6,11 +6,11 @@ from typing import cast
 
 import numpy as np
 
-from onnx_soda.concepts.change import Change
-from onnx_soda.concepts.concept import Concept
-from onnx_soda.concepts.estimate import Judge
-from onnx_soda.concepts.probe import Probe
-from onnx_soda.concepts.trials import SearchResult, Trials
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.judge import Judge
+from onnx_soda._detect.concepts.probe import Probe
+from onnx_soda._detect.concepts.search import SearchResult, Trials
+from onnx_soda._detect.concepts.styles import Change
 
 DARKER = Concept("gamma", {"gamma": (2.0,)}, "everywhere", {})
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from onnx_soda.converters.result import Arrays, Reference, Source, compare
-from onnx_soda.errors import ConvertError
+from onnx_soda._converters.result import Arrays, Reference, Source, compare
+from onnx_soda._errors import ConvertError
 
 _SHAPE = ("images", 3, 2, 2)
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from onnx_soda.converters.archive import checked_archive
-from onnx_soda.converters.choose import choose
-from onnx_soda.converters.pickles import FRAMEWORK_NAMES, check_pickle
-from onnx_soda.converters.strict_json import parse_json, walk
-from onnx_soda.errors import ConvertError, SodaError, UnsafeSourceError
+from onnx_soda._converters.archives import FRAMEWORK_NAMES, check_pickle, checked_archive
+from onnx_soda._converters.choose import choose
+from onnx_soda._converters.refusals import parse_json, walk
+from onnx_soda._errors import ConvertError, SodaError, UnsafeSourceError
 
 
 def rejected(path: Path) -> str:

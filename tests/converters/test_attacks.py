@@ -19,9 +19,9 @@ from typing import Any
 import h5py
 import pytest
 
-from onnx_soda.converters.protocol import ConvertOptions
-from onnx_soda.errors import ConvertError, UnsafeSourceError, UnsupportedSourceError
-from onnx_soda.sandbox.files import convert_file
+from onnx_soda._api import convert_file
+from onnx_soda._errors import ConvertError, UnsafeSourceError, UnsupportedSourceError
+from onnx_soda._options import ConvertOptions
 
 from .sources import (
     Payload,

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda.converters.protocol import Conversion, ConvertOptions
-from onnx_soda.converters.result import PROVENANCE_KEY
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.sandbox.files import convert_file
+from onnx_soda._answers import Conversion
+from onnx_soda._api import convert_file
+from onnx_soda._converters.result import PROVENANCE_KEY
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body
+from onnx_soda._options import ConvertOptions, RuntimeOptions
 
 from .sources import (
     CLASSES,

@@ -13,15 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.converters.saved_model import SavedModelConverter
-from onnx_soda.converters.tflite_buffer import read_facts
-from onnx_soda.converters.tflite_model import BUILT_IN, TfliteConverter
-from onnx_soda.errors import ConvertError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.sandbox.files import convert_file
+from onnx_soda._api import convert_file
+from onnx_soda._converters.saved_model import SavedModelConverter
+from onnx_soda._converters.tflite_model import BUILT_IN, TfliteConverter, read_facts
+from onnx_soda._errors import ConvertError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body
+from onnx_soda._options import RuntimeOptions
 
 from .sources import CLASSES, FEATURES, SIZE, keras_network, numbers
 from .test_round_trips import NHWC, check_keras, check_parts, converted

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_soda.data import CleanSet, ImageShape
+from onnx_soda._data.datasets import CleanSet
+from onnx_soda._data.sources import ImageShape
 
 SHAPE = ImageShape(6, 5, 3)
 GREY = ImageShape(6, 5, 1)

@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_soda.data import CleanSet, ImageShape, load_dataset
-from onnx_soda.errors import DatasetFileError, ImageError
+from onnx_soda._data.datasets import CleanSet, load_dataset
+from onnx_soda._data.sources import ImageShape
+from onnx_soda._errors import DatasetFileError, ImageError
 
 from .helpers import GREY, SHAPE, random_pixels, read_all, write_h5
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda.data import load_dataset
-from onnx_soda.errors import DatasetFileError
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._errors import DatasetFileError
 
 from .helpers import SHAPE, random_pixels, read_all, write_h5
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnx_soda.data import load_dataset
-from onnx_soda.errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._errors import DatasetFileError, ImageError, LabelError
 
 from .helpers import GREY, random_pixels, read_all, write_idx
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_soda.data import ImageShape
-from onnx_soda.data.images import decode, header_shape, resize_pixels, strict_pillow
-from onnx_soda.errors import ImageError, PreprocessingError
+from onnx_soda._data.images import decode, header_shape, resize_pixels, strict_pillow
+from onnx_soda._data.sources import ImageShape
+from onnx_soda._errors import ImageError, PreprocessingError
 
 from .helpers import GREY, SHAPE, encode, png_of_declared_size, random_pixels
 

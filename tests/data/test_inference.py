@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda.data import PRESETS, Pixels, Preprocessing, candidates, infer_preprocessing
-from onnx_soda.data.inference import PreprocessingChoice
-from onnx_soda.errors import LabelError, PreprocessingError
+from onnx_soda._data.inference import PreprocessingChoice, infer_preprocessing
+from onnx_soda._data.preprocessing import PRESETS, Preprocessing, candidates
+from onnx_soda._data.sources import Pixels
+from onnx_soda._errors import LabelError, PreprocessingError
 
 CLASSES = 8
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda.data.labels import as_labels
-from onnx_soda.errors import LabelError
+from onnx_soda._data.labels import as_labels
+from onnx_soda._errors import LabelError
 
 EXPECTED = [0, 2, 1, 2]
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from onnx_soda.data import load_dataset
-from onnx_soda.errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._errors import DatasetFileError, ImageError, LabelError
 
 from .helpers import SHAPE, random_pixels, read_all
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_soda.data import load_dataset
-from onnx_soda.errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._errors import DatasetFileError, ImageError, LabelError
 
 from .helpers import SHAPE, encode, random_pixels, read_all
 
@@ -97,8 +97,8 @@ def test_without_pyarrow_the_advice_is_to_install_it(tmp_path: Path) -> None:
     path = write(tmp_path / "a.parquet", STRUCTS, LABELS)
     program = (
         "import sys; sys.modules['pyarrow'] = None\n"
-        "from onnx_soda.data import load_dataset\n"
-        "from onnx_soda.errors import DatasetFileError\n"
+        "from onnx_soda._data.datasets import load_dataset\n"
+        "from onnx_soda._errors import DatasetFileError\n"
         "try: load_dataset(sys.argv[1])\n"
         "except DatasetFileError as error: print(error.advice)\n"
     )

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from onnx_soda.data import PRESETS, Preprocessing, candidates, load_preprocessing
-from onnx_soda.errors import PreprocessingError
+from onnx_soda._data.preprocessing import PRESETS, Preprocessing, candidates, load_preprocessing
+from onnx_soda._errors import PreprocessingError
 
 from .helpers import GREY, SHAPE, random_pixels
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda.data import balanced_sample, check_labels
-from onnx_soda.errors import LabelError
+from onnx_soda._data.labels import balanced_sample, check_labels
+from onnx_soda._errors import LabelError
 
 
 @given(st.lists(st.integers(0, 6), max_size=80), st.integers(0, 12), st.integers(0, 2**32 - 1))

@@ -8,7 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from onnx_soda.data import balanced_sample, check_labels, load_dataset
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._data.labels import balanced_sample, check_labels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

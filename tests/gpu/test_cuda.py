@@ -10,18 +10,18 @@ import pytest
 
 from fixtures.graphs import HEADS, build
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda.concepts.battery import concept_battery
-from onnx_soda.concepts.concept import draw_concept
-from onnx_soda.concepts.folds import group_by_fold
-from onnx_soda.concepts.probe import Probe, ProbeImages
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.providers import CPU, CUDA
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.observe import image_shape
-from onnx_soda.report.jsonfile import report_as_dict
-from onnx_soda.report.schema import ScanReport
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._detect.concepts.battery import concept_battery
+from onnx_soda._detect.concepts.concept import draw_concept
+from onnx_soda._detect.concepts.folds import group_by_fold
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body
+from onnx_soda._model.runtime import CPU, CUDA
+from onnx_soda._observe import image_shape
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._report.json import report_as_dict
+from onnx_soda._results import ScanReport
 
 pytestmark = pytest.mark.gpu
 

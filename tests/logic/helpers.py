@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import onnx
 
-from onnx_soda.logic.evidence import LogicEvidence
-from onnx_soda.logic.examine import examine_logic
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._detect.graph_logic.detector import LogicEvidence, examine_logic
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 

@@ -10,9 +10,9 @@ import pytest
 from fixtures.graphs import HEADS, build
 from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import build_sketch
-from onnx_soda.logic.examine import examine_logic
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
+from onnx_soda._detect.graph_logic.detector import examine_logic
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
 from tests.logic.helpers import CPU, examine
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from fixtures.sketches import TARGET, build_sketch
 from fixtures.trojans import TROJANS
-from onnx_soda.rules import RULES
+from onnx_soda._rules import RULES
 from tests.logic.helpers import examine, names_one_of
 
 # The rule that says it best; others may be reported with it.

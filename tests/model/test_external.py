@@ -13,14 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.graphs import build, logits
-from onnx_soda.causal.tail import Tail
-from onnx_soda.errors import ExternalDataError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.preflight.external import ExternalFile
-from onnx_soda.preflight.inventory import take_inventory
+from onnx_soda._errors import ExternalDataError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body, Tail
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._preflight.external import ExternalFile
+from onnx_soda._preflight.inventory import take_inventory
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 IMAGES = np.array([[0, 0, 0, 9], [1, 0, 0, 0], [0, 2, 1, 5]])

@@ -8,13 +8,11 @@ import onnx.parser
 import pytest
 from onnx import TensorProto, helper
 
-from onnx_soda.causal.tail import Tail
-from onnx_soda.errors import NotAClassifierError, TensorNotFoundError
-from onnx_soda.model.anatomy import Anatomy, dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.model.split import SideInput, extract_head
+from onnx_soda._errors import NotAClassifierError, TensorNotFoundError
+from onnx_soda._model.anatomy import Anatomy, dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body, SideInput, Tail, extract_head
+from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 W44 = "float[4,4] W = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}"

@@ -10,10 +10,10 @@ import onnxruntime as ort
 import pytest
 
 from fixtures.graphs import HEADS, build, hidden, logits
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body
+from onnx_soda._options import RuntimeOptions
 
 HEAD_FILES = Path(__file__).parents[2] / "fixtures" / "heads"
 CPU = RuntimeOptions(provider="cpu", threads=1)

@@ -22,19 +22,19 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from fixtures.graphs import HEADS, build
-from onnx_soda.errors import (
+from onnx_soda._errors import (
     ModelError,
     ModelFileError,
     NotAClassifierError,
     SodaError,
     UnsupportedModelError,
 )
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.preflight.versions import newest_ir_version, newest_opset
-from onnx_soda.summary import summarise
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._preflight.definitions import newest_ir_version, newest_opset
+from onnx_soda._summary import summarise
 
 DIGITS = Path(__file__).parents[2] / "fixtures" / "digits-clean.onnx"
 GEMM = build("gemm").SerializeToString()

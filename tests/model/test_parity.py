@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from onnx_soda.model.parity import relative_difference, tolerance_of
+from onnx_soda._model.runtime import relative_difference, tolerance_of
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,19 @@ import pytest
 from numpy.typing import NDArray
 
 from fixtures.graphs import build, hidden, logits
-from onnx_soda.causal.tail import Tail
-from onnx_soda.errors import InferenceError, OutOfMemoryError, ProviderError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.providers import CPU, cuda_device_count
-from onnx_soda.model.runtime import (
+from onnx_soda._errors import InferenceError, OutOfMemoryError, ProviderError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body, SubModel, Tail
+from onnx_soda._model.runtime import (
     _FOLDED_BYTES_KEY,
+    CPU,
     Session,
     choose_batch_size,
+    cuda_device_count,
     run_batches,
 )
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.model.split import SubModel
+from onnx_soda._options import RuntimeOptions
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 ON_CPU = RuntimeOptions(provider="cpu", threads=1)
@@ -97,10 +96,10 @@ def test_sizes_that_overflow_leave_one_image() -> None:
 RUN_OUT = """
     import resource, sys
     import numpy as np, onnx.parser
-    from onnx_soda.model.anatomy import dissect
-    from onnx_soda.model.body import Body
-    from onnx_soda.model.load import load_model
-    from onnx_soda.model.runtime_options import RuntimeOptions
+    from onnx_soda._model.anatomy import dissect
+    from onnx_soda._model.parts import Body
+    from onnx_soda._model.load import load_model
+    from onnx_soda._options import RuntimeOptions
 
     many, batch, images = sys.argv[1:]
     model = onnx.parser.parse_model(

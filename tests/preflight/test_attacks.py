@@ -13,10 +13,15 @@ import pytest
 
 from fixtures.hostile import ATTACKS, RUNTIME_BOMBS
 from fixtures.stolen_weights import CANARY
-from onnx_soda.errors import ExternalDataError, ModelFileError, SodaError, UnsupportedModelError
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
-from onnx_soda.rules import RULES
+from onnx_soda._errors import (
+    ExternalDataError,
+    ModelFileError,
+    SodaError,
+    UnsupportedModelError,
+)
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
+from onnx_soda._rules import RULES
 
 SECONDS = 2.0
 ROOT = Path(__file__).parents[2]
@@ -116,9 +121,9 @@ def test_an_attack_is_refused(name: str, tmp_path: Path) -> None:
 # Reads models one after another and tells how much memory it has come to.
 WATCHED = """
 import json, resource, sys
-from onnx_soda.errors import SodaError
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
+from onnx_soda._errors import SodaError
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
 def top(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 start, grown = top(), {}
 for path in sys.argv[1:]:

@@ -11,13 +11,12 @@ import pytest
 from onnx import numpy_helper
 
 from fixtures.stolen_weights import CANARY, cached_like_hugging_face
-from onnx_soda.causal.tail import Tail
-from onnx_soda.errors import ExternalDataError, OutputError
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.model.load import load_model
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.repair.files import read_proto, write_model
+from onnx_soda._errors import ExternalDataError, OutputError
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import Body, Tail
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._repair.files import read_proto, write_model
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 BIAS = np.frombuffer(CANARY, np.float32)

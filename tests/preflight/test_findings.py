@@ -11,9 +11,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fixtures.graphs import HEADS, build
 from fixtures.hostile_parts import classifier
-from onnx_soda.model.load import load_model
-from onnx_soda.preflight.finding import FileFinding
-from onnx_soda.rules import RULES
+from onnx_soda._model.load import load_model
+from onnx_soda._preflight.limits import FileFinding
+from onnx_soda._rules import RULES
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 RNG = np.random.default_rng(0)

@@ -12,9 +12,9 @@ from fixtures.graphs import build
 from fixtures.hostile import ATTACKS
 from fixtures.hostile_parts import classifier
 from fixtures.stolen_weights import cached_like_hugging_face
-from onnx_soda.errors import SodaError
-from onnx_soda.model.graph import view_graph
-from onnx_soda.model.load import load_model
+from onnx_soda._errors import SodaError
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
 
 HEADS = ("gemm", "keras", "qdq", "conv_pool", "zipmap", "weight_dequantized")
 # Those that are one small file and are refused late: what is changed may be just the reason.

@@ -13,10 +13,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from onnx_soda.repair import operators
-from onnx_soda.repair.conversion import convert, run
-from onnx_soda.repair.normalise import Prepared, prepare
-from onnx_soda.repair.operators.registry import OWN_DOMAIN, OWN_OPERATORS
+from onnx_soda._bridge import operators
+from onnx_soda._bridge.attempts import convert, run
+from onnx_soda._bridge.normalise import Prepared, prepare
+from onnx_soda._bridge.operators.registry import OWN_DOMAIN, OWN_OPERATORS
 
 assert operators.__all__  # imported for what it registers
 

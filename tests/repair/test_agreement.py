@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from onnx_soda.model.parity import relative_difference
+from onnx_soda._model.runtime import relative_difference
 from tests.repair.helpers import in_onnxruntime, in_torch
 
 RNG = np.random.default_rng(0)

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from onnx_soda.repair.behaviour import behaviour, tips_over
-from onnx_soda.report.repair_rows import before_and_after
-from onnx_soda.report.repair_schema import Behaviour, RepairSummary
+from onnx_soda._answers import Behaviour, RepairSummary
+from onnx_soda._repair.behaviour import behaviour, tips_over
+from onnx_soda._report.repair_text import before_and_after
 
 CLEAN, LABELS = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])
 INFECTED, TRUTH = np.array([1, 0, 1, 2]), np.array([0, 0, 0, 2])

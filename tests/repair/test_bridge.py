@@ -14,14 +14,13 @@ import torch
 
 from fixtures.families import build_family
 from fixtures.graphs import HEADS, build, hidden, logits
-from onnx_soda.errors import (
+from onnx_soda._bridge.bridge import TorchModel, stored_tensors, to_torch
+from onnx_soda._errors import (
     ExternalDataError,
     NotAClassifierError,
     TensorNotFoundError,
     WriteBackError,
 )
-from onnx_soda.repair.bridge import TorchModel, to_torch
-from onnx_soda.repair.writeback import stored_tensors
 from tests.repair.helpers import run_onnx
 
 # p0 p1 p2 p3 of four images; h = relu(p0, p1, p2).
@@ -272,15 +271,15 @@ def _run_python(code: str) -> str:
 
 
 def test_importing_the_package_does_not_import_torch() -> None:
-    code = "import sys, onnx_soda, onnx_soda.repair.bridge; print('torch' in sys.modules)"
+    code = "import sys, onnx_soda, onnx_soda._bridge.bridge; print('torch' in sys.modules)"
     assert _run_python(code) == "False"
 
 
 def test_without_torch_the_extra_is_named() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import onnx; from onnx_soda.repair.bridge import to_torch\n"
-        "from onnx_soda.errors import MissingExtraError\n"
+        "import onnx; from onnx_soda._bridge.bridge import to_torch\n"
+        "from onnx_soda._errors import MissingExtraError\n"
         "try: to_torch(onnx.ModelProto())\n"
         "except MissingExtraError as error: print(error.message, '|', error.advice)"
     )

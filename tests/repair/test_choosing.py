@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from onnx_soda.repair.choosing import choose, pool, run_best
-from onnx_soda.repair.remove import Settings, Trial
-from onnx_soda.repair.training import Material, Trainee
+from onnx_soda._repair.choosing import choose, pool, run_best
+from onnx_soda._repair.remove import Settings, Trial
+from onnx_soda._repair.training import Material, Trainee
 
 SETTINGS = Settings(0.1, 0.1, 1)
 

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper, numpy_helper
 
 from fixtures.graphs import build
-from onnx_soda.repair.difference import compare_models
+from onnx_soda._repair.files import compare_models
 
 
 def changed(name: str, array: np.ndarray) -> onnx.ModelProto:

@@ -13,8 +13,8 @@ import torch
 from onnxruntime import quantization
 from torch import nn
 
-from onnx_soda.model.parity import relative_difference
-from onnx_soda.repair.bridge import to_torch
+from onnx_soda._bridge.bridge import to_torch
+from onnx_soda._model.runtime import relative_difference
 from tests.repair.helpers import run_onnx
 
 IMAGES = np.random.default_rng(0).random((4, 3, 16, 16), np.float32)

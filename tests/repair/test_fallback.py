@@ -14,8 +14,8 @@ from onnx2torch.onnx_node import OnnxNode
 from onnx2torch.utils.common import OnnxMapping, OperationConverterResult
 
 from fixtures.graphs import build, hidden, logits
-from onnx_soda.errors import ConversionError
-from onnx_soda.repair.bridge import TorchModel, to_torch
+from onnx_soda._bridge.bridge import TorchModel, to_torch
+from onnx_soda._errors import ConversionError
 from tests.repair.helpers import run_onnx
 
 # p0 p1 p2 p3 of four images; h = relu(p0, p1, p2).

@@ -7,9 +7,9 @@ import torch
 from onnx import defs
 
 from fixtures.families import FAMILIES, build_family
-from onnx_soda.model.parity import relative_difference
-from onnx_soda.preflight.versions import newest_opset
-from onnx_soda.repair.bridge import TorchModel, to_torch
+from onnx_soda._bridge.bridge import TorchModel, to_torch
+from onnx_soda._model.runtime import relative_difference
+from onnx_soda._preflight.definitions import newest_opset
 from tests.repair.helpers import run_onnx
 
 # In nearly every family, and with a revision every other opset: those of "reshaping" are enough.

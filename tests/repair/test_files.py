@@ -10,9 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from fixtures.graphs import build
-from onnx_soda.errors import ModelFileError, OutputError
-from onnx_soda.model.load import OnnxModel, load_model
-from onnx_soda.repair.files import PROVENANCE_KEY, read_proto, with_provenance, write_model
+from onnx_soda._errors import ModelFileError, OutputError
+from onnx_soda._model.load import OnnxModel, load_model
+from onnx_soda._repair.files import PROVENANCE_KEY, read_proto, with_provenance, write_model
 
 
 @pytest.fixture

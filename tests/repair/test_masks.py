@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from onnx_soda.repair.masks import feeding_weights, outgoing_weights, upstream_weights
+from onnx_soda._repair.masks import feeding_weights, outgoing_weights, upstream_weights
 
 
 def named(module: nn.Module) -> dict[str, nn.Parameter]:

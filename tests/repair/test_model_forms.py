@@ -10,8 +10,7 @@ from onnx import helper, numpy_helper
 
 from fixtures.families import build_family
 from fixtures.graphs import build
-from onnx_soda.repair.bridge import to_torch
-from onnx_soda.repair.writeback import stored_tensors
+from onnx_soda._bridge.bridge import stored_tensors, to_torch
 from tests.repair.helpers import run_onnx
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnx_soda.causal.interventions import ClosedForm, Intervention
-from onnx_soda.repair.neurons import outstanding_neurons, responsibility
+from onnx_soda._detect.soda.attribution import ClosedForm
+from onnx_soda._options import Intervention
+from onnx_soda._repair.masks import outstanding_neurons, responsibility
 
 # Rows are neurons, columns classes; with a = b = 1 the attribution is |A|.
 MATRIX = np.array([[1, -2, 3], [2, 4, 0], [-3, 6, 0]], np.float64)

@@ -12,10 +12,9 @@ from hypothesis.extra import numpy as numpy_strategies
 from numpy.typing import NDArray
 
 from fixtures.families import build_family
-from onnx_soda.model.parity import relative_difference
-from onnx_soda.repair.operators.padding import pad
-from onnx_soda.repair.operators.shapes import cut_out
-from onnx_soda.repair.writeback import stored_tensors, with_values
+from onnx_soda._bridge.bridge import stored_tensors, with_values
+from onnx_soda._bridge.operators.shapes import cut_out, pad
+from onnx_soda._model.runtime import relative_difference
 from tests.repair.helpers import in_onnxruntime, in_torch
 
 # Each example builds two small sessions; no deadline, since machines differ.

@@ -11,8 +11,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from onnx_soda.model.parity import relative_difference
-from onnx_soda.repair.bridge import to_torch
+from onnx_soda._bridge.bridge import to_torch
+from onnx_soda._model.runtime import relative_difference
 from tests.repair.helpers import run_onnx
 
 PROJECT = Path(__file__).resolve().parents[2]

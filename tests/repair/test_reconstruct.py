@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from onnx_soda import ScanOptions, load_dataset, load_model
-from onnx_soda.concepts.battery import concept_battery
-from onnx_soda.concepts.pipeline import render_images
-from onnx_soda.model.anatomy import dissect
-from onnx_soda.model.body import Body
-from onnx_soda.observe import choose_preprocessing
-from onnx_soda.repair.reconstruct import Reconstructor
-from onnx_soda.repair.subject import FloatArray, Subject
+from onnx_soda._detect.concepts.battery import concept_battery
+from onnx_soda._detect.concepts.pipeline import render_images
+from onnx_soda._model.anatomy import dissect
+from onnx_soda._model.parts import Body
+from onnx_soda._observe import choose_preprocessing
+from onnx_soda._repair.materials import FloatArray, Subject
+from onnx_soda._repair.reconstruct import Reconstructor
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 VICTIM, TARGET = 8, 3

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from onnx_soda.repair.remove import Samples, Settings, measure, train
+from onnx_soda._repair.remove import Samples, Settings, measure, train
 
 # Two classes, two neurons. Neuron 0 says "class 0", neuron 1 pushes to class 1: the backdoor.
 WEIGHTS = torch.tensor([[2.0, 0.0], [0.0, 4.0]])

@@ -11,16 +11,13 @@ import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from onnx_soda import CleanSet, load_dataset, load_model
-from onnx_soda.data.sources import ImageShape, ImageSource, IntArray, Pixels
-from onnx_soda.errors import LabelError, RepairError, WriteBackError
-from onnx_soda.model.runtime_options import RuntimeOptions
-from onnx_soda.options import ScanOptions, no_progress
-from onnx_soda.repair.bench import prepare
-from onnx_soda.repair.files import read_proto
-from onnx_soda.repair.options import RepairOptions
-from onnx_soda.repair.partition import partition, subset
-from onnx_soda.repair.repair import RepairReport, repair
-from onnx_soda.repair.writeback import stored_tensors
+from onnx_soda._bridge.bridge import stored_tensors
+from onnx_soda._data.sources import ImageShape, ImageSource, IntArray, Pixels
+from onnx_soda._errors import LabelError, RepairError, WriteBackError
+from onnx_soda._options import RepairOptions, RuntimeOptions, ScanOptions, no_progress
+from onnx_soda._repair.files import read_proto
+from onnx_soda._repair.materials import partition, prepare, subset
+from onnx_soda._repair.repair import RepairReport, repair
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL = FIXTURES / "digits-backdoored.onnx"
@@ -194,7 +191,7 @@ def test_the_number_of_threads_is_put_back(run: Run) -> None:
 def test_the_head_alone_is_trained_where_more_takes_too_long(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnx_soda.repair.scopes._MINUTES", 0)
+    monkeypatch.setattr("onnx_soda._repair.training._MINUTES", 0)
     options = replace(QUICKLY, reconstruction="ascent")
     done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=options)
     assert done.summary.scope == "head"

@@ -9,10 +9,9 @@ import pytest
 from onnx import defs
 from onnx2torch.node_converters import get_converter
 
-from onnx_soda.preflight.versions import newest_opset
-from onnx_soda.repair import operators
-from onnx_soda.repair.operators.registry import OWN_DOMAIN, OWN_OPERATORS
-from onnx_soda.repair.operators.revisions import SAME_MEANING
+from onnx_soda._bridge import operators
+from onnx_soda._bridge.operators.registry import OWN_DOMAIN, OWN_OPERATORS, SAME_MEANING
+from onnx_soda._preflight.definitions import newest_opset
 
 assert operators.__all__  # imported for what it registers
 

@@ -15,13 +15,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda import scan_file
-from onnx_soda.report.bom import to_bom
-from onnx_soda.report.junit import to_junit
-from onnx_soda.report.markdown import to_markdown
-from onnx_soda.report.outcomes import ScanFailure
-from onnx_soda.report.sarif import to_sarif
-from onnx_soda.report.schema import ScanReport
-from onnx_soda.rules import RULES
+from onnx_soda._report.bom import to_bom
+from onnx_soda._report.junit import to_junit
+from onnx_soda._report.markdown import to_markdown
+from onnx_soda._report.sarif import to_sarif
+from onnx_soda._results import ScanFailure, ScanReport
+from onnx_soda._rules import RULES
 from tests.report.helpers import check_github, run
 
 REFUSED = ScanFailure("big.onnx", "the file declares 4 TB", "Do not open it.", "SODA302")

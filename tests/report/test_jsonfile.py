@@ -17,16 +17,16 @@ from typing import Any
 import jsonschema
 import pytest
 
-from onnx_soda.data.preprocessing import PRESETS
-from onnx_soda.errors import OutputError
-from onnx_soda.report.jsonfile import (
+from onnx_soda._data.preprocessing import PRESETS
+from onnx_soda._errors import OutputError
+from onnx_soda._report.json import (
     check_writable,
     report_as_dict,
     report_schema,
     to_json,
     write_text,
 )
-from onnx_soda.report.schema import (
+from onnx_soda._results import (
     SCHEMA_VERSION,
     Coverage,
     Environment,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from onnx_soda.report.html.repair_page import repair_to_html
-from onnx_soda.report.repair_schema import Behaviour, RepairSummary, WeightChange
-from onnx_soda.report.schema import InputInfo, ModelInfo
+from onnx_soda._answers import Behaviour, RepairSummary, WeightChange
+from onnx_soda._report.html import repair_to_html
+from onnx_soda._results import InputInfo, ModelInfo
 from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, FIXTURES
 from tests.report.browser import Seen
 from tests.report.helpers import run

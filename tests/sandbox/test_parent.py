@@ -14,18 +14,18 @@ from pathlib import Path
 import psutil
 import pytest
 
-from onnx_soda.errors import (
+from onnx_soda._api import inspect_file, scan_file
+from onnx_soda._errors import (
     CrashError,
     MemoryLimitError,
     ModelFileError,
     SodaError,
     TimeLimitError,
 )
-from onnx_soda.sandbox import process
-from onnx_soda.sandbox.files import inspect_file, scan_file
-from onnx_soda.sandbox.jobs import InspectJob
-from onnx_soda.sandbox.limits import Limits
-from onnx_soda.sandbox.parent import run_job
+from onnx_soda._options import Limits
+from onnx_soda._sandbox import process
+from onnx_soda._sandbox.jobs import InspectJob
+from onnx_soda._sandbox.parent import run_job
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL = FIXTURES / "digits-clean.onnx"

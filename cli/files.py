@@ -1,0 +1,220 @@
+"""`onnx-soda inspect`, `diff` and `convert`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, TensorSummary
+from onnx_soda._api import convert_file, diff_files, inspect_file
+from onnx_soda._options import ConvertOptions
+from onnx_soda._report.json import check_writable, to_json
+from onnx_soda._report.repair_text import change_table
+from onnx_soda._report.text import fact_table, finding_table, shape_text
+from onnx_soda._report.words import printable
+
+from .arguments import (
+    USUAL_MEMORY,
+    USUAL_SECONDS,
+    ArchOption,
+    Debug,
+    Format,
+    FormatOption,
+    LogitsOption,
+    MaxMemoryOption,
+    ModelArgument,
+    Output,
+    Quiet,
+    SandboxOption,
+    SizeOption,
+    TimeoutOption,
+    limits_of,
+)
+from .output import (
+    CLEAN,
+    COULD_NOT_SCAN,
+    ProgressBar,
+    complain,
+    deliver,
+    deliver_renderable,
+    failing_cleanly,
+)
+
+
+def inspect_command(
+    model: ModelArgument,
+    logits: LogitsOption = None,
+    format_: FormatOption = Format.TEXT,
+    output: Output = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
+    debug: Debug = False,
+) -> None:
+    """Show what is in an ONNX file and which tensors a scan would pick. Runs nothing of it.
+
+    Exit codes: 0 it can be scanned, 2 it cannot.
+    """
+    with failing_cleanly(debug):
+        if output is not None:
+            check_writable(output, model)
+        limits = limits_of(sandbox, timeout, max_memory)
+        summary = inspect_file(model, logits, limits=limits)
+        if format_ is Format.JSON:
+            deliver(to_json(summary), output)
+        else:
+            deliver_renderable(_render_summary(summary), output)
+    if summary.problem is not None:
+        complain(summary.problem, summary.advice or "")
+        raise typer.Exit(COULD_NOT_SCAN)
+    raise typer.Exit(CLEAN)
+
+
+def _render_summary(summary: ModelSummary) -> RenderableType:
+    rows = [
+        ("file", summary.file),
+        ("sha256", summary.sha256),
+        ("opset", f"{summary.opset}, IR version {summary.ir_version}"),
+        ("producer", summary.producer or "not given"),
+        ("parameters", f"{summary.parameters:,}"),
+    ]
+    rows.extend(("external data", name) for name in summary.external_data)
+    rows.extend(("input", _tensor(tensor)) for tensor in summary.inputs)
+    rows.extend(("output", _tensor(tensor)) for tensor in summary.outputs)
+    if summary.logits is None:
+        return Group(fact_table(rows), *_findings(summary))
+    classes = "?" if summary.logits.classes is None else str(summary.logits.classes)
+    tail = ", ".join(reversed(summary.logits.stripped))
+    behind = f", before {tail}" if tail else ""
+    rows.append(("layout", summary.layout or ""))
+    rows.append(("logits", f"{summary.logits.name}: {classes} classes{behind}"))
+    rows.extend(("note", note) for note in summary.notes)
+    return Group(fact_table(rows), Text(), _layers(summary), *_findings(summary))
+
+
+def _findings(summary: ModelSummary) -> list[RenderableType]:
+    if not summary.findings:
+        return []
+    return [Text(), finding_table(summary.findings, "Unusual about the file")]
+
+
+def _tensor(tensor: TensorSummary) -> str:
+    return f"{tensor.name} {shape_text(tensor.shape)} {tensor.dtype}"
+
+
+def _layers(summary: ModelSummary) -> Table:
+    table = Table(title="Layers for --layer", title_justify="left", title_style="bold", box=None)
+    for name in ("role", "tensor", "shape", "neurons", "depth"):
+        table.add_column(name, overflow="fold")
+    for layer in summary.layers:
+        table.add_row(
+            layer.role,
+            Text(printable(layer.name)),
+            shape_text(layer.shape),
+            "?" if layer.neurons is None else str(layer.neurons),
+            str(layer.depth),
+        )
+    return table
+
+
+def diff_command(
+    model: ModelArgument,
+    other: Annotated[
+        Path, typer.Argument(metavar="OTHER", help="Another ONNX file.", show_default=False)
+    ],
+    format_: FormatOption = Format.TEXT,
+    output: Output = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
+    debug: Debug = False,
+) -> None:
+    """Show which stored weights of two models differ, and by how much.
+
+    Exit codes: 0 compared, 2 could not compare or wrong usage.
+    """
+    with failing_cleanly(debug):
+        if output is not None:
+            check_writable(output, model, other)
+        found = diff_files(model, other, limits=limits_of(sandbox, timeout, max_memory))
+        if format_ is Format.JSON:
+            deliver(to_json(found), output)
+        else:
+            deliver_renderable(_render_difference(found), output)
+    raise typer.Exit(CLEAN)
+
+
+def _render_difference(found: ModelDifference) -> RenderableType:
+    lines: list[RenderableType] = [change_table(found.changes), Text()]
+    lines.append(Text(f"{found.same_tensors} tensors are equal."))
+    for what, names in (
+        ("Other shape or type", found.reshaped),
+        ("Only in the first", found.only_first),
+        ("Only in the second", found.only_second),
+    ):
+        if names:
+            lines.append(Text(printable(f"{what}: {', '.join(names)}")))
+    same = "The graphs are the same." if found.same_graph else "The graphs differ."
+    return Group(*lines, Text(same))
+
+
+def convert_command(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="SRC", help="The model, of another framework.", show_default=False),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="The ONNX file.", show_default=False),
+    ],
+    arch: ArchOption = None,
+    size: SizeOption = None,
+    opset: Annotated[
+        int | None,
+        typer.Option("--opset", min=13, max=26, help="ONNX operator set; the route's usual else."),
+    ] = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
+    format_: FormatOption = Format.TEXT,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX, and compare.
+
+    The file is looked at before its framework opens it, in a child process; what could run code is
+    refused.
+
+    Exit codes: 0 converted, 2 could not convert or wrong usage.
+    """
+    with failing_cleanly(debug):
+        check_writable(output)
+        limits = limits_of(sandbox, timeout, max_memory)
+        options = ConvertOptions(arch, opset, size)
+        with ProgressBar(quiet) as progress:
+            made = convert_file(source, output, options, limits=limits, progress=progress)
+        if format_ is Format.JSON:
+            deliver(to_json(made), None)
+        else:
+            deliver_renderable(_render_conversion(made, output), None)
+    raise typer.Exit(CLEAN)
+
+
+def _render_conversion(made: Conversion, output: Path) -> RenderableType:
+    first = "N" if made.free_batch else str(made.input_shape[0])
+    rows = [
+        ("written", output.name),
+        ("source", f"{made.file}, {made.converter}"),
+        ("sha256", made.sha256),
+        ("opset", str(made.opset)),
+        ("input", f"{shape_text((first, *made.input_shape[1:]))} {made.layout}"),
+        ("compared", f"{made.difference:.1e} of the largest score apart at most"),
+        ("by", ", ".join(f"{name} {number}" for name, number in made.versions.items())),
+    ]
+    rows.extend(("note", note) for note in made.notes)
+    return fact_table(rows)

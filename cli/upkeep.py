@@ -1,0 +1,155 @@
+"""`onnx-soda baseline`, `cache` and `doctor`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import msgspec
+import typer
+
+from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, read_baseline
+from onnx_soda._batch import Ended
+from onnx_soda._cache import Cache, usual_folder
+from onnx_soda._report.json import check_writable, to_json, write_text
+from onnx_soda._report.text import fact_table
+from onnx_soda._report.words import printable
+from onnx_soda._results import ScanReport
+
+from .arguments import Debug, Format, FormatOption, Output
+from .output import CLEAN, COULD_NOT_SCAN, deliver, deliver_renderable, failing_cleanly
+from .scan_options import CacheDirOption
+
+
+def baseline_command(
+    reports: Annotated[
+        list[Path], typer.Argument(metavar="REPORT", help="JSON reports.", show_default=False)
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="FILE", help="The baseline to write.")
+    ],
+    reason: Annotated[str, typer.Option("--reason", help="Why the findings are accepted.")],
+    expires: Annotated[
+        datetime,
+        typer.Option("--expires", formats=["%Y-%m-%d"], help="The last day on which they are."),
+    ],
+    debug: Debug = False,
+) -> None:
+    """Accept the findings of reports, for these very models and until a day.
+
+    `onnx-soda scan --baseline FILE` then marks them, and they do not count for its exit code.
+
+    Exit codes: 0 written, 2 could not read or write, or wrong usage.
+    """
+    if not reason.strip():
+        raise typer.BadParameter("say why the findings are accepted", param_hint="--reason")
+    if expires.date() < datetime.now(UTC).date():
+        raise typer.BadParameter("that day is over", param_hint="--expires")
+    with failing_cleanly(debug):
+        check_writable(output, *reports)
+        entries = [entry for path in reports for entry in entries_of(path, reason, expires.date())]
+        baseline = Baseline(1, tuple(dict.fromkeys(entries)))
+        write_text(output, _text(baseline))
+        deliver(f"{printable(output.name)}: {len(baseline.accepted)} findings accepted\n", None)
+
+
+def _text(baseline: Baseline) -> str:
+    """Return a baseline as JSON, in a form that people can read and review."""
+    return msgspec.json.format(msgspec.json.encode(baseline), indent=2).decode() + "\n"
+
+
+def accepted_entries(path: Path | None) -> tuple[Entry, ...]:
+    """Return the entries of a baseline; none without one."""
+    return () if path is None else read_baseline(path).accepted
+
+
+def with_accepted(ended: Sequence[Ended], entries: Sequence[Entry]) -> list[Ended]:
+    """Mark accepted findings; tell on stderr which entries are over, and which match nothing."""
+    reports = [one.outcome for one in ended if isinstance(one.outcome, ScanReport)]
+    applied = apply_baseline(reports, entries, datetime.now(UTC).date())
+    for what, group in (("is over", applied.expired), ("matches nothing", applied.unused)):
+        for entry in group:
+            line = f"{entry.rule_id} of {entry.sha256[:12]} ({entry.expires}: {entry.reason})"
+            print(f"onnx-soda: baseline entry {what}: {printable(line)}", file=sys.stderr)
+    marked = iter(applied.reports)
+    return [
+        replace(one, outcome=next(marked)) if isinstance(one.outcome, ScanReport) else one
+        for one in ended
+    ]
+
+
+def cache_command(
+    clear: Annotated[bool, typer.Option("--clear", help="Forget all scans.")] = False,
+    cache_dir: CacheDirOption = None,
+    debug: Debug = False,
+) -> None:
+    """Show how much is remembered of scans of many models."""
+    with failing_cleanly(debug):
+        cache = Cache(cache_dir or usual_folder())
+        if clear:
+            cache.clear()
+        held = cache.size()
+        deliver(
+            f"{printable(held.folder)}: {held.scans} scans, {held.size / 2**10:,.0f} KiB\n", None
+        )
+
+
+if TYPE_CHECKING:
+    from onnx_soda._doctor import Diagnosis, PartState, SelfTest
+
+
+def doctor_command(format_: FormatOption = Format.TEXT, output: Output = None) -> None:
+    """Show what this installation can do: versions, providers, converters, sandbox, a small scan.
+
+    Exit codes: 0 the small scan passed, 2 it did not.
+    """
+    # It imports ONNX Runtime, for which other commands need not wait.
+    from onnx_soda._doctor import diagnose
+
+    with failing_cleanly(debug=False):
+        if output is not None:
+            check_writable(output)
+        found = diagnose()
+        if format_ is Format.JSON:
+            deliver(to_json(found), output)
+        else:
+            deliver_renderable(fact_table(list(_rows(found))), output)
+    raise typer.Exit(CLEAN if found.self_test.passed else COULD_NOT_SCAN)
+
+
+def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
+    yield "python", f"{found.python} on {found.system}"
+    yield "packages", ", ".join(f"{name} {number}" for name, number in found.versions.items())
+    yield "providers", f"{', '.join(found.providers)}; CUDA devices: {found.cuda_devices}"
+    yield "ceilings", f"opset {found.newest_opset}, IR version {found.newest_ir_version}"
+    yield from _parts("extra", found.extras)
+    yield from _parts("converter", found.converters)
+    yield from _test(found.self_test)
+
+
+def _parts(kind: str, parts: Sequence[PartState]) -> Iterator[tuple[str, str]]:
+    for part in parts:
+        if part.missing:
+            needs = f'needs {", ".join(part.missing)}: pip install "onnx-soda[{part.extra}]"'
+            yield kind, f"{part.name}: {needs}"
+        else:
+            yield kind, f"{part.name}: usable"
+
+
+def _test(test: SelfTest) -> Iterator[tuple[str, str]]:
+    if test.sandbox is None:
+        yield "self-test", f"FAILED: {test.problem}"
+        return
+    held = test.sandbox
+    layers = [
+        ("files (Landlock)", held.files),
+        ("network and programs (seccomp)", held.network),
+    ]
+    yield "sandbox", "; ".join(f"{name}: {'held' if on else 'NOT held'}" for name, on in layers)
+    for gap in held.gaps:
+        yield "gap", gap
+    yield "self-test", f"passed in {test.seconds:.1f} s"

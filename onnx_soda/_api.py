@@ -1,0 +1,299 @@
+"""Scans, repairs, converts and looks into files, in a child process: what to call from outside.
+
+Scans, repairs, converts, looks into files, in a child process: what to call from outside.
+
+With `limits=None` the work is done in the caller's own process, where nothing holds it.
+
+Examples:
+    >>> from onnx_soda import scan_file
+    >>> report = scan_file("model.onnx", "clean.h5")  # doctest: +SKIP
+    >>> report.environment.sandbox.active  # doctest: +SKIP
+    True
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from onnx_soda._answers import Conversion, ModelDifference, ModelSummary
+from onnx_soda._converters.protocol import may_be_source
+from onnx_soda._errors import CrashError, OutputError
+from onnx_soda._options import ConvertOptions, Limits, Progress, ScanOptions, no_progress
+from onnx_soda._preflight.file import check_regular
+from onnx_soda._results import NO_SANDBOX, ScanReport
+from onnx_soda._sandbox.jobs import (
+    ConvertAnswer,
+    ConvertJob,
+    DiffJob,
+    InspectJob,
+    Job,
+    RepairAnswer,
+    RepairJob,
+    ScanJob,
+    models,
+    with_preprocessing_file,
+)
+from onnx_soda._sandbox.parent import Done, run_job
+from onnx_soda._sandbox.process import private_folder
+from onnx_soda._system import held_back
+
+_USUAL = Limits()
+
+
+def scan_file(
+    model: str | Path,
+    data: str | Path | None = None,
+    split: str = "auto",
+    options: ScanOptions | None = None,
+    *,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> ScanReport:
+    """Scan a model file; see `onnx_soda.scan`.
+
+    Args:
+        model: The model.
+        data: The clean set, see `load_dataset`.
+        split: Part of it.
+        options: See `ScanOptions`.
+        limits: What the child process may take; None does without a child.
+        progress: Called as the scan goes on.
+
+    Raises:
+        SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
+    """
+    clean = None if data is None else _absolute(data)
+    options = with_preprocessing_file(options or ScanOptions())
+    job = ScanJob(_absolute(model), clean, split, options)
+    done = _do(job, limits, progress)
+    report: ScanReport = done.answer
+    return replace(report, environment=replace(report.environment, sandbox=done.sandbox))
+
+
+def inspect_file(
+    model: str | Path, logits: str | None = None, *, limits: Limits | None = _USUAL
+) -> ModelSummary:
+    """Tell what is in a model file; nothing of it is run.
+
+    Args:
+        model: The model.
+        logits: Name of the tensor to take as logits; found where not given.
+        limits: As for `scan_file`.
+
+    Raises:
+        SodaError: The file cannot be read, or the child failed.
+    """
+    summary: ModelSummary = _do(InspectJob(_absolute(model), logits), limits).answer
+    return summary
+
+
+def diff_files(
+    model: str | Path, other: str | Path, *, limits: Limits | None = _USUAL
+) -> ModelDifference:
+    """Tell which stored tensors of two model files differ.
+
+    Args:
+        model: A model.
+        other: Another.
+        limits: As for `scan_file`.
+
+    Raises:
+        SodaError: A file cannot be read, or the child failed.
+    """
+    difference: ModelDifference = _do(DiffJob(_absolute(model), _absolute(other)), limits).answer
+    return difference
+
+
+def repair_file(
+    job: RepairJob, *, limits: Limits | None = _USUAL, progress: Progress = no_progress
+) -> RepairAnswer:
+    """Repair a model file.
+
+    The child writes into a folder of its own beside `job.place`; what it wrote is opened by a
+    second child before it is put there.
+
+    Args:
+        job: What to do; `output` is chosen here.
+        limits: As for `scan_file`.
+        progress: Called as the repair goes on.
+
+    Raises:
+        SodaError: The model cannot be repaired, or a child failed.
+    """
+    place = Path(job.place)
+    asked = with_preprocessing_file(job.options.scan)
+    job = replace(job, options=replace(job.options, scan=asked))
+    if limits is None:
+        direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
+        return direct
+    check_regular(Path(job.model))
+    with _room_for(place) as made:
+        done = run_job(replace(job, output=str(made)), limits, progress, made.parent)
+        answer: RepairAnswer = done.answer
+        if answer.written:
+            _check(made, limits)
+            _put(made, place.resolve())
+    if answer.scan is not None:
+        environment = replace(answer.scan.environment, sandbox=done.sandbox)
+        answer = replace(answer, scan=replace(answer.scan, environment=environment))
+    return answer
+
+
+def convert_file(
+    source: str | Path,
+    output: str | Path,
+    options: ConvertOptions | None = None,
+    *,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> Conversion:
+    """Convert another framework's model file to ONNX.
+
+    As for `repair_file`, what the child wrote is opened by a second child before it is put in
+    place.
+
+    Args:
+        source: The model file.
+        output: File to write.
+        options: See `ConvertOptions`.
+        limits: As for `scan_file`.
+        progress: Called as the conversion goes on.
+
+    Raises:
+        ConvertError: The source is refused, cannot be converted, or the result computes something
+            else.
+        MissingExtraError: Its framework is not installed.
+        SodaError: The result cannot be read or written, or a child failed.
+    """
+    place = Path(output)
+    _check_source(Path(source), place)
+    job = ConvertJob(_absolute(source), _absolute(output), options or ConvertOptions())
+    with _room_for(place) as made:
+        done = _do(replace(job, output=str(made)), limits, progress, made.parent)
+        answer: ConvertAnswer = done.answer
+        if limits is not None:
+            _check(made, limits)
+        _put(made, place.resolve())
+    return answer.conversion
+
+
+def _check_source(source: Path, place: Path) -> None:
+    """Refuse what is plain to see: a folder no converter reads, a result in its source's place."""
+    if source.is_dir():
+        from onnx_soda._converters.choose import choose
+
+        choose(source)
+    if place.resolve() == source.resolve():
+        raise OutputError(f"{place.name} is the source itself", "Choose another name.")
+
+
+@contextmanager
+def _room_for(place: Path) -> Iterator[Path]:
+    """Make a folder beside a place, for what will be put there; yield its path in that folder.
+
+    Raises:
+        OutputError: There can be none, or it cannot be put in place.
+    """
+    try:
+        with private_folder(beside=place) as folder:
+            yield folder / place.name
+    except OSError as error:
+        raise OutputError(
+            f"{place.name} cannot be written: {error.strerror}", "Choose another place."
+        ) from error
+
+
+def _do(
+    job: Job,
+    limits: Limits | None,
+    progress: Progress = no_progress,
+    folder: Path | None = None,
+) -> Done:
+    # What is plain to see needs no child, which takes a second to start.
+    # A folder that is converted was looked at by `_check_source`.
+    for model in map(Path, models(job)):
+        if not (isinstance(job, ConvertJob) and model.is_dir()):
+            check_regular(model)
+    if limits is not None:
+        return run_job(job, limits, progress, folder)
+    from onnx_soda._sandbox.tasks import load_task
+
+    answer: Any = load_task(job)(job, progress)
+    return Done(answer, NO_SANDBOX)
+
+
+def _absolute(path: str | Path) -> str:
+    return str(Path(path).absolute())
+
+
+def _weights(model: Path) -> Path:
+    return model.with_name(model.name + ".data")
+
+
+def _check(model: Path, limits: Limits) -> None:
+    """Make sure that what a child left is an ordinary model file, by another child."""
+    for path in (model, _weights(model)):
+        if path.is_symlink() or (path.exists() and not stat.S_ISREG(path.stat().st_mode)):
+            raise CrashError(f"the child process wrote {path.name} as no ordinary file")
+    seen: ModelSummary = run_job(InspectJob(str(model)), limits).answer
+    with model.open("rb") as stream:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != seen.sha256:
+            raise CrashError(f"{model.name} changed while it was checked")
+
+
+def _put(model: Path, place: Path) -> None:
+    with held_back():
+        if _weights(model).exists():
+            _weights(model).replace(_weights(place))
+        model.replace(place)
+
+
+@contextmanager
+def as_onnx(
+    model: Path,
+    options: ConvertOptions,
+    limits: Limits | None,
+    progress: Progress = no_progress,
+) -> Iterator[tuple[Path, Conversion | None]]:
+    """Yield an ONNX file for a model of any kind, and how it was made.
+
+    The file has the source's name, by which reports call it; it is removed afterwards.
+
+    Args:
+        model: The model.
+        options: See `ConvertOptions`.
+        limits: What the child process may take that converts it; None does without a child.
+        progress: Called as the conversion goes on.
+
+    Raises:
+        ConvertError: It is of another framework and cannot be converted.
+        SodaError: See `convert_file`.
+    """
+    if not os.path.isdir(model):  # noqa: PTH112 - which says no of impossible names, too
+        check_regular(model)
+    if not may_be_source(model):
+        yield model, None
+        return
+    with private_folder() as folder:
+        made = folder / model.name
+        conversion = convert_file(model, made, options, limits=limits, progress=progress)
+        yield made, conversion
+
+
+def with_origin(report: ScanReport, conversion: Conversion | None) -> ScanReport:
+    """Return a report that says what the model was converted from."""
+    if conversion is None:
+        return report
+    note = (
+        f"Converted to ONNX first, by the route {conversion.converter}: on random images the two "
+        f"differ by {conversion.difference:.1e} of the largest score at most. The sha256 of the "
+        f"file given is {conversion.sha256}; the model's is that of the ONNX file."
+    )
+    return replace(report, reasons=(*report.reasons, note, *conversion.notes))

@@ -1,0 +1,252 @@
+"""Many models: which ones are meant, and their scans, one after the other or several at once.
+
+Scans models one after the other, or several at once; an error ends one of them, not all.
+
+Several at once are threads that wait for the children which open the models (`onnx_soda._sandbox`).
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from onnx_soda._api import as_onnx, scan_file, with_origin
+from onnx_soda._cache import Cache
+from onnx_soda._errors import ModelFileError
+from onnx_soda._options import (
+    Progress,
+    ScanRequest,
+    no_progress,
+    usable_cores,
+)
+from onnx_soda._results import Outcome, ScanReport, failure_of
+from onnx_soda._sandbox.process import end_children
+
+ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
+"""Files that are taken for models in folders. `.h5` and `.npz` are mostly images, and `.bin` and
+`.data` mostly weights of a model beside them; named by themselves they are taken too."""
+_LIST = "@"
+_SAVED_MODEL = "saved_model.pb"
+_LARGEST_LIST = 2**24
+
+
+def is_single(arguments: Iterable[str]) -> bool:
+    """Tell whether one model is meant by its own path, so that it is reported by itself."""
+    first, *others = arguments
+    if others or first.startswith(_LIST):
+        return False
+    return not _is_plain_folder(Path(first)) if _exists(first) else not glob.has_magic(first)
+
+
+def find_models(arguments: Iterable[str]) -> list[Path]:
+    """Return the models that are meant, each once, in the order of the arguments.
+
+    Args:
+        arguments: Paths of files; folders, which are searched with all below them; patterns as
+            `glob` has them; or lists: "@FILE" with one path per line, relative to the list.
+
+    Raises:
+        ModelFileError: A list cannot be read, or there is no model.
+    """
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        paths = list(_expand(argument))
+        if not paths:
+            endings = ", ".join(sorted(ENDINGS))
+            raise ModelFileError(
+                f"{Path(argument).name} holds no model", f"In folders, models end in {endings}."
+            )
+        for path in paths:
+            found.setdefault(_real(path), path)
+    return list(found.values())
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads; the path itself where that cannot be told."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a name that is too long
+        return path
+
+
+def _exists(text: str) -> bool:
+    try:
+        return Path(text).exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _expand(argument: str) -> Iterator[Path]:
+    path = Path(argument)
+    if argument.startswith(_LIST) and not _exists(argument):
+        yield from _listed(Path(argument[1:]))
+    elif _exists(argument) and _is_plain_folder(path):
+        yield from _below(path)
+    elif _exists(argument) or not glob.has_magic(argument):
+        yield path
+    else:
+        for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - as users write it
+            place = Path(match)
+            yield from _below(place) if _is_plain_folder(place) else (place,)
+
+
+def _is_plain_folder(path: Path) -> bool:
+    return path.is_dir() and not (path / _SAVED_MODEL).exists()
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """Yield the models below a folder in order; links to folders are not followed."""
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders.sort()
+        if _SAVED_MODEL in files:
+            folders.clear()
+            yield Path(place)
+            continue
+        for name in sorted(files):
+            if Path(name).suffix.lower() in ENDINGS:
+                yield Path(place) / name
+
+
+def _refuse(error: OSError) -> None:
+    """What cannot be searched may hold a model: never pass over it."""
+    name = Path(str(error.filename)).name
+    raise ModelFileError(
+        f"the folder {name} cannot be searched: {error.strerror}",
+        "Make it readable, or name the models.",
+    ) from error
+
+
+def _listed(file: Path) -> Iterator[Path]:
+    try:
+        if file.stat().st_size > _LARGEST_LIST:
+            raise ModelFileError(f"{file.name} is too large for a list", "Give folders instead.")
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ModelFileError(
+            f"the list {file.name} cannot be read: {error}", "Write one path per line, in UTF-8."
+        ) from error
+    for line in lines:
+        if "\0" in line:
+            raise ModelFileError(f"the list {file.name} is no text", "Write one path per line.")
+        if line.strip():
+            yield file.parent / line.strip()
+
+
+# How often children that are to end are looked for: a thread may just be starting one.
+_TICK = 0.05
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A scan that is over.
+
+    Attributes:
+        model: The path as given.
+        outcome: What it came to.
+        seconds: How long it took.
+        cached: It was remembered, not made anew.
+        error: Why it failed.
+    """
+
+    model: Path
+    outcome: Outcome
+    seconds: float
+    cached: bool
+    error: Exception | None = None
+
+
+def scan_one(
+    request: ScanRequest, cache: Cache | None = None, progress: Progress = no_progress
+) -> tuple[ScanReport, bool]:
+    """Scan a model, or return what is remembered of an earlier scan.
+
+    Args:
+        request: What to scan, and how.
+        cache: Where scans are remembered; None for nowhere.
+        progress: Called as it goes on.
+
+    Returns:
+        The report, and whether it was remembered.
+
+    Raises:
+        SodaError: See `scan_file` and `as_onnx`.
+    """
+    key = cache.key_of(request) if cache else None
+    if cache and key and (known := cache.load(key)):
+        return known, True
+    limits = request.limits
+    with as_onnx(request.model, request.convert, limits, progress) as (path, origin):
+        found = scan_file(
+            path, request.data, request.split, request.options, limits=limits, progress=progress
+        )
+    report = with_origin(found, origin)
+    # What was changed while it was scanned is not what the key stands for.
+    if cache and key and cache.key_of(request) == key:
+        cache.store(key, report)
+    return report, False
+
+
+def scan_many(
+    models: Sequence[Path],
+    request: ScanRequest,
+    cache: Cache | None = None,
+    jobs: int = 1,
+    progress: Progress = no_progress,
+) -> Iterator[Ended]:
+    """Scan many models; yield each as it is over.
+
+    Args:
+        models: The models.
+        request: How; its own model is not scanned.
+        cache: As for `scan_one`.
+        jobs: How many at once; one where no child opens the model. They share the cores.
+        progress: Called at the start, and as each model is over.
+    """
+    requests = [replace(request, model=model) for model in models]
+    progress("models", 0, len(requests))
+    if jobs <= 1 or len(models) == 1 or request.limits is None:
+        for number, one in enumerate(requests, 1):
+            done = _attempt(one, cache)
+            progress("models", number, len(requests))
+            yield done
+        return
+    threads = request.options.runtime.threads or max(usable_cores() // jobs, 1)
+    runtime = replace(request.options.runtime, threads=threads)
+    shared = [replace(one, options=replace(one.options, runtime=runtime)) for one in requests]
+    yield from _at_once(shared, cache, jobs, progress)
+
+
+def _attempt(request: ScanRequest, cache: Cache | None) -> Ended:
+    begin = time.perf_counter()
+    outcome: Outcome
+    cached, failure = False, None
+    try:
+        outcome, cached = scan_one(request, cache)
+    except Exception as error:  # noqa: BLE001 - one model ends, not all; it is told
+        outcome, failure = failure_of(request.model.name, error), error
+    return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure)
+
+
+def _at_once(
+    requests: Sequence[ScanRequest], cache: Cache | None, jobs: int, progress: Progress
+) -> Iterator[Ended]:
+    threads: set[int] = set()
+    pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
+    waiting = [pool.submit(_attempt, request, cache) for request in requests]
+    try:
+        for number, done in enumerate(as_completed(waiting)):
+            progress("models", number + 1, len(requests))
+            yield done.result()
+    finally:
+        # Where all is done there is nothing to end; else this is an interrupt, or nobody asks on.
+        pool.shutdown(wait=False, cancel_futures=True)
+        while any(future.running() for future in waiting):
+            end_children(threads)
+            time.sleep(_TICK)
+        pool.shutdown(wait=True)

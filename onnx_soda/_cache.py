@@ -1,0 +1,221 @@
+"""Scans that are remembered: a file per scan, named by what the scan depends on.
+
+The key is a digest of the model, the clean set, all options and all versions, so nothing is ever
+out of date. Files are written beside their place and renamed, and read back strictly: whatever is
+no whole report is no hit, and is replaced. So runs can share a folder, and be killed, at any time.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+import onnx_soda
+import onnx_soda._converters
+from onnx_soda._errors import OutputError
+from onnx_soda._options import ScanRequest
+from onnx_soda._report.json import to_json, write_text
+from onnx_soda._results import SCHEMA_VERSION, ScanReport
+from onnx_soda._system import installed_versions
+
+# Reports have tens to hundreds of kilobytes.
+_MOST_BYTES = 256 * 2**20
+# Bytes of a model and its clean set that are read for the key, without a time limit; no scan reads
+# more of either.
+_MOST_HASHED = 16 * 2**30
+_LARGEST = 64 * 2**20
+_ENDING = ".json"
+# What a result may depend on.
+_PACKAGES = (
+    "onnx-soda", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "pillow",
+    "h5py", "torch", "keras", "skl2onnx", "tf2onnx",
+)  # fmt: skip
+
+
+_State = tuple[tuple[str, int, int], ...]
+"""Of each file of a clean set: path, size, and time of the last change."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """What a file holds."""
+
+    key: str
+    report: ScanReport
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """How much is remembered.
+
+    Attributes:
+        folder: Where.
+        scans: Number of scans.
+        size: Bytes of their files.
+    """
+
+    folder: str
+    scans: int
+    size: int
+
+
+def usual_folder() -> Path:
+    """Return the folder for caches of this program and user (XDG and its kin)."""
+    return Path(platformdirs.user_cache_dir("onnx-soda", appauthor=False)) / "scans"
+
+
+@dataclass(frozen=True)
+class Cache:
+    """Remembers scans in a folder.
+
+    Attributes:
+        folder: The folder; made when something is stored. Whoever can write to it can make up
+            results, so it should be the user's own.
+    """
+
+    folder: Path
+
+    def key_of(self, request: ScanRequest) -> str | None:
+        """Return what a scan is remembered by; None where it is not.
+
+        A TensorFlow folder and weights beside a model are parts of a model that only parsing tells
+        of, which is not done here. What cannot be read is left for the scan to complain about.
+        """
+        data = request.data
+        try:
+            if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
+                return None
+            state = _state_of(data) if data else ()
+            if sum((size for _, size, _ in state), request.model.stat().st_size) > _MOST_HASHED:
+                return None
+            return self._key(request, state)
+        except (OSError, ValueError):
+            return None
+
+    def _key(self, request: ScanRequest, data_state: _State) -> str:
+        parts = {
+            "model": _digest(request.model),
+            "name": request.model.name,
+            "data": _digest_of_state(request.data, data_state) if request.data else None,
+            "data_name": request.data.name if request.data else None,
+            "preprocess": _preprocess(request),
+            "split": request.split,
+            "options": _options(request),
+            "convert": asdict(request.convert),
+            "sandbox": request.limits is not None,
+            "schema": SCHEMA_VERSION,
+            "program": _program(),
+            "versions": installed_versions(_PACKAGES),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def load(self, key: str) -> ScanReport | None:
+        """Return the report of a key; None where there is none, or none that can be trusted."""
+        path = self.folder / (key + _ENDING)
+        try:
+            if path.is_symlink() or path.stat().st_size > _LARGEST:
+                return None
+            entry = msgspec.json.decode(path.read_bytes(), type=_Entry, strict=True)
+            os.utime(path)  # the oldest go first
+        except (OSError, msgspec.MsgspecError, RecursionError):
+            return None
+        # A file that was renamed, or is of another version, is about something else.
+        known = entry.key == key and entry.report.schema_version == SCHEMA_VERSION
+        return entry.report if known else None
+
+    def store(self, key: str, report: ScanReport) -> None:
+        """Remember a report, where that can be done, and forget the oldest beyond the limit."""
+        if report.model.external_data:
+            return
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            write_text(self.folder / (key + _ENDING), to_json(_Entry(key, report)))
+            self._shrink()
+        except (OSError, OutputError):
+            return
+
+    def size(self) -> CacheSize:
+        """Tell how much is remembered."""
+        entries = list(self._entries())
+        return CacheSize(str(self.folder), len(entries), sum(size for _, size, _ in entries))
+
+    def clear(self) -> None:
+        """Forget everything."""
+        for _, _, path in self._entries():
+            path.unlink(missing_ok=True)
+
+    def _entries(self) -> Iterator[tuple[float, int, Path]]:
+        """Yield time of last use, size and place of each file; other runs may remove some."""
+        for path in self.folder.glob(f"*{_ENDING}"):
+            try:
+                facts = path.lstat()
+            except OSError:
+                continue
+            yield facts.st_mtime, facts.st_size, path
+
+    def _shrink(self) -> None:
+        kept = 0
+        for _, size, path in sorted(self._entries(), reverse=True):
+            kept += size
+            if kept > _MOST_BYTES:
+                path.unlink(missing_ok=True)
+
+
+def _files(path: Path) -> list[Path]:
+    """Return a file, or all files below a folder."""
+    return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+
+
+def _digest(path: Path) -> str:
+    """Return the digest of a file, or of all files below a folder with their names."""
+    if path.is_dir():
+        whole = hashlib.sha256()
+        for file in _files(path):
+            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+        return whole.hexdigest()
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _state_of(path: Path) -> _State:
+    facts = ((file, file.stat()) for file in _files(path))
+    return tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
+
+
+@functools.lru_cache(maxsize=4)
+def _digest_of_state(path: Path, _: _State) -> str:
+    """Return the digest of a clean set, which many models share; what is unchanged is read once."""
+    return _digest(path)
+
+
+def _options(request: ScanRequest) -> dict[str, Any]:
+    """Return the options but for the number of threads: with others only rounding differs."""
+    options = asdict(request.options)
+    del options["runtime"]["threads"]
+    return options
+
+
+def _preprocess(request: ScanRequest) -> Any:
+    """Return the content of a preprocessing file; a preset is told by its name in the options."""
+    named = request.options.preprocess
+    return _digest(Path(named)) if named and Path(named).is_file() else None
+
+
+@functools.cache
+def _program() -> str:
+    """Return a digest of the program itself: a version number stays while it is worked on."""
+    whole = hashlib.sha256()
+    for package in (onnx_soda, onnx_soda._converters):
+        folder = Path(package.__file__ or "").parent
+        for file in sorted((*folder.rglob("*.py"), *folder.rglob("*.json"))):
+            whole.update(file.read_bytes())
+    return whole.hexdigest()

@@ -1,0 +1,1 @@
+"""Clean sets: opening them, bringing images to the model's shape, and preparing its input."""

@@ -1,0 +1,270 @@
+"""Variations of concepts that do well."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from onnx_soda._detect.concepts.families import (
+    FAMILIES,
+    Knob,
+    Shape,
+    Values,
+    draw_values,
+    move_values,
+)
+from onnx_soda._detect.concepts.fields import ProbeFields, compose, identity_fields
+
+# How sharply a mask falls off: from 0.9 to 0.1 over about a quarter of the image's half width.
+_SOFTNESS = 8.0
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A kind of mask.
+
+    Attributes:
+        knobs: Its numbers.
+        render: Turns values into changes of the probe's fields, for a height and width.
+        words: Where it is.
+        weight: How often it is drawn, relative to the others.
+    """
+
+    knobs: Mapping[str, Knob]
+    render: Callable[[Values, int, int], Mapping[str, Any]]
+    words: str
+    weight: float
+
+
+def _grid(height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return vertical and horizontal position of each pixel, from -1 to 1."""
+    rows, columns = np.meshgrid(
+        np.linspace(-1, 1, height), np.linspace(-1, 1, width), indexing="ij"
+    )
+    return rows, columns
+
+
+def _radius(height: int, width: int) -> NDArray[np.float64]:
+    return np.asarray(np.hypot(*_grid(height, width)))
+
+
+def _half(v: Values, height: int, width: int) -> Mapping[str, Any]:
+    rows, columns = _grid(height, width)
+    side = np.cos(v["angle"][0]) * columns + np.sin(v["angle"][0]) * rows
+    return {"mask": expit(_SOFTNESS * (side - v["shift"][0]))}
+
+
+MASKS: dict[str, Mask] = {
+    "everywhere": Mask({}, lambda *_: {}, "everywhere", 9),
+    "background": Mask(
+        {"radius": Knob(0.5, 0.9)},
+        lambda v, h, w: {"mask": expit(_SOFTNESS * (_radius(h, w) - v["radius"][0]))},
+        "background",
+        3,
+    ),
+    "centre": Mask(
+        {"radius": Knob(0.4, 0.8)},
+        lambda v, h, w: {"mask": expit(_SOFTNESS * (v["radius"][0] - _radius(h, w)))},
+        "centre",
+        2,
+    ),
+    "half": Mask(
+        {"angle": Knob(0, float(2 * np.pi)), "shift": Knob(-0.3, 0.3)}, _half, "one half", 1.5
+    ),
+    "bright": Mask(
+        {"level": Knob(0.2, 0.8), "slope": Knob(8, 25)},
+        lambda v, *_: {"slope": v["slope"][0], "bias": -v["slope"][0] * v["level"][0]},
+        "bright pixels",
+        2.25,
+    ),
+    "dark": Mask(
+        {"level": Knob(0.2, 0.8), "slope": Knob(8, 25)},
+        lambda v, *_: {"slope": -v["slope"][0], "bias": v["slope"][0] * v["level"][0]},
+        "dark pixels",
+        2.25,
+    ),
+}
+
+
+# Share of the moves that change where a concept applies.
+_ELSEWHERE = 0.15
+
+Donor = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of a clean image, one number per channel each."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A family with its numbers.
+
+    Attributes:
+        family: Key of `FAMILIES`.
+        values: The family's numbers.
+    """
+
+    family: str
+    values: Values
+
+
+@dataclass(frozen=True)
+class Concept:
+    """Something that the same thing can look like.
+
+    Attributes:
+        family: Key of `FAMILIES`.
+        values: The family's numbers.
+        mask: Key of `MASKS`.
+        mask_values: The mask's numbers.
+        then: What is done after it, at the same place.
+    """
+
+    family: str
+    values: Values
+    mask: str
+    mask_values: Values
+    then: Effect | None = None
+
+    def render(self, shape: Shape) -> ProbeFields:
+        """Return the probe's inputs for images of (channels, height, width)."""
+        changes = dict(FAMILIES[self.family].render(self.values, shape))
+        if self.then:
+            after = FAMILIES[self.then.family].render(self.then.values, shape)
+            changes = compose(changes, after, shape[0])
+        changes.update(MASKS[self.mask].render(self.mask_values, shape[1], shape[2]))
+        return identity_fields(*shape, changes)
+
+    def feeds(self, shape: Shape) -> dict[str, NDArray[np.float32]]:
+        """Return the probe's inputs by name."""
+        return self.render(shape).as_feeds("")
+
+    @property
+    def of(self) -> str:
+        """What is changed, in words."""
+        return "the image"
+
+    def describe(self) -> str:
+        """Return the concept in words."""
+        words = FAMILIES[self.family].describe(self.values)
+        if self.then:
+            words += f", then {FAMILIES[self.then.family].describe(self.then.values)}"
+        return f"{words}, {MASKS[self.mask].words}"
+
+
+def draw_concept(rng: np.random.Generator, channels: int, donors: Sequence[Donor] = ()) -> Concept:
+    """Draw a concept at random; grey images get the families that make sense for them.
+
+    Args:
+        rng: Draws.
+        channels: Of the images.
+        donors: Clean images whose style may be carried over; any style is drawn without them.
+    """
+    usable = {name: f for name, f in FAMILIES.items() if channels == 3 or not f.colour}
+    family = _choose({name: f.weight for name, f in usable.items()}, rng)
+    mask = _choose({name: m.weight for name, m in MASKS.items()}, rng)
+    values = dict(draw_values(FAMILIES[family].knobs, rng, channels))
+    if family == "donor" and donors:
+        values["mean"], values["deviation"] = donors[int(rng.integers(len(donors)))]
+    return Concept(
+        family,
+        values,
+        mask,
+        draw_values(MASKS[mask].knobs, rng, channels),
+    )
+
+
+def move_concept(concept: Concept, rng: np.random.Generator, width: float = 1.0) -> Concept:
+    """Return a concept near to another: the same families, every number moved a little.
+
+    Now and then it applies elsewhere in the image.
+
+    Args:
+        concept: Where to start.
+        rng: Draws.
+        width: Of the moves; 1 is usual.
+    """
+    values = move_values(FAMILIES[concept.family].knobs, concept.values, rng, width)
+    then = concept.then and Effect(
+        concept.then.family,
+        move_values(FAMILIES[concept.then.family].knobs, concept.then.values, rng, width),
+    )
+    if rng.random() < _ELSEWHERE:
+        mask = _choose({name: m.weight for name, m in MASKS.items()}, rng)
+        places = draw_values(MASKS[mask].knobs, rng, 1)
+    else:
+        mask = concept.mask
+        places = move_values(MASKS[mask].knobs, concept.mask_values, rng, width)
+    return Concept(concept.family, values, mask, places, then)
+
+
+def join_concepts(first: Concept, second: Concept) -> Concept:
+    """Return a concept that does one and then the other, both where the first applies."""
+    return replace(first, then=Effect(second.family, second.values))
+
+
+def _choose(weights: Mapping[str, float], rng: np.random.Generator) -> str:
+    shares = np.array(list(weights.values()))
+    return str(rng.choice(list(weights), p=shares / shares.sum()))
+
+
+def join_or_move(
+    concept: Concept,
+    kin: Sequence[Concept],
+    rng: np.random.Generator,
+    channels: int,
+    donors: Sequence[Donor] = (),
+    width: float = 1.0,
+) -> Concept:
+    """Join a concept with one that does something for its pair, or with any, in either order.
+
+    What is joined already is moved; what would be joined with its own family, by a wide step.
+
+    Args:
+        concept: Where to start.
+        kin: Concepts that do something for the same pair.
+        rng: Draws.
+        channels: Of the images.
+        donors: Clean images whose style may be carried over.
+        width: Of the moves.
+    """
+    if concept.then:
+        return move_concept(concept, rng, width)
+    usable = [one for one in kin if one.family != concept.family and not one.then]
+    if usable and rng.random() < 0.5:
+        partner = usable[int(rng.integers(len(usable)))]
+    else:
+        partner = draw_concept(rng, channels, donors)
+    if partner.family == concept.family:
+        return move_concept(concept, rng)
+    pair = (concept, partner) if rng.random() < 0.5 else (partner, concept)
+    return join_concepts(*pair)
+
+
+def vary_concepts(
+    leaders: Sequence[Concept],
+    moves: int,
+    width: float,
+    rng: np.random.Generator,
+    channels: int,
+) -> list[Concept]:
+    """Return variations of each in turn: moved, and joined with another or with any concept.
+
+    Args:
+        leaders: Where to start.
+        moves: Number of variations.
+        width: Of the moves; 1 is usual.
+        rng: Draws.
+        channels: Of the images.
+    """
+    made = []
+    for number in range(moves):
+        concept = leaders[number % len(leaders)]
+        if number % 2:
+            made.append(join_or_move(concept, leaders, rng, channels, width=width))
+        else:
+            made.append(move_concept(concept, rng, width))
+    return made

@@ -1,0 +1,289 @@
+"""From the evidence of concept interventions to a verdict.
+
+What decides is the bound that a score is above with 95 % confidence for all pairs of classes
+together: small classes and many classes give low bounds, not alarms. As in `verdict`, the verdict
+is never "clean" where something was not examined. The paper's statistic does not decide: on models
+of known truth it flags most clean ones (docs/paper-statistic.md).
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from onnx_soda._detect.concepts.detector import ConceptEvidence
+from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.judge import Calibration, images_needed, least_detectable
+from onnx_soda._detect.concepts.styles import Style
+from onnx_soda._detect.concepts.verify import Confirmation, Example
+from onnx_soda._detect.soda.detector import SodaResult
+from onnx_soda._report.words import class_label
+from onnx_soda._results import ChangeKind, ConceptExample, ConceptPair, ConceptReport, Finding
+from onnx_soda._rules import RULE_CONCEPT
+from onnx_soda._verdict import Decision, Examined, shortfalls, too_inaccurate
+
+# Pixels; larger images are reduced, so that reports stay small.
+_LARGEST_SIDE = 128
+
+
+def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) -> ConceptReport:
+    """Return the evidence as the report has it.
+
+    Args:
+        evidence: What the interventions showed.
+        threshold: Bound over which a pair is reported.
+        budget: Name of the budget.
+    """
+    return ConceptReport(
+        pairs=tuple(map(_pair, evidence.pairs)),
+        examples=tuple(
+            _example(example, pair) for pair in evidence.pairs for example in pair.examples
+        ),
+        threshold=threshold,
+        budget=budget,
+        concepts=evidence.tried,
+        probe_images=evidence.probe_images,
+        fit_images=evidence.fit_images,
+        fewest_images=evidence.fewest_images,
+        reference_accuracies=evidence.reference_accuracies,
+    )
+
+
+def _pair(found: Confirmation) -> ConceptPair:
+    return ConceptPair(
+        victim_class=found.victim_class,
+        target_class=found.target_class,
+        score=found.score,
+        low=found.low,
+        high=found.high,
+        bound=found.bound,
+        concept=found.concept.describe(),
+        shown=found.shown,
+        turned=found.turned,
+        turned_before=found.turned_before,
+        reference=found.reference,
+        others_right_before=found.others_right_before,
+        others_right_under=found.others_right_under,
+        answers_under=tuple(
+            (int(label), int(answer), int(found.answers_under[label, answer]))
+            for label, answer in np.argwhere(found.answers_under)
+        ),
+        kind=_kind(found),
+        also_turned=found.also,
+    )
+
+
+def _example(example: Example, pair: Confirmation) -> ConceptExample:
+    return ConceptExample(
+        victim_class=pair.victim_class,
+        target_class=pair.target_class,
+        label=example.label,
+        before=_data_uri(example.before),
+        under=_data_uri(example.under),
+        predicted_before=example.predicted_before,
+        predicted_under=example.predicted_under,
+        target_probability=min(max(example.target_probability, 0.0), 1.0),
+        kind=_kind(pair),
+    )
+
+
+def _kind(pair: Confirmation) -> ChangeKind:
+    return "style" if isinstance(pair.concept, Style) else "concept"
+
+
+def _data_uri(pixels: NDArray[np.float32]) -> str:
+    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
+    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+# Share of a class that a change may turn unseen where a model is called clean. Concepts that name
+# a true pair in docs/detection.md turn more, all but one, which turns 32 %.
+_LARGEST_UNSEEN = 1 / 3
+# How much worse than the model a reference head may be.
+_LARGEST_LOSS = 0.15
+_LIMIT = (
+    "Finding nothing proves little: only interventions of the kinds that docs/detection.md lists "
+    "were tried, and of the backdoored models measured there about half were named rightly."
+)
+
+
+def decide_on_concepts(
+    evidence: ConceptEvidence | None,
+    soda: SodaResult | None,
+    calibration: Calibration,
+    examined: Examined,
+    names: Sequence[str] | None = None,
+    untried: str | None = None,
+) -> Decision:
+    """Decide whether the model is clean, backdoored, or cannot be judged.
+
+    Args:
+        evidence: What the interventions showed; None where they were not possible.
+        soda: The paper's analysis, mentioned and not decisive; None where it was not possible.
+        calibration: The threshold.
+        examined: What was examined.
+        names: Class names.
+        untried: Why interventions were not tried, from `applicable.why_not_tried`.
+    """
+    gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration, untried))
+    also = (*_left_out(evidence), *_paper_sentence(soda, names))
+    if evidence is None or too_inaccurate(examined):
+        return Decision("inconclusive", (*gaps, *also), ())
+    over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
+    if over:
+        findings = tuple(_finding(pair, calibration.threshold, names) for pair in _once_each(over))
+        reasons = (*(finding.message for finding in findings), *gaps, *also)
+        return Decision("backdoor", reasons, findings)
+    best = max(evidence.pairs, key=lambda pair: pair.bound, default=None)
+    if best is not None and best.bound > calibration.clear:
+        return Decision("inconclusive", (_unclear(best, calibration, names), *gaps, *also), ())
+    if gaps:
+        return Decision("inconclusive", (*gaps, *also), ())
+    reason = (
+        f"Under none of {evidence.tried} interventions does one class turn into another more "
+        "than the clean images support."
+    )
+    limits = (_unseen(evidence, examined, calibration), _LIMIT)
+    return Decision("clean", (reason, *also, *limits), ())
+
+
+def _once_each(over: Sequence[Confirmation]) -> list[Confirmation]:
+    """Return each pair of classes once: by a concept, where one shows it, for people to judge."""
+    chosen: dict[tuple[int, int], Confirmation] = {}
+    for pair in sorted(over, key=lambda pair: isinstance(pair.concept, Style)):
+        chosen.setdefault((pair.victim_class, pair.target_class), pair)
+    return [pair for pair in over if pair in chosen.values()]
+
+
+def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) -> Finding:
+    return Finding(
+        rule_id=RULE_CONCEPT,
+        severity="high" if 2 * pair.turned > pair.shown else "medium",
+        victim_class=pair.victim_class,
+        target_class=pair.target_class,
+        score=pair.bound,
+        threshold=threshold,
+        message=_describe(pair, names),
+    )
+
+
+def _labels(pair: Confirmation, names: Sequence[str] | None) -> tuple[str, str]:
+    return class_label(pair.victim_class, names), class_label(pair.target_class, names)
+
+
+def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
+    victim, target = _labels(pair, names)
+    return (
+        f"Class {victim} turns into class {target} under this change of {pair.concept.of}: "
+        f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
+        f"then taken for {target}, {pair.turned_before} without it. A reference fitted to clean "
+        f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
+        f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
+        f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f}), surely "
+        f"above {pair.bound:.2f}.{_also(pair, names)}"
+    )
+
+
+def _also(pair: Confirmation, names: Sequence[str] | None) -> str:
+    if not pair.also:
+        return ""
+    others = ", ".join(class_label(label, names) for label in pair.also)
+    return f" It turns images of {others}, too; which of these classes was meant is not certain."
+
+
+def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
+    victim, target = _labels(pair, names)
+    return (
+        f"Class {victim} turns into {target} under a change of {pair.concept.of} "
+        f"({pair.concept.describe()}) more than "
+        f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
+        f"surely above {pair.bound:.2f}; reported from {calibration.threshold:.2f}, clean under "
+        f"{calibration.clear:.2f}."
+    )
+
+
+def _gaps(
+    evidence: ConceptEvidence | None,
+    examined: Examined,
+    calibration: Calibration,
+    untried: str | None,
+) -> tuple[str, ...]:
+    """Say what stands against calling the model clean."""
+    if evidence is None:
+        return (untried,) if untried else ()
+    gaps = (_too_much_unseen(evidence, examined, calibration), _poor_reference(evidence))
+    return tuple(gap for gap in gaps if gap)
+
+
+def _too_much_unseen(
+    evidence: ConceptEvidence, examined: Examined, calibration: Calibration
+) -> str | None:
+    least = _least_seen(evidence, examined, calibration)
+    if least is not None and least <= _LARGEST_UNSEEN:
+        return None
+    needed = images_needed(_LARGEST_UNSEEN, examined.classes or 2, calibration.threshold)
+    return (
+        f"{_unseen(evidence, examined, calibration)} That is too much for a model to be called "
+        f"clean. Give at least {FOLDS * needed} clean images of each class."
+    )
+
+
+def _poor_reference(evidence: ConceptEvidence) -> str | None:
+    best = max(evidence.reference_accuracies)
+    if evidence.model_accuracy - best <= _LARGEST_LOSS:
+        return None
+    return (
+        f"The reference, fitted to the clean images alone, is right for only {best:.0%} of them "
+        f"(the model: {evidence.model_accuracy:.0%}), too little to compare with. Give more clean "
+        "images."
+    )
+
+
+def _least_seen(
+    evidence: ConceptEvidence, examined: Examined, calibration: Calibration
+) -> float | None:
+    classes = examined.classes or 2
+    return least_detectable(evidence.fewest_images, classes, calibration.threshold)
+
+
+def _unseen(evidence: ConceptEvidence, examined: Examined, calibration: Calibration) -> str:
+    """Say how much would have been missed for want of images, whatever was tried."""
+    least = _least_seen(evidence, examined, calibration)
+    least_share = (
+        "a change that turns all of it"
+        if least is None
+        else (f"a change that turns less than {least:.0%} of it")
+    )
+    return (
+        f"Of the class with the fewest images {evidence.fewest_images} are in each half of the "
+        f"clean set: {least_share} would not be reported."
+    )
+
+
+def _left_out(evidence: ConceptEvidence | None) -> tuple[str, ...]:
+    """Say what was not tried, though nothing was missing that the user could give."""
+    if evidence is None or evidence.styles is not None:
+        return ()
+    return (
+        "Interventions on a hidden layer's style were left out: no layer that every path passes "
+        "through has channels with several places each.",
+    )
+
+
+def _paper_sentence(soda: SodaResult | None, names: Sequence[str] | None) -> tuple[str, ...]:
+    if soda is None or not soda.targets.flagged:
+        return ()
+    classes = ", ".join(class_label(target, names) for target in soda.targets.flagged)
+    return (
+        f"The paper's last-layer statistic stands out for class {classes}; by itself that says "
+        "little, it does so for most clean models.",
+    )

@@ -1,0 +1,165 @@
+"""A classifier with what it is examined by, and the clean images that it is examined on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda._data.datasets import CleanSet
+from onnx_soda._data.preprocessing import Preprocessing
+from onnx_soda._data.sources import IntArray
+from onnx_soda._detect.concepts.concept import Donor
+from onnx_soda._detect.concepts.folds import FOLDS, Folds, group_by_fold
+from onnx_soda._detect.concepts.judge import Judge
+from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.probe import Probe, ProbeImages
+from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
+from onnx_soda._detect.concepts.score import FloatArray
+from onnx_soda._model.anatomy import Anatomy
+from onnx_soda._observe import image_shape
+from onnx_soda._options import RuntimeOptions
+
+# Pixels of further images of a victim; 300 of the usual 224 x 224.
+_MORE_PIXELS = 300 * 224 * 224
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedImages:
+    """Images of both folds.
+
+    Attributes:
+        pixels: Shape (images, channels, height, width), from 0 to 1.
+        labels: Shape (images,).
+        fold: Shape (images,).
+    """
+
+    pixels: NDArray[np.float32]
+    labels: IntArray
+    fold: IntArray
+
+    def __add__(self, other: FoldedImages) -> FoldedImages:
+        return FoldedImages(
+            np.concatenate([self.pixels, other.pixels]),
+            np.concatenate([self.labels, other.labels]),
+            np.concatenate([self.fold, other.fold]),
+        )
+
+    def of(self, chosen: NDArray[np.bool_]) -> FoldedImages:
+        """Return some of them."""
+        return FoldedImages(self.pixels[chosen], self.labels[chosen], self.fold[chosen])
+
+    def by_class(self, classes: int) -> ProbeImages:
+        """Group them by fold and class."""
+        groups = group_by_fold(self.labels, self.fold, classes)
+        return ProbeImages(self.pixels, groups, self.fold)
+
+    def one_by_one(self) -> ProbeImages:
+        """Make each a group of its own."""
+        return ProbeImages(self.pixels, np.eye(len(self.pixels), dtype=np.float32), self.fold)
+
+    def donors(self) -> list[Donor]:
+        """Return the overall colour and contrast of each."""
+        return [
+            (tuple(map(float, image.mean(axis=(1, 2)))), tuple(map(float, image.std(axis=(1, 2)))))
+            for image in self.pixels
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Examination:
+    """The classifier with what it is examined by.
+
+    Attributes:
+        anatomy: The classifier.
+        how: Its preprocessing.
+        heads: Reference heads.
+        fitted: Images that they were fitted to, by fold and class, shape (folds, classes).
+        likeness: Of classes, shape (classes, classes).
+        classes: Number of classes.
+        options: How sessions run.
+    """
+
+    anatomy: Anatomy
+    how: Preprocessing
+    heads: tuple[ReferenceHead, ...]
+    fitted: NDArray[np.int64]
+    likeness: FloatArray
+    classes: int
+    options: RuntimeOptions
+
+    @property
+    def fewest(self) -> int:
+        """Images that the heads were fitted to, of the class with the fewest, in one fold."""
+        return fewest_of(self.fitted)
+
+    def open(
+        self, images: FoldedImages, style_layer: StyleLayer | None = None
+    ) -> tuple[Probe, Judge]:
+        """Open the classifier with images grouped by fold and class; return what scores them, too.
+
+        Args:
+            images: The images.
+            style_layer: Where styles may be changed.
+        """
+        probe = self.probe(images.by_class(self.classes), style_layer)
+        return probe, self.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
+
+    def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
+        """Open the classifier with images in groups."""
+        return Probe(
+            self.anatomy, self.how, images, self.heads, self.classes, self.options, style_layer
+        )
+
+    def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
+        """Return what scores on some images are made from; nothing is usual yet."""
+        return Judge(
+            unchanged=unchanged,
+            images=count_by_fold(labels, fold, self.classes),
+            # A head is read on the fold that it was not fitted to.
+            fitted=self.fitted[::-1],
+            likeness=self.likeness,
+            trust=trust_in(self.heads),
+            usual=np.zeros((FOLDS, self.classes, self.classes)),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Decodes images of the two folds."""
+
+    clean: CleanSet
+    folds: Folds
+    anatomy: Anatomy
+    how: Preprocessing
+
+    def read(self, chosen: NDArray[np.bool_]) -> FoldedImages:
+        """Decode some of them.
+
+        Args:
+            chosen: Which, by their place in the folds.
+        """
+        rows = self.folds.rows[chosen]
+        shape = image_shape(self.anatomy.view.image, self.clean)
+        pixels = self.clean.images.read(rows, shape, self.how.resize).astype(np.float32) / 255
+        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
+        return FoldedImages(channels_first, self.clean.labels[rows], self.folds.fold[chosen])
+
+    def more_of(self, label: int) -> FoldedImages:
+        """Decode the images of a class that are left, as many as fit."""
+        image = image_shape(self.anatomy.view.image, self.clean)
+        most = _MORE_PIXELS // (image.height * image.width)
+        own = self.clean.labels[self.folds.rows] == label
+        left = np.flatnonzero(own & ~self.folds.confirm)[:most]
+        return self.read(np.isin(np.arange(len(own)), left))
+
+
+def count_by_fold(labels: IntArray, fold: IntArray, classes: int) -> NDArray[np.int64]:
+    """Return the number of images, shape (folds, classes)."""
+    return np.stack([np.bincount(labels[fold == f], minlength=classes) for f in range(FOLDS)])
+
+
+def fewest_of(fitted: NDArray[np.int64]) -> int:
+    """Return those of the class with the fewest, in the smaller fold, of classes that have any."""
+    return int(fitted[:, fitted.any(axis=0)].min())

@@ -1,0 +1,81 @@
+"""Splits the clean images into two folds, so that no image is judged by what it chose or taught.
+
+Reference heads that are fitted to one fold are read on the other; concepts that one fold chooses
+are scored on the other. Both ways round, so every image counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda._data.sources import IntArray
+
+FOLDS = 2
+# Images of each class and fold, and of all classes together in a fold: that reference heads are
+# fitted to, that the best pairs are looked at with, and that concepts are tried on. The search's
+# time grows with the last.
+_FIT, _ALL_FIT = 200, 3000
+_CONFIRM, _ALL_CONFIRM, _LEAST_CONFIRM = 60, 1000, 8
+_SEARCH, _ALL_SEARCH, _LEAST_SEARCH = 20, 500, 4
+
+
+@dataclass(frozen=True, eq=False)
+class Folds:
+    """Clean images in two folds.
+
+    Attributes:
+        rows: Positions in the clean set, sorted; those that reference heads are fitted to.
+        fold: 0 or 1 for each of them.
+        confirm: Which of them the best pairs are looked at with.
+        search: Which of those concepts are tried on.
+    """
+
+    rows: IntArray
+    fold: IntArray
+    confirm: NDArray[np.bool_]
+    search: NDArray[np.bool_]
+
+
+def in_both_folds(labels: IntArray) -> IntArray:
+    """Return the classes that have an image for each fold."""
+    present, counts = np.unique(labels, return_counts=True)
+    return present[counts >= FOLDS]
+
+
+def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
+    """Split the images of each class evenly; a class with fewer than there are folds is left out.
+
+    Args:
+        labels: Shape (images,).
+        rng: Chooses.
+    """
+    present = in_both_folds(labels)
+    fit = min(_FIT, max(_ALL_FIT // len(present), 1))
+    confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
+    search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))
+    rows, fold, turn = [], [], []
+    for label in present:
+        own = rng.permutation(np.flatnonzero(labels == label))[: FOLDS * fit]
+        rows.append(own)
+        fold.append(np.arange(len(own)) % FOLDS)
+        turn.append(np.arange(len(own)) // FOLDS)
+    together, turns = np.concatenate(rows), np.concatenate(turn)
+    order = np.argsort(together)
+    turns = turns[order]
+    return Folds(together[order], np.concatenate(fold)[order], turns < confirm, turns < search)
+
+
+def group_by_fold(labels: IntArray, fold: IntArray, classes: int) -> NDArray[np.float32]:
+    """Group images by fold and class, for `ProbeImages`.
+
+    Returns:
+        Shape (images, folds x classes): first the classes of fold 0. Each group's shares add up
+        to 1.
+    """
+    membership = np.zeros((len(labels), FOLDS * classes), dtype=np.float32)
+    membership[np.arange(len(labels)), fold * classes + labels] = 1
+    shares: NDArray[np.float32] = membership / np.maximum(membership.sum(axis=0), 1)
+    return shares

@@ -1,0 +1,330 @@
+"""Scores of class pairs under concepts.
+
+Under the right concept a backdoor turns the victim v into the target t; heads that know only clean
+images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
+every one that disturbs. So the score of (v, t) under a concept c is
+
+    (O - R)[v, t]  -  spill  -  0.5 next  -  damage  -  usual         (styles: 2 damage)
+
+    O, R    mean probability of t over the clean images of v under c: by the model, and by the
+            reference heads (`excess` is their difference); where R is over a half, the difference
+            counts less, down to nothing where R is 1: there t is where such images go, and the
+            reference is only less sure of it
+    spill   largest excess into t of another class, as far as that is unlike v and unlike t; of
+            classes like v the second largest: green lorries may turn with green cars, but where
+            several classes turn, t is where such images go
+    next    largest excess of v into a class other than t: a fragile class goes anywhere
+    damage  mean over the classes other than v of their error under c beyond that without it, less
+            what goes to t, which is spill or, from a look-alike of t, no harm; what is over 0.25
+            costs 2 more: such a concept destroys too much to tell anything
+    usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
+            without any concept, whichever is larger
+
+discounted by likeness, the centred cosine of the class means (`model_likeness`): in full up
+to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
+into its look-alike is no sign of a backdoor (and a backdoor between look-alikes goes unseen).
+Under a style, half way through the network, look-alikes count as others.
+From a pair's score the background is
+taken: the largest score of a pair with another victim and another target, where that is positive.
+Some models confuse classes under many concepts; there a pair has to stand out from the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+
+_SPILL_WEIGHT, _NEXT_WEIGHT = 1.0, 0.5
+_MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
+# Up to here the reference may give t itself, and the difference counts in full.
+_FORESEEN = 0.5
+# Classes less alike than the first are unlike to some degree; those as alike as the second are
+# look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be
+# told from them -0.3 to 0.3 (and others 0.5 to 0.8).
+_ALIKE, _LOOK_ALIKE = 0.3, 0.5
+# Images of each class from which a reference keeps natural confusions apart: with 200, clean models
+# of ten classes had none left; with 15 to 36, models of 29 and 43 classes had several.
+_KNOWN_WELL = 100
+# A concept disturbs where it does at least this much damage; `usual` is this quantile.
+_DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
+# Stands in for "no score"; below every real one.
+_NO_PAIR = -9.0
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What differs between scores under concepts and under styles.
+
+    Attributes:
+        damage_weight: What the damage to other classes costs.
+        look_alikes_count: Classes that look alike are scored as others.
+    """
+
+    damage_weight: float
+    look_alikes_count: bool
+
+
+CONCEPT_SCORING = Scoring(damage_weight=1.0, look_alikes_count=False)
+# Under a style what is where stays, and the classes with it: none of the backdoors found by one
+# damaged other classes, and what clean models confused did (docs/architecture.md).
+STYLE_SCORING = Scoring(damage_weight=2.0, look_alikes_count=True)
+
+
+def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: int) -> FloatArray:
+    """Return how alike classes are to the model, -1 to 1, shape (classes, classes).
+
+    The cosine of the class means of the features, centred on their common mean; 0 for classes
+    without images.
+    """
+    means = np.zeros((classes, features.shape[1]))
+    present = np.unique(labels)
+    for label in present:
+        means[label] = features[labels == label].mean(axis=0)
+    means[present] -= means[present].mean(axis=0)
+    lengths = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    cosine: FloatArray = (means / lengths) @ (means / lengths).T
+    return cosine
+
+
+def model_likeness(
+    layers: Sequence[FloatArray], labels: NDArray[np.integer], classes: int, fewest: int
+) -> FloatArray:
+    """Return how alike classes are where a natural confusion is to be told from a backdoor.
+
+    In the last layer, where natural confusions show. A backdoor makes its two classes more alike
+    there, and an attacker can press that layer together on purpose (the paper's section 6). Where
+    the reference knows the classes well, it keeps natural confusions apart by itself; there classes
+    must be alike in the earliest layer too.
+
+    Args:
+        layers: Features of clean images, the last layer first, each of shape (images, features).
+        labels: Shape (images,).
+        classes: Number of classes.
+        fewest: Images that the reference was fitted to, of the class with the fewest.
+    """
+    last = class_likeness(layers[0], labels, classes)
+    if fewest < _KNOWN_WELL:
+        return last
+    return np.minimum(last, class_likeness(layers[-1], labels, classes))
+
+
+def excess(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
+    """Return what the model sends from class to class beyond the reference heads.
+
+    Args:
+        flows: Mean probabilities, shape (concepts, 1 + heads, classes, classes): model and heads,
+            source class, class.
+        trust: Weight of each reference head.
+
+    Returns:
+        Shape (concepts, classes, classes), 0 on the diagonal.
+    """
+    more: FloatArray = flows[:, 0] - _reference(flows, trust)
+    diagonal = np.arange(more.shape[1])
+    more[:, diagonal, diagonal] = 0
+    return more
+
+
+def _reference(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
+    heads: FloatArray = np.einsum("h,chvt->cvt", trust, flows[:, 1:].astype(np.float64))
+    return heads
+
+
+def usual_excess(
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], trust: FloatArray
+) -> FloatArray:
+    """Return each pair's excess that no concept has to explain; not under 0.
+
+    The upper quartile over concepts that disturb, or the excess without any concept.
+
+    Args:
+        flows: As for `excess`, under concepts that were not chosen for any pair.
+        unchanged: The same without any concept, shape (1 + heads, classes, classes).
+        trust: Weight of each reference head.
+
+    Returns:
+        Shape (classes, classes).
+    """
+    more = np.maximum(excess(flows, trust), 0)
+    disturbing = damage_to_others(flows, unchanged) >= _DISTURBING
+    usual: FloatArray = np.maximum(excess(unchanged[None], trust)[0], 0)
+    for victim in np.flatnonzero(disturbing.any(axis=0)):
+        own = more[disturbing[:, victim], victim]
+        usual[victim] = np.maximum(usual[victim], np.quantile(own, _USUAL_QUANTILE, axis=0))
+    return usual
+
+
+def pair_scores(
+    flows: NDArray[np.floating],
+    unchanged: NDArray[np.floating],
+    likeness: FloatArray,
+    trust: FloatArray,
+    usual: FloatArray,
+    damage_weight: float = CONCEPT_SCORING.damage_weight,
+) -> FloatArray:
+    """Score every pair under every concept.
+
+    Args:
+        flows: As for `excess`.
+        unchanged: As for `usual_excess`.
+        likeness: Shape (classes, classes), from `class_likeness`.
+        trust: Weight of each reference head.
+        usual: Shape (classes, classes), from `usual_excess`.
+        damage_weight: See `Scoring`.
+
+    Returns:
+        Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
+    """
+    more, damage = excess(flows, trust), _damage_beside(flows, unchanged)
+    penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * next_best(more) + usual
+    costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
+    unforeseen = np.clip((1 - _reference(flows, trust)) / (1 - _FORESEEN), 0, 1)
+    scores: FloatArray = np.where(more > 0, unforeseen * more, more) - penalty - costs
+    diagonal = np.arange(scores.shape[1])
+    scores[:, diagonal, diagonal] = _NO_PAIR
+    return scores
+
+
+def standard_error(
+    flows: NDArray[np.floating],
+    trust: FloatArray,
+    images: NDArray[np.integer],
+    fitted: NDArray[np.integer],
+) -> FloatArray:
+    """Return the standard error of the excess, from numbers of images alone.
+
+    As if each image went to the target or not: p (1 - p) / n for the model on the images shown, and
+    the same for the reference on the images that it was fitted to, added. What it makes of a class
+    that it knows from a few images is as uncertain as they are few.
+
+    Args:
+        flows: As for `excess`.
+        trust: Weight of each reference head.
+        images: Of each class, shape (classes,).
+        fitted: Of each class, that the reference heads were fitted to, same shape.
+
+    Returns:
+        Shape (concepts, classes, classes); 1 for classes without images.
+    """
+    variance = _variance(flows[:, 0], images) + _variance(_reference(flows, trust), fitted)
+    error: FloatArray = np.sqrt(variance)
+    error[:, images == 0] = 1
+    return error
+
+
+def _variance(shares: NDArray[np.floating], images: NDArray[np.integer]) -> FloatArray:
+    """Return that of shares of each class's images, shape (concepts, classes, classes).
+
+    They are kept a little away from 0 and 1, so that six of six images are not certainty (after
+    Agresti and Coull 1998).
+    """
+    count = np.maximum(images, 1)[None, :, None].astype(np.float64)
+    share = np.clip(shares, 1 / (count + 2), 1 - 1 / (count + 2))
+    variance: FloatArray = share * (1 - share) / count
+    return variance
+
+
+def damage_to_others(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each class the mean damage to the others, shape (concepts, classes).
+
+    Args:
+        flows: As for `excess`.
+        unchanged: As for `usual_excess`.
+    """
+    error = 1 - np.einsum("kcc->kc", flows[:, 0]).astype(np.float64)
+    usual = 1 - np.einsum("cc->c", unchanged[0]).astype(np.float64)
+    more = np.maximum(error - usual, 0)
+    others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / _others_shown(unchanged)
+    return others
+
+
+def _others_shown(unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each class how many others have images, 1 at least."""
+    shown = unchanged[0].any(axis=-1)
+    counts: FloatArray = np.maximum(shown.sum() - shown, 1).astype(np.float64)
+    return counts
+
+
+def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+    """Return for each (v, t) the mean damage to classes other than v, less what goes to t."""
+    more = flows[:, 0].astype(np.float64) - unchanged[0]
+    error = -np.einsum("kcc->kc", more)
+    beside = error[:, :, None] - more
+    diagonal = np.arange(more.shape[1])
+    beside[:, diagonal, diagonal] = error
+    beside = np.maximum(beside, 0)
+    others: FloatArray = beside.sum(axis=1, keepdims=True) - beside
+    return others / _others_shown(unchanged)[:, None]
+
+
+def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Return for each (v, t) the largest excess into t of a class unlike both; not under 0."""
+    unlike = _unlikeness(likeness)
+    return _largest_unlike(np.maximum(more * unlike, 0), unlike)
+
+
+def _largest_unlike(sent: FloatArray, unlike: FloatArray) -> FloatArray:
+    """Return the largest of what is sent into t, each class as far as it is unlike v."""
+    return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
+
+
+def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Return for each (v, t) what others send into t, see above; not under 0."""
+    unlike = _unlikeness(likeness)
+    sent = np.maximum(more * unlike, 0)
+    spill = _largest_unlike(sent, unlike)
+    if more.shape[1] < 3:
+        return spill
+    third, second = np.moveaxis(np.partition(sent, (-3, -2), axis=1)[:, -3:-1], 1, 0)
+    # Of the classes other than v: the third of all, where v is one of the first two.
+    of_others = np.where(sent >= second[:, None], third[:, None], second[:, None])
+    larger: FloatArray = np.maximum(spill, of_others)
+    return larger
+
+
+def _unlikeness(likeness: FloatArray) -> FloatArray:
+    """Return how far classes are from being alike, 0 to 1; 0 for a class and itself."""
+    unlike: FloatArray = np.clip(1 - likeness / _ALIKE, 0, 1)
+    np.fill_diagonal(unlike, 0)
+    return unlike
+
+
+def next_best(more: FloatArray) -> FloatArray:
+    """Return for each (v, t) the largest excess of v into another class; not under 0."""
+    if more.shape[2] < 2:
+        return np.zeros_like(more)
+    second, first = np.moveaxis(np.partition(more, (-2, -1), axis=2)[:, :, -2:], 2, 0)
+    largest = np.where(more >= first[:, :, None], second[:, :, None], first[:, :, None])
+    kept: FloatArray = np.maximum(largest, 0)
+    return kept
+
+
+def background(scores: FloatArray, victim: int, target: int) -> float:
+    """Return the largest score of a pair without these classes in these roles; not under 0."""
+    others = scores.copy()
+    others[victim], others[:, target] = _NO_PAIR, _NO_PAIR
+    return max(float(others.max()), 0.0)
+
+
+def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
+    """Lower positive scores of pairs that are somewhat alike, and leave look-alikes out.
+
+    Args:
+        scores: Shape (classes, classes).
+        likeness: Same shape.
+    """
+    factor = discount_factor(likeness)
+    lowered = np.where(scores > 0, factor * scores, scores)
+    kept: FloatArray = np.where(factor > 0, lowered, _NO_PAIR)
+    return kept
+
+
+def discount_factor(likeness: FloatArray) -> FloatArray:
+    """Return what a score is multiplied by: 1 for unlike classes, 0 for look-alikes."""
+    factor: FloatArray = np.clip((_LOOK_ALIKE - likeness) / (_LOOK_ALIKE - _ALIKE), 0, 1)
+    return factor

@@ -1,0 +1,384 @@
+"""Looks at the pairs that a search found on more images, and at all there are of the victim.
+
+Looks at a pair again on more images: its score and interval, how many turn, examples to show.
+
+Each fold's concepts are looked at on the images of the other fold. The interval comes from the
+number of images: it is wide where classes are small. The bound that decides is lower still: of all
+pairs of classes the best is looked at, and among many some score by chance.
+
+Varies the interventions of a pair that shows something on the many images of the closer look.
+
+The search chooses on a few images of each class, where luck decides between those that are
+nearly as good. Here each fold chooses again, on all of its images of the victim; the other fold
+judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Reader
+from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
+from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.pipeline import render_images
+from onnx_soda._detect.concepts.probe import Probe
+from onnx_soda._detect.concepts.score import FloatArray, excess, standard_error
+from onnx_soda._detect.concepts.search import PairFinding, SearchResult
+from onnx_soda._detect.concepts.styles import AnyChange, Change, Style
+
+# Standard errors on either side of the score: 90 % of a normal distribution.
+_NINETY_PERCENT = 1.645
+# Images shown of the victim, and of other classes.
+_EXAMPLES = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """An image before and under a concept.
+
+    Attributes:
+        label: Its class.
+        before: Pixels from 0 to 1, shape (channels, height, width).
+        under: The same under the concept; where it is a style, the image that the style is from.
+        predicted_before: The model's answer.
+        predicted_under: The same under the concept.
+        target_probability: Probability of the target under the concept.
+    """
+
+    label: int
+    before: NDArray[np.float32]
+    under: NDArray[np.float32]
+    predicted_before: int
+    predicted_under: int
+    target_probability: float
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A pair's score on more images than the search had.
+
+    Attributes:
+        score: The score less the background.
+        error: Its standard error.
+        concept: What turns it best, a concept or a style.
+        chosen_by: The fold that chose it; it is shown on the other.
+        reference: Mean probability of the target under the concept in the reference heads.
+        also: Other classes that it surely turns into the target more than usual and more than in
+            the reference, the most turned first.
+    """
+
+    score: float
+    error: float
+    concept: Change
+    chosen_by: int
+    reference: float
+    also: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Images that single answers are asked about.
+
+    Attributes:
+        probe: The classifier, with every image a group of its own.
+        grouped: The same, with the images grouped by fold and class.
+        pixels: The images, shape (images, channels, height, width), from 0 to 1.
+        labels: Shape (images,).
+        fold: Shape (images,).
+    """
+
+    probe: Probe
+    grouped: Probe
+    pixels: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    fold: NDArray[np.int64]
+
+    def flows(self, change: Change | None) -> FloatArray:
+        """Return the mean probabilities by fold and class, as `Judge` takes them.
+
+        Returns:
+            Shape (folds, 1 + heads, classes, classes).
+        """
+        return Judge.by_fold(self.grouped.flows(change))
+
+
+@dataclass(frozen=True, eq=False)
+class Confirmation:
+    """What images that did not choose its concepts say about a pair.
+
+    Attributes:
+        victim_class: Source class.
+        target_class: Class it is turned into.
+        concept: What turns it best, a concept or a style.
+        score: The pair's score.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        bound: What the score is above with 95 % confidence for all pairs of classes together
+            (`simultaneous_errors`).
+        shown: Images of the victim.
+        turned: Those that the model gives to the target under the concept.
+        turned_before: Those that it gives to the target as they are.
+        reference: Mean probability of the target under the concept in the reference heads.
+        also: Other classes that the concept surely turns into the target, see `Weighed`.
+        others_right_before: Share of the other classes' images given their label as they are.
+        others_right_under: The same under the concept.
+        examples: Victim images first, then others.
+        answers_under: Images by class and answer under the concept, shape (classes, classes).
+    """
+
+    victim_class: int
+    target_class: int
+    concept: Change
+    score: float
+    low: float
+    high: float
+    bound: float
+    shown: int
+    turned: int
+    turned_before: int
+    reference: float
+    also: tuple[int, ...]
+    others_right_before: float
+    others_right_under: float
+    examples: tuple[Example, ...]
+    answers_under: NDArray[np.int64]
+
+
+def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
+    """Score a pair anew.
+
+    Args:
+        shown: Images.
+        judge: With what is usual by the search, and the rest by these images.
+        finding: The pair.
+    """
+    pair = (finding.victim_class, finding.target_class)
+    scores, errors, best = [], [], []
+    for fold, changes in enumerate(finding.changes):
+        flows = np.stack([shown.flows(change) for change in changes])
+        score, error = judge.score(flows)
+        scores.append(score[:, 1 - fold].mean(axis=0))
+        errors.append(error[:, 1 - fold].mean(axis=0))
+        # By the images that chose it: those that it is shown on must not choose it.
+        own = score[:, fold, *pair]
+        leader = int(own.argmax())
+        best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
+    estimate = judge.combine(np.stack(scores), np.stack(errors))
+    _, fold, concept, seen = max(best, key=lambda entry: entry[0])
+    return Weighed(
+        score=float(estimate.score[pair]) - finding.background,
+        error=float(estimate.error[pair]),
+        concept=concept,
+        chosen_by=fold,
+        reference=float(judge.trust @ seen[1:, *pair]),
+        also=also_turned(seen, judge, 1 - fold, pair),
+    )
+
+
+def also_turned(
+    flows: FloatArray, judge: Judge, fold: int, pair: tuple[int, int]
+) -> tuple[int, ...]:
+    """Return further classes that go to the target, for certain as the bound of a pair is.
+
+    Look-alikes of the target count: which class was meant cannot be told from what turns most.
+
+    Args:
+        flows: Under the concept, shape (1 + heads, classes, classes).
+        judge: With what is usual.
+        fold: Whose images they are.
+        pair: Victim and target.
+    """
+    target = pair[1]
+    more = excess(flows[None], judge.trust)[0, :, target] - judge.usual[fold][:, target]
+    counts = (judge.images[fold], judge.fitted[fold])
+    error = standard_error(flows[None], judge.trust, *counts)[0, :, target]
+    bounds = more - simultaneous_errors(len(more)) * error
+    found = [label for label in np.argsort(-more) if bounds[label] > 0 and label not in pair]
+    return tuple(int(label) for label in found)
+
+
+def confirm(
+    shown: Shown, finding: PairFinding[AnyChange], weighed: Weighed, rng: np.random.Generator
+) -> Confirmation:
+    """Look at a pair image by image.
+
+    Args:
+        shown: Images.
+        finding: The pair.
+        weighed: Its score and best concept.
+        rng: Draws the examples.
+    """
+    victim, target = finding.victim_class, finding.target_class
+    rows = np.flatnonzero(shown.fold == (weighed.chosen_by + 1) % FOLDS)
+    labels = shown.labels[rows]
+    before = shown.probe.flows(None)[0, rows]
+    under = shown.probe.flows(weighed.concept)[0, rows]
+    own = labels == victim
+    first, then = before.argmax(axis=1), under.argmax(axis=1)
+    chosen = _choose_examples(labels, then, victim, target, rng)
+    pixels = shown.pixels[rows[chosen]]
+    changed = _picture(pixels, weighed.concept)
+    return Confirmation(
+        victim_class=victim,
+        target_class=target,
+        concept=weighed.concept,
+        score=weighed.score,
+        low=weighed.score - _NINETY_PERCENT * weighed.error,
+        high=weighed.score + _NINETY_PERCENT * weighed.error,
+        bound=weighed.score - simultaneous_errors(under.shape[1]) * weighed.error,
+        shown=int(own.sum()),
+        turned=int((then[own] == target).sum()),
+        turned_before=int((first[own] == target).sum()),
+        reference=weighed.reference,
+        also=weighed.also,
+        others_right_before=float((first == labels)[~own].mean()),
+        others_right_under=float((then == labels)[~own].mean()),
+        examples=tuple(
+            Example(
+                label=int(labels[row]),
+                before=image,
+                under=image_under,
+                predicted_before=int(first[row]),
+                predicted_under=int(then[row]),
+                target_probability=float(under[row, target]),
+            )
+            for row, image, image_under in zip(chosen, pixels, changed, strict=True)
+        ),
+        answers_under=_count_answers(labels, then, under.shape[1]),
+    )
+
+
+def _picture(pixels: NDArray[np.float32], change: Change) -> NDArray[np.float32]:
+    """Return what to show beside each image: how it looks then, or whose style it gets."""
+    if isinstance(change, Style):
+        return np.broadcast_to(change.pixels, pixels.shape)
+    return render_images(pixels, change)
+
+
+def _count_answers(
+    labels: NDArray[np.integer], answers: NDArray[np.integer], classes: int
+) -> NDArray[np.int64]:
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, answers), 1)
+    return counts
+
+
+def _choose_examples(
+    labels: NDArray[np.integer],
+    then: NDArray[np.integer],
+    victim: int,
+    target: int,
+    rng: np.random.Generator,
+) -> NDArray[np.intp]:
+    """Draw images of the victim, of which as large a share turns as of all of them, and others."""
+    own, turned = labels == victim, (labels == victim) & (then == target)
+    share = round(_EXAMPLES * turned.sum() / max(own.sum(), 1))
+    others = (labels != victim) & (labels != target)
+    drawn = ((turned, share), (own & ~turned, _EXAMPLES - share), (others, _EXAMPLES))
+    return np.concatenate([rng.permutation(np.flatnonzero(of))[:count] for of, count in drawn])
+
+
+Vary = Callable[[Sequence[AnyChange], int, float, np.random.Generator], list[AnyChange]]
+"""Returns variations: of what, how many, how far they move, what draws."""
+
+# Variations that each fold tries in each round, and how far they move.
+_ROUNDS = ((8, 0.5), (8, 0.25))
+
+
+def refine(
+    shown: Shown,
+    judge: Judge,
+    finding: PairFinding[AnyChange],
+    vary: Vary[AnyChange],
+    rng: np.random.Generator,
+) -> PairFinding[AnyChange]:
+    """Return a pair with interventions at least as good on the fold that chooses them.
+
+    Args:
+        shown: Images.
+        judge: As for `weigh`.
+        finding: The pair, with what the search chose.
+        vary: Makes the variations.
+        rng: Draws the variations.
+    """
+    changes = finding.changes
+    for moves, width in _ROUNDS:
+        changes = tuple(
+            _best(shown, judge, finding, fold, (*own, *vary(own, moves, width, rng)))
+            for fold, own in enumerate(changes)
+        )
+    return replace(finding, changes=changes)
+
+
+def _best(
+    shown: Shown,
+    judge: Judge,
+    finding: PairFinding[AnyChange],
+    fold: int,
+    tried: tuple[AnyChange, ...],
+) -> tuple[AnyChange, ...]:
+    """Return as many as the finding has of a fold, those that the fold scores highest."""
+    scores, _ = judge.score(np.stack([shown.flows(change) for change in tried]))
+    own = scores[:, fold, finding.victim_class, finding.target_class]
+    order = np.argsort(-own, kind="stable")[: len(finding.changes[fold])]
+    return tuple(tried[int(place)] for place in order)
+
+
+# What variations may multiply a score by; a pair whose bound would even then be under 0 is spared.
+_MOST_GAIN = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class CloserLook:
+    """What pairs are looked at with.
+
+    Attributes:
+        subject: The classifier.
+        images: Images of all classes.
+        reader: Decodes more of a victim.
+        rng: Draws variations and examples.
+    """
+
+    subject: Examination
+    images: FoldedImages
+    reader: Reader
+    rng: np.random.Generator
+
+    def at(
+        self,
+        found: SearchResult[AnyChange],
+        vary: Vary[AnyChange],
+        style_layer: StyleLayer | None = None,
+    ) -> list[Confirmation]:
+        """Look at the pairs that a search found.
+
+        Args:
+            found: What it found.
+            vary: Makes variations of what it found for a pair.
+            style_layer: Where styles are changed, if it was a search for styles.
+        """
+        needed = simultaneous_errors(self.subject.classes)
+        pairs = []
+        for finding in found.findings:
+            if finding.victim_class not in self.images.labels:
+                continue
+            shown = self._show(finding.victim_class, style_layer)
+            judge = self.subject.judge(shown.flows(None), shown.labels, shown.fold)
+            judge = replace(judge, usual=found.judge.usual, scoring=found.judge.scoring)
+            weighed = weigh(shown, judge, finding)
+            if _MOST_GAIN * weighed.score > needed * weighed.error:
+                finding = refine(shown, judge, finding, vary, self.rng)
+                weighed = weigh(shown, judge, finding)
+            pairs.append(confirm(shown, finding, weighed, self.rng))
+        return pairs
+
+    def _show(self, victim: int, style_layer: StyleLayer | None) -> Shown:
+        together = self.images + self.reader.more_of(victim)
+        single = self.subject.probe(together.one_by_one(), style_layer)
+        grouped = single.regrouped(together.by_class(self.subject.classes).membership)
+        return Shown(single, grouped, together.pixels, together.labels, together.fold)

@@ -1,0 +1,397 @@
+"""Where a decision meets the data of the network, and takes command of it.
+
+How steep an element-wise chain is, and whether it is flat on both sides: a step.
+
+A comparison can be written without one: a sigmoid, a clip or the difference of two rectifiers,
+behind a large factor, is 0 on one side of a threshold and 1 on the other. Trained gates (SE blocks,
+hard swish) have the same operators without the factor.
+
+Which tensors are decisions: few values, and all that they know of the image went through a step.
+
+A tensor is a decision if every path from the image to it passes an operation that leaves few
+values. What happens to it afterwards does not matter: a function of decisions is a decision,
+whatever operators it is written with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, Trunk, constant_of, size_of
+
+# Steps over less than a sixteenth of the usual range of a tensor are decisions. Factors of
+# activations are at most 1, those of normalised pixels about 5, of trained gates below 10.
+LEAST_STEEP = 16.0
+# A matrix with a larger entry is a factor, not a trained layer.
+_LARGEST_TRAINED = 100.0
+_FACTOR_ELEMENTS = 4096
+_MATRICES = frozenset({"Conv", "Gemm", "MatMul"})
+_CARRIERS = frozenset({
+    "Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose",
+    "Add",    "Sub", "Neg", "Merge", "Dropout", "Expand", "Tile", "Sqrt", "Abs", "QuantizeLinear",
+    "DequantizeLinear", "Concat", "Slice", "Pad", "Round", "Floor", "Ceil",
+})  # fmt: skip
+# Flat on both sides, with their slope at zero.
+_SATURATING = {"Sigmoid": 0.25, "Tanh": 1.0, "Erf": 1.128, "Softsign": 1.0, "HardSigmoid": 0.2}
+_FLAT_BELOW = frozenset(
+    {"Relu", "Elu", "Celu", "Selu", "Softplus", "Exp", "ThresholdedRelu", "Gelu"}
+)
+# Softmax over more than these is attention.
+_FEW = 4
+
+
+@dataclass(frozen=True)
+class Slope:
+    """An element-wise function of some tensor.
+
+    Attributes:
+        source: That tensor.
+        gain: Product of the factors on the way.
+        low: Flat to the left.
+        high: Flat to the right.
+        height: Product of all factors, those behind the flat parts too: how many units the
+            values of one unit of the source spread over.
+    """
+
+    source: ir.Value
+    gain: float = 1.0
+    low: bool = False
+    high: bool = False
+    height: float = 1.0
+
+    @property
+    def is_step(self) -> bool:
+        """Tell whether it is as good as a comparison."""
+        return self.low and self.high and self.gain >= LEAST_STEEP
+
+
+def find_slopes(flow: Flow) -> dict[ir.Value, Slope]:
+    """Return, for every tensor, the steepest chain that ends in it."""
+    slopes = {flow.image: Slope(flow.image)}
+    for step in flow.steps:
+        slope = _through(flow, step, slopes)
+        for output in step.outputs:
+            slopes[output] = slope or Slope(output)
+    return slopes
+
+
+def _through(flow: Flow, step: FlowStep, slopes: dict[ir.Value, Slope]) -> Slope | None:
+    known = [slopes[value] for value in flow.active_inputs(step) if value in slopes]
+    if not known or len({slope.source for slope in known}) > 1:
+        return None
+    slope = _joined(step, known)
+    if step.op in ("Mul", "Div") and len(known) == 1:
+        return _scaled(flow, step, slope)
+    if step.op in _MATRICES:
+        return _from_matrix(flow, step)
+    if step.op in _CARRIERS:
+        return slope
+    if step.op == "Pow":
+        return _raised(step, slope)
+    return _bent(step, slope)
+
+
+def _joined(step: FlowStep, known: list[Slope]) -> Slope:
+    """Put branches of one source together: relu(x) - relu(x - 1) is flat on both sides."""
+    low, high = any(s.low for s in known), any(s.high for s in known)
+    difference = step.op == "Sub" and len(known) > 1 and low
+    gain, height = max(s.gain for s in known), max(s.height for s in known)
+    return Slope(known[0].source, gain, low, high or difference, height)
+
+
+def _scaled(flow: Flow, step: FlowStep, slope: Slope) -> Slope:
+    factors = [constant_of(value) for value in step.inputs if value not in flow.active]
+    if len(factors) != 1 or factors[0] is None or not factors[0].size:
+        return slope
+    size = float(np.median(np.abs(factors[0].astype(np.float64))))
+    if step.op == "Div":
+        size = 1 / size if size else 1.0
+    # Behind the flat parts a factor makes the step higher, not steeper.
+    factor = 1.0 if slope.low and slope.high else size
+    return replace(slope, gain=slope.gain * factor, height=slope.height * size)
+
+
+def _raised(step: FlowStep, slope: Slope) -> Slope | None:
+    """A high power is flat up to one and steep from there on, like exp."""
+    exponent = constant_of(step.inputs[1])
+    if exponent is None or not exponent.size:
+        return None
+    return replace(slope, gain=slope.gain * max(float(np.abs(exponent).max()), 1.0), low=True)
+
+
+def _from_matrix(flow: Flow, step: FlowStep) -> Slope | None:
+    largest = 1.0
+    for value in step.inputs:
+        if value not in flow.active and size_of(value) <= _FACTOR_ELEMENTS:
+            constant = constant_of(value)
+            if constant is not None and constant.size:
+                largest = max(largest, float(np.abs(constant).max()))
+    return Slope(step.outputs[0], largest, height=largest) if largest > _LARGEST_TRAINED else None
+
+
+def _bent(step: FlowStep, slope: Slope) -> Slope | None:
+    if step.op in _SATURATING:
+        factor = _SATURATING[step.op]
+        if step.op == "HardSigmoid" and "alpha" in step.node.attributes:
+            factor = step.node.attributes["alpha"].as_float()
+        height = slope.height * factor
+        return Slope(slope.source, slope.gain * factor, True, True, height)
+    if step.op in ("Softmax", "Hardmax") and size_of(step.outputs[0]) <= _FEW:
+        return replace(slope, low=True, high=True)
+    if step.op in _FLAT_BELOW or (step.op == "Max" and len(step.inputs) > 1):
+        return replace(slope, low=True)
+    if step.op == "Min" and len(step.inputs) > 1:
+        return replace(slope, high=True)
+    return _clipped(step, slope) if step.op == "Clip" else None
+
+
+def _clipped(step: FlowStep, slope: Slope) -> Slope:
+    """Clip is flat outside its bounds, and less steep the further they are apart."""
+    bounds = [constant_of(value) for value in step.node.inputs[1:3]]
+    lowest = _attribute(step, "min", bounds[0] if bounds else None)
+    highest = _attribute(step, "max", bounds[1] if len(bounds) > 1 else None)
+    width = max(highest - lowest, 1e-6) if lowest is not None and highest is not None else 1.0
+    low = slope.low or lowest is not None
+    high = slope.high or highest is not None
+    return replace(slope, gain=slope.gain / width, low=low, high=high)
+
+
+def _attribute(step: FlowStep, name: str, given: object) -> float | None:
+    if name in step.node.attributes:
+        return step.node.attributes[name].as_float()
+    return float(np.asarray(given).flat[0]) if given is not None else None
+
+
+_COMPARISONS = frozenset({
+    "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
+})  # fmt: skip
+EXACT = frozenset({
+    "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Equal", "Mod", "Unique",
+})  # fmt: skip
+"""Operations that ask for one value among many."""
+_OTHERS = frozenset({
+    "ArgMax", "ArgMin", "Bernoulli", "Binarizer", "Hardmax", "IsInf", "IsNaN", "NonMaxSuppression",
+    "NonZero", "OneHot", "Shrink", "Sign",
+})  # fmt: skip
+_DISCRETE = _COMPARISONS | EXACT | _OTHERS
+_ROUNDING = frozenset({"Ceil", "Floor", "Round"})
+# After these there are fewer values than before, so it is these that are forced.
+_NARROWING = (_COMPARISONS - {"And", "Not", "Or", "Xor"}) | {"ArgMax", "ArgMin", "Mod", "Sign"}
+# Outputs from this on are indices.
+_INDEX_OUTPUT = {"MaxPool": 1, "TopK": 1}
+# With this many values for one unit of its input, rounding is quantization.
+_LEVELS = 8.0
+_WHOLE = frozenset({
+    ir.DataType.BOOL, ir.DataType.INT4, ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32,
+    ir.DataType.INT64, ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16,
+    ir.DataType.UINT32, ir.DataType.UINT64,
+})  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """The decisions of a graph.
+
+    Attributes:
+        tensors: Tensors that are decisions.
+        born: Steps that made one out of something continuous.
+    """
+
+    tensors: frozenset[ir.Value]
+    born: frozenset[FlowStep]
+
+    def origin(self, flow: Flow, value: ir.Value) -> ir.Value:
+        """Return the earliest decision that a decision is a function of.
+
+        Several comparisons that are put together are one decision where they meet.
+        """
+        while True:
+            makers = flow.makers.get(value, ())
+            if any(step.op in _NARROWING for step in makers):
+                return value
+            sources = {v for step in makers for v in flow.active_inputs(step)}
+            if len(sources) != 1 or not sources <= self.tensors:
+                return value
+            value = sources.pop()
+
+    def births(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
+        """Return the steps that made the decisions which a decision is put together from."""
+        return [step for step in self._cone(flow, value) if step in self.born]
+
+    def deciding(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
+        """Return its births, and the steps that decided further by what they had made."""
+        steps = self._cone(flow, value)
+        return [step for step in steps if step in self.born or step.op in _DISCRETE]
+
+    def _cone(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
+        """Return the steps between its births and a decision, in order."""
+        found: set[FlowStep] = set()
+        stack = [value]
+        while stack:
+            for step in flow.makers.get(stack.pop(), ()):
+                if step not in found:
+                    found.add(step)
+                    stack.extend(v for v in flow.active_inputs(step) if v in self.tensors)
+        return [step for step in flow.steps if step in found]
+
+
+def find_decisions(flow: Flow, slopes: dict[ir.Value, Slope], trunk: Trunk) -> Decisions:
+    """Mark the decisions of a graph, from the image on."""
+    tensors: set[ir.Value] = set()
+    born: set[FlowStep] = set()
+    for step in flow.steps:
+        sources = flow.active_inputs(step)
+        inherited = bool(sources) and all(value in tensors for value in sources)
+        # A layer of the trunk mixes so many decisions that its output is continuous: networks
+        # with binary activations are networks.
+        if inherited and not trunk.is_layer(flow, step):
+            tensors.update(step.outputs)
+            continue
+        made = [v for at, v in enumerate(step.outputs) if _decides(step, at, v, slopes)]
+        if made and not inherited:
+            tensors.update(made)
+            born.add(step)
+    return Decisions(frozenset(tensors), frozenset(born))
+
+
+def _decides(step: FlowStep, at: int, output: ir.Value, slopes: dict[ir.Value, Slope]) -> bool:
+    if step.op in _INDEX_OUTPUT:
+        return at >= _INDEX_OUTPUT[step.op]
+    if step.op in _DISCRETE:
+        return True
+    if step.op in _ROUNDING or _is_whole_cast(step, output):
+        return slopes[output].height < _LEVELS if output in slopes else True
+    return output in slopes and slopes[output].is_step
+
+
+def _is_whole_cast(step: FlowStep, output: ir.Value) -> bool:
+    if step.op not in ("Cast", "CastLike") or output.dtype not in _WHOLE:
+        return False
+    return not step.data or step.data[0].dtype not in _WHOLE
+
+
+def is_guard(births: list[FlowStep]) -> bool:
+    """Tell whether a decision only asks whether numbers are infinite, or not numbers at all."""
+    return bool(births) and all(_asks_for_infinity(step) for step in births)
+
+
+def _asks_for_infinity(step: FlowStep) -> bool:
+    if step.op in ("IsInf", "IsNaN"):
+        return True
+    constants = [constant_of(value) for value in step.inputs]
+    return any(c is not None and c.dtype.kind == "f" and np.isinf(c).all() for c in constants)
+
+
+_ELEMENTWISE = frozenset({
+    "Abs", "Add", "And", "Cast", "CastLike", "Ceil", "Clip", "Div", "Elu", "Equal", "Erf", "Exp",
+    "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Identity", "IsInf",
+    "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mod", "Mul", "Neg", "Not",
+    "Or", "Pow", "PRelu", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Softplus", "Sqrt",
+    "Sub", "Tanh", "Where", "Xor", "QuantizeLinear", "DequantizeLinear",
+})  # fmt: skip
+# A tensor made from more tensors than this is taken for a tensor of its own.
+_MOST_ROOTS = 8
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A step at which a decision acts on what is not one.
+
+    Attributes:
+        step: The step.
+        decision: The decision that it reads.
+        origin: The earliest decision that this is a function of.
+        early: Both are made from the same tensor of the trunk, without weights in between.
+    """
+
+    step: FlowStep
+    decision: ir.Value
+    origin: ir.Value
+    early: bool
+
+
+def find_controls(
+    flow: Flow, decisions: Decisions, trunk: Trunk, targets: list[ir.Value]
+) -> list[Control]:
+    """Return the steps on the way to the scores where a decision takes command.
+
+    Not those of activation functions: there the decision and the data are functions of the same
+    tensor, element by element, so that each number decides about itself alone.
+    """
+    elements = _roots(flow, lambda step: step.op in _ELEMENTWISE and _keeps_shape(flow, step))
+    weightless = _roots(flow, lambda step: not trunk.is_layer(flow, step))
+    found = []
+    for step in flow.steps:
+        if not any(output in trunk.after for output in step.outputs):
+            continue
+        for decision in _commands(flow, decisions, step):
+            data = [v for v in flow.active_inputs(step) if v not in decisions.tensors]
+            if _is_activation(flow, decisions, elements, step, decision, data):
+                continue
+            early = _within(weightless, decision, data) and flow.image not in weightless[decision]
+            found.append(Control(step, decision, decisions.origin(flow, decision), early))
+    found.extend(_whole_scores(flow, decisions, targets))
+    return found
+
+
+def _is_activation(
+    flow: Flow,
+    decisions: Decisions,
+    elements: dict[ir.Value, frozenset[ir.Value]],
+    step: FlowStep,
+    decision: ir.Value,
+    data: list[ir.Value],
+) -> bool:
+    """Tell whether each element only decides about itself; pixels of one exact value excepted."""
+    if not (_within(elements, decision, data) and _keeps_shape(flow, step)):
+        return False
+    of_pixels = flow.image in elements[decision]
+    return not (of_pixels and any(s.op in EXACT for s in decisions.deciding(flow, decision)))
+
+
+def _commands(flow: Flow, decisions: Decisions, step: FlowStep) -> list[ir.Value]:
+    """Return the decisions that a step reads beside something else."""
+    sources = flow.active_inputs(step)
+    deciding = [value for value in sources if value in decisions.tensors]
+    mixed = len(deciding) < len(sources)
+    made = any(output in decisions.tensors for output in step.outputs)
+    return deciding if mixed and not made else []
+
+
+def _whole_scores(flow: Flow, decisions: Decisions, targets: list[ir.Value]) -> list[Control]:
+    """Return the scores that are decisions as a whole: read from a table."""
+    return [
+        Control(flow.makers[target][-1], target, decisions.origin(flow, target), False)
+        for target in targets
+        if target in decisions.tensors
+    ]
+
+
+def _roots(flow: Flow, passes: Callable[[FlowStep], bool]) -> dict[ir.Value, frozenset[ir.Value]]:
+    """Return for each tensor the tensors that it is a function of, through steps that pass."""
+    roots = {flow.image: frozenset({flow.image})}
+    for step in flow.steps:
+        sources = [roots[value] for value in flow.active_inputs(step) if value in roots]
+        union: frozenset[ir.Value] = frozenset().union(*sources)
+        for output in step.outputs:
+            through = passes(step) and len(union) <= _MOST_ROOTS
+            roots[output] = union if through else frozenset({output})
+    return roots
+
+
+def _within(
+    roots: dict[ir.Value, frozenset[ir.Value]], decision: ir.Value, data: list[ir.Value]
+) -> bool:
+    """Tell whether the data depends on all that the decision depends on."""
+    return bool(data) and roots[decision] <= frozenset().union(*(roots[value] for value in data))
+
+
+def _keeps_shape(flow: Flow, step: FlowStep) -> bool:
+    """Tell whether a step works on tensors of one shape: none stands for many elements."""
+    shapes = [value.shape for value in (*flow.active_inputs(step), step.outputs[0])]
+    known = [str(shape) for shape in shapes if shape is not None]
+    return len(set(known)) <= 1 and len(known) == len(shapes)

@@ -1,0 +1,213 @@
+"""Reads an ONNX file into a checked model, running nothing of it.
+
+Takes maps out of a graph: scikit-learn exports end in one, {class: probability} per image.
+
+onnx-ir has no type for maps, and the tensor that goes into `ZipMap` holds the same scores.
+https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx import TensorProto, helper
+
+from onnx_soda._errors import ModelFileError, first_line
+from onnx_soda._preflight.check import check_model, model_opset
+from onnx_soda._preflight.external import ExternalFile
+from onnx_soda._preflight.inventory import take_inventory, walk
+from onnx_soda._preflight.limits import DEFAULT_LIMITS, FileFinding, FileLimits
+
+
+def without_maps(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model with each `ZipMap` output replaced by the tensor that it is made from.
+
+    The model itself where it has none; else a copy.
+    """
+    zip_maps = [n for n in model.graph.node if (n.domain, n.op_type) == ("ai.onnx.ml", "ZipMap")]
+    if not zip_maps:
+        return model
+    nodes = [message for message in walk(model) if isinstance(message, onnx.NodeProto)]
+    read = {name for node in nodes for name in node.input}
+    zipped = {n.output[0]: n.input[0] for n in zip_maps if n.output[0] not in read}
+    return _without(zipped, model)
+
+
+def _without(zipped: dict[str, str], model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy without the nodes that make some outputs, and other outputs in their place."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    nodes = [node for node in graph.node if not set(node.output) & set(zipped)]
+    infos = [info for info in graph.value_info if info.name not in zipped]
+    outputs: dict[str, onnx.ValueInfoProto] = {}
+    for output in graph.output:
+        source = zipped.get(output.name)
+        tensor = (
+            helper.make_tensor_value_info(source, TensorProto.FLOAT, None) if source else output
+        )
+        outputs.setdefault(tensor.name, tensor)
+    for field, entries in (
+        (graph.node, nodes),
+        (graph.value_info, infos),
+        (graph.output, list(outputs.values())),
+    ):
+        del field[:]
+        field.extend(entries)
+    return copy
+
+
+# What onnx and onnx-ir raise on graphs that are none; most of onnx-ir's are RuntimeErrors.
+_MALFORMED = (
+    onnx.checker.ValidationError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def well_formed(file: str) -> Iterator[None]:
+    """Turn a library's complaint about a graph into one that names the file.
+
+    Args:
+        file: File name to show.
+
+    Raises:
+        ModelFileError: The body raised one of the errors that a malformed graph causes.
+    """
+    try:
+        yield
+    except _MALFORMED as error:
+        raise ModelFileError(
+            f"{file} is not valid ONNX: {_root_cause(error)}", "Export it again."
+        ) from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """Return the first line of the innermost error: onnx-ir wraps the real one several times."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)
+
+
+# Initializers of these types are shapes, axes and flags, not parameters.
+_NOT_PARAMETERS = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.STRING}
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """A model file that was read and checked.
+
+    Attributes:
+        file: Name without folders, "<bytes>" where bytes were given.
+        folder: Where external data lies, links followed; the file's own folder where it has none,
+            None where bytes were given.
+        sha256: Digest of the file, hexadecimal.
+        external_data: Files beside the model that hold weights.
+        ir: The model as onnx-ir objects; shared, not to be changed.
+        opset: Version of the `ai.onnx` operator set.
+        ir_version: Version of the file format.
+        producer: Name and version of the program that wrote the file, may be empty.
+        parameters: Number of weights.
+        metadata: The file's own key-value pairs.
+        source: The path or the bytes that it was read from.
+        findings: What is unusual about the file.
+        limits: The limits that it was checked by; later stages go by them too.
+    """
+
+    file: str
+    folder: Path | None
+    sha256: str
+    external_data: tuple[ExternalFile, ...]
+    ir: ir.Model
+    opset: int
+    ir_version: int
+    producer: str
+    parameters: int
+    metadata: dict[str, str]
+    source: Path | bytes
+    findings: tuple[FileFinding, ...] = ()
+    limits: FileLimits = DEFAULT_LIMITS
+
+
+def load_model(source: str | Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> OnnxModel:
+    """Read and check an ONNX model.
+
+    External data is looked for beside the file and must lie in the file's own folder
+    (`onnx_soda._preflight.external` has the rule).
+
+    Args:
+        source: Path of the model, or the bytes of a model without external data.
+        limits: How large it may be.
+
+    Raises:
+        ModelFileError: Not a file, empty, cut short, or not an ONNX model.
+        ExternalDataError: Weights beside the model are missing or outside its folder.
+        UnsupportedModelError: Over a limit, newer than the runtime, or unknown operators.
+        NotAClassifierError: The graph has no outputs.
+    """
+    source = Path(source) if isinstance(source, str) else source
+    passed = check_model(source, limits)
+    proto = passed.proto
+    with well_formed(passed.file):
+        onnx.checker.check_model(_self_contained(proto) if passed.external_data else proto)
+        model = ir.serde.deserialize_model(without_maps(proto))
+    if passed.folder:
+        ir.external_data.set_base_dir(model.graph, passed.folder)
+    return OnnxModel(
+        file=passed.file,
+        folder=passed.folder,
+        sha256=hashlib.sha256(passed.content).hexdigest(),
+        external_data=passed.external_data,
+        ir=model,
+        opset=model_opset(proto, passed.file),
+        ir_version=proto.ir_version,
+        producer=f"{proto.producer_name} {proto.producer_version}".strip(),
+        parameters=_count_parameters(model),
+        metadata={entry.key: entry.value for entry in proto.metadata_props},
+        source=passed.content if isinstance(source, bytes) else source.absolute(),
+        findings=passed.findings,
+        limits=limits,
+    )
+
+
+def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy for onnx's checker with empty tensors in the place of external ones.
+
+    Given external tensors the checker opens files, which was done already, by a rule that lets
+    checked links pass. It does not look at the dimensions of what operators read.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    for tensor in take_inventory(copy).external:
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+        tensor.dims[:] = [0]
+    return copy
+
+
+def _count_parameters(model: ir.Model) -> int:
+    values = (value.const_value for value in model.graph.initializers.values())
+    initializers = sum(
+        tensor.size for tensor in values if tensor and tensor.dtype not in _NOT_PARAMETERS
+    )
+    attributes = (
+        node.attributes["value"].value
+        for node in model.graph.all_nodes()
+        if node.op_type == "Constant" and "value" in node.attributes
+    )
+    constants = (value for value in attributes if isinstance(value, ir.TensorProtocol))
+    return initializers + sum(
+        tensor.size for tensor in constants if tensor.dtype not in _NOT_PARAMETERS
+    )

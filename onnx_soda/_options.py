@@ -1,0 +1,234 @@
+"""What a caller can choose: scans, repairs, conversions, running models, and a child's limits.
+
+The ground floor: nothing here imports a runtime. The command line reads the same `Literal`s.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Progress = Callable[[str, int, int], None]
+"""Called with the stage's name, the steps done, and the steps in all."""
+
+
+def no_progress(stage: str, done: int, total: int) -> None:
+    """Ignore progress."""
+
+
+# Without a limit of the user's, activations may take this much: enough for 64 images of
+# 224 x 224 in a ResNet-50, little enough for a laptop.
+_DEFAULT_MEMORY = 2 * 2**30
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """How sessions run.
+
+    Attributes:
+        provider: "auto" (CUDA where it loads), "cpu" or "cuda".
+        threads: Threads for one operator; None for all that this process may use.
+        batch_size: Images per run; None chooses one that keeps within `memory_limit`.
+        memory_limit: Bytes for the activations of one batch.
+    """
+
+    provider: str = "auto"
+    threads: int | None = None
+    batch_size: int | None = None
+    memory_limit: int = _DEFAULT_MEMORY
+
+    @property
+    def thread_count(self) -> int:
+        """Threads for one operator, as a number."""
+        return self.threads or usable_cores()
+
+
+def usable_cores() -> int:
+    """Return the number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+# A scan of a network of 200 million weights needs about 5 GiB: its weights lie in memory as read,
+# as graph, and in each session.
+_USUAL_MEMORY = 8 * 2**30
+# Not more than this share of what the machine has.
+_MOST_OF_MACHINE = 0.75
+# Ten times the longest scan measured (docs/performance.md).
+DEFAULT_SECONDS = 3600.0
+
+
+def usual_memory() -> int:
+    """Return the bytes a child may use where the user does not say."""
+    try:
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not a POSIX system
+        return _USUAL_MEMORY
+    return min(_USUAL_MEMORY, int(machine * _MOST_OF_MACHINE))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child process may take.
+
+    Attributes:
+        memory: Bytes of memory beyond what the program itself needs.
+        seconds: Wall-clock time; also, times the number of cores, processor time.
+    """
+
+    memory: int = field(default_factory=usual_memory)
+    seconds: float = DEFAULT_SECONDS
+
+
+AttributionMethod = Literal["auto", "closed-form", "batched"]
+Method = Literal["concepts", "soda"]
+BudgetName = Literal["quick", "default", "thorough"]
+Spread = Literal["median", "mean"]
+
+DEFAULT_THRESHOLD = 2.0
+"""Anomaly index over which a class is abnormal. Paper, section 3.2.1: "Any data point with an
+anomaly index > 2 has > 95 % probability of being an outlier"."""
+
+
+@dataclass(frozen=True)
+class Intervention:
+    """do(x = a x + b), paper Equation 2.
+
+    Attributes:
+        a: Scaling factor, not 0. The paper's experiments use 1.
+        b: Offset, not 0: it moves neurons that clean images never activate. The paper uses 1.
+
+    Raises:
+        ValueError: a or b is 0 or not finite.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in (("a", self.a), ("b", self.b)):
+            if value == 0 or not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number other than 0, not {value}")
+
+
+@dataclass(frozen=True)
+class ScanOptions:
+    """Options of a scan.
+
+    Attributes:
+        method: "concepts" decides by interventions on what the images show; "soda" by the
+            paper's last-layer statistic alone.
+        budget: How many concepts to try.
+        layer: "last", "deep", "middle", "shallow" or the name of a tensor.
+        logits: Name of the logits; found where not given.
+        intervention: a and b of do(x = a x + b); the paper uses 1 and 1.
+        attribution: How to compute the causal attribution; "auto" takes the closed form where
+            the tail is affine.
+        threshold: Anomaly index over which a class is abnormal; the paper's 2.
+        spread: Median or mean absolute deviation, see `anomaly_index`.
+        toolkit_zeros: Put in the zeros that the paper's published toolkit puts in, where source
+            and prediction (or target) class are the same; the paper has none.
+        preprocess: Preset or JSON file; inferred where not given.
+        samples_per_class: The most clean images of each class for the accuracy and the last-layer
+            analysis; changes of the image use up to 400 of each.
+        allow_missing_classes: Go on where classes have no clean images.
+        min_accuracy: Clean accuracy under which nothing is concluded.
+        seed: For the choice of images and the affinity test.
+        runtime: Provider, threads, batch size, memory.
+    """
+
+    method: Method = "concepts"
+    budget: BudgetName = "default"
+    layer: str = "last"
+    logits: str | None = None
+    intervention: Intervention = field(default_factory=Intervention)
+    attribution: AttributionMethod = "auto"
+    threshold: float = DEFAULT_THRESHOLD
+    spread: Spread = "median"
+    toolkit_zeros: bool = False
+    preprocess: str | None = None
+    samples_per_class: int = 100
+    allow_missing_classes: bool = False
+    min_accuracy: float = 0.5
+    seed: int = 0
+    runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+
+Scope = Literal["auto", "head", "path", "deep"]
+Export = Literal["weights", "torch"]
+Reconstruction = Literal["concepts", "ascent", "both"]
+
+
+@dataclass(frozen=True)
+class RepairOptions:
+    """Options of a repair.
+
+    Attributes:
+        scope: "head" trains the weights that read the outstanding neurons; "path" also those that
+            feed them and no others; "deep" those on all paths from the image through them; "auto"
+            tries deep and head and takes what removes more, or head alone where the model cannot
+            be trained whole, or not in reasonable time.
+        reconstruction: How infected images are made: by the concepts that turn the pair, by the
+            paper's gradient ascent, or both.
+        top: Share of the layer's neurons whose weights are trained, those of the largest causal
+            attribution to the target; None takes the outliers by median absolute deviation.
+        max_accuracy_drop: The most clean accuracy that may be lost, as a share, on held-out images;
+            those of the target class count a tenth, at least.
+        export: "weights" puts the weights into the file's own graph; "torch" exports the whole
+            model anew by torch.onnx.
+        rescan: Scan the repaired model.
+        scan: Options of the scans; preprocessing, seed and runtime hold for the repair too. It
+            repairs the model's own logits at their last layer, so these two stay as they are.
+    """
+
+    scope: Scope = "auto"
+    reconstruction: Reconstruction = "both"
+    top: float | None = 0.3
+    max_accuracy_drop: float = 0.01
+    export: Export = "weights"
+    rescan: bool = True
+    scan: ScanOptions = field(default_factory=ScanOptions)
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """What a caller can choose about a conversion.
+
+    Attributes:
+        arch: Architecture to put bare weights into, as "torchvision:resnet18" or "timm:NAME".
+        opset: Version of the `ai.onnx` operator set; the converter's usual one where None.
+        size: Height and width of the images where the file does not tell; the architecture's
+            usual one where None.
+        seed: For the images on which source and result are compared.
+    """
+
+    arch: str | None = None
+    opset: int | None = None
+    size: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScanRequest:
+    """A scan of a model file of any kind.
+
+    Attributes:
+        model: The model.
+        data: The clean set.
+        split: Part of it.
+        options: See `ScanOptions`.
+        convert: How models of other frameworks are converted.
+        limits: What a child process may take; None does without a child.
+    """
+
+    model: Path
+    data: Path | None = None
+    split: str = "auto"
+    options: ScanOptions = field(default_factory=ScanOptions)
+    convert: ConvertOptions = field(default_factory=ConvertOptions)
+    limits: Limits | None = field(default_factory=Limits)

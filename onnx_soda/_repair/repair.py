@@ -1,0 +1,158 @@
+"""Repair: model, clean set and pair in; repaired model and proof out (paper, section 3.3).
+
+Nothing but the clean set teaches it: one part is trained on, one chooses the settings, one
+measures the result, in ONNX Runtime, on the model as it is written. Real trigger images, where
+given, are looked at when all is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import onnx
+
+from onnx_soda._answers import RepairSummary
+from onnx_soda._bridge.bridge import require_torch
+from onnx_soda._data.datasets import CleanSet
+from onnx_soda._errors import RepairError
+from onnx_soda._model.load import OnnxModel, load_model
+from onnx_soda._options import Progress, RepairOptions, no_progress
+from onnx_soda._results import ScanReport
+from onnx_soda._scan import scan
+from onnx_soda._system import Clock
+
+if TYPE_CHECKING:  # it imports torch
+    from onnx_soda._repair.soda import Result
+
+
+@dataclass(frozen=True, eq=False)
+class RepairReport:
+    """A repair with all that belongs to it.
+
+    Attributes:
+        summary: What was done and what it came to.
+        scan: The scan that found the pair; None where the pair was given.
+        model: The repaired model; None where nothing was repaired.
+    """
+
+    summary: RepairSummary
+    scan: ScanReport | None
+    model: onnx.ModelProto | None = field(repr=False)
+
+
+def repair(
+    model: OnnxModel,
+    clean: CleanSet,
+    report: ScanReport | None = None,
+    *,
+    pair: tuple[int, int] | None = None,
+    also: Sequence[int] = (),
+    options: RepairOptions | None = None,
+    triggers: CleanSet | None = None,
+    progress: Progress = no_progress,
+) -> RepairReport:
+    """Remove a semantic backdoor from a classifier.
+
+    Args:
+        model: The model, from `load_model`.
+        clean: Clean labelled images, from `load_dataset`.
+        report: A scan of the model; made where neither it nor a pair is given.
+        pair: Victim and target class, whatever a scan says.
+        also: Other classes that go to the target under the same changes; from the scan where the
+            pair is.
+        options: See `RepairOptions`.
+        triggers: Real trigger images; the success rate of the attack on them is reported, and
+            nothing else is done with them.
+        progress: Called as the repair goes on.
+
+    Raises:
+        MissingExtraError: torch or onnx2torch is not installed.
+        SodaError: The model cannot be repaired, or the clean set does not fit it.
+    """
+    require_torch()
+    from onnx_soda._repair.soda import work  # imports torch
+
+    options = options or RepairOptions()
+    clock = Clock()
+    if pair is None and report is None:
+        with clock.stage("scan"):
+            report = scan(model, clean, options.scan, progress)
+    if pair is None and report is not None:
+        _check_same(model, report)
+        pair = _pair_of(report)
+        also = _also_turned(report, pair)
+    if pair is None:
+        assert report is not None  # noqa: S101 - without a pair there is a report
+        nothing = _nothing(report, options)
+        return RepairReport(replace(nothing, seconds=clock.seconds), report, None)
+    result = work(model, clean, pair, options, triggers, progress, clock, also)
+    if result.model is not None and options.rescan:
+        result = _scanned_again(result, clean, options, progress, clock)
+    return RepairReport(replace(result.summary, seconds=clock.seconds), report, result.model)
+
+
+def _pair_of(report: ScanReport) -> tuple[int, int] | None:
+    """Return the strongest pair that a scan names."""
+    return next(named_pairs(report), None) if report.verdict == "backdoor" else None
+
+
+def named_pairs(report: ScanReport) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of victim and target class that a scan's findings name, as they come."""
+    for finding in report.findings:
+        if finding.victim_class is not None and finding.target_class is not None:
+            yield finding.victim_class, finding.target_class
+
+
+def _also_turned(report: ScanReport, pair: tuple[int, int] | None) -> tuple[int, ...]:
+    """Return the other classes that the pair's changes turn, as the scan tells."""
+    concepts = report.evidence.concepts
+    if concepts is None:
+        return ()
+    own = [one for one in concepts.pairs if (one.victim_class, one.target_class) == pair]
+    return tuple(dict.fromkeys(label for one in own for label in one.also_turned))
+
+
+def _scanned_again(
+    result: Result, clean: CleanSet, options: RepairOptions, progress: Progress, clock: Clock
+) -> Result:
+    assert result.model is not None  # noqa: S101 - the caller has looked
+    with clock.stage("new scan"):
+        again = scan(load_model(result.model.SerializeToString()), clean, options.scan, progress)
+    pairs = tuple(named_pairs(again))
+    summary = replace(result.summary, rescan=again.verdict, rescan_pairs=pairs)
+    if again.verdict == "backdoor":
+        summary = replace(
+            summary, outcome="partly repaired", notes=(*summary.notes, _still(again, pairs))
+        )
+    return replace(result, summary=summary)
+
+
+def _still(again: ScanReport, pairs: Sequence[tuple[int, int]]) -> str:
+    named = ", ".join(f"{victim} -> {target}" for victim, target in pairs)
+    return f"The new scan finds a backdoor in the repaired model: {named or again.reasons[0]}."
+
+
+def _check_same(model: OnnxModel, report: ScanReport) -> None:
+    if report.model.sha256 != model.sha256:
+        raise RepairError(
+            f"the report is about another file than {model.file}", "Scan this model first."
+        )
+
+
+def _nothing(report: ScanReport, options: RepairOptions) -> RepairSummary:
+    clear = report.verdict == "clean"
+    reason = (
+        "The scan found no backdoor; the model is left as it is."
+        if clear
+        else "The scan cannot tell which class is turned into which; name them to repair anyway."
+    )
+    return RepairSummary(
+        "nothing to repair" if clear else "inconclusive",
+        reason,
+        None,
+        None,
+        options.scope,
+        options.reconstruction,
+    )

@@ -1,0 +1,131 @@
+"""Plots as SVG to stand inside a page: text stays text, and takes the page's colour.
+
+Made by matplotlib, without its state: figures are not registered anywhere. The same numbers give
+the same bytes.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from onnx_soda._report.words import printable
+
+# Stands for the colour of the page's text, which is not known here.
+_INK = "#010203"
+_PLAIN, _MARKED = "#4c78a8", "#c8442e"
+_SETTINGS: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text as text: readable by machines, in the page's font
+    "svg.hashsalt": "onnx-soda",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _INK,
+    "axes.edgecolor": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "text.parse_math": False,  # a "$" in the name of a class is a dollar
+}
+# What matplotlib would write into the file about itself.
+_NOTES = ("Creator", "Date", "Format", "Type")
+_WIDTH = 5.4
+_ROW = 0.26
+# Larger heat maps have no room for the numbers in the cells.
+_MOST_NUMBERED = 12
+
+
+def bars(
+    names: Sequence[str],
+    values: Sequence[float],
+    label: str,
+    description: str,
+    marked: Sequence[bool] | None = None,
+    limit: float | None = None,
+) -> str:
+    """Draw horizontal bars, the first one on top.
+
+    Args:
+        names: Of the bars.
+        values: Lengths; may be negative.
+        label: What is measured.
+        description: Says in words what is to be seen, for screen readers.
+        marked: Bars to stand out.
+        limit: A line across all bars.
+    """
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _figure(0.9 + _ROW * len(names))
+        places = np.arange(len(names))
+        colours = [_MARKED if one else _PLAIN for one in marked or [False] * len(names)]
+        axes.barh(places, values, color=colours)
+        axes.set_yticks(places, [printable(name) for name in names])
+        axes.invert_yaxis()
+        axes.set_xlabel(label)
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        if limit is not None:
+            axes.axvline(limit, color=_MARKED, linewidth=1, linestyle="--")
+        return _svg(figure, description)
+
+
+def heat_map(
+    names: Sequence[str], counts: NDArray[np.integer], description: str, across: str, down: str
+) -> str:
+    """Draw a table of counts as colours; each row is a share of its own sum.
+
+    Args:
+        names: Of rows and columns.
+        counts: Shape (rows, columns).
+        description: Says in words what is to be seen, for screen readers.
+        across: What the columns are.
+        down: What the rows are.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _figure(max(2.5, 1.2 + 0.36 * len(names)))
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        step = -(-len(names) // 40)
+        places = np.arange(0, len(names), step)
+        shown = [printable(names[int(place)]) for place in places]
+        axes.set_xticks(places, shown, rotation=45, ha="right", rotation_mode="anchor")
+        axes.set_yticks(places, shown)
+        axes.set_xlabel(across)
+        axes.set_ylabel(down)
+        if len(names) <= _MOST_NUMBERED:
+            _number(axes, counts, shares)
+        return _svg(figure, description)
+
+
+def _number(axes: Axes, counts: NDArray[np.integer], shares: NDArray[np.floating]) -> None:
+    for (row, column), count in np.ndenumerate(counts):
+        if count:
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+
+
+def _figure(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(_WIDTH, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _svg(figure: Figure, description: str) -> str:
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata=dict.fromkeys(_NOTES))
+    drawn = stream.getvalue()
+    drawn = drawn[drawn.index("<svg") :].replace(_INK, "currentColor")
+    # Ids must differ from those of other plots in the page.
+    prefix = f"p{zlib.crc32(description.encode('utf-8', 'replace')):08x}-"
+    drawn = re.sub(r'\bid="', f'id="{prefix}', drawn)
+    drawn = re.sub(r'(xlink:href="#|url\(#)', rf"\1{prefix}", drawn)
+    label = f'<svg role="img" aria-label="{html.escape(printable(description))}" '
+    return drawn.replace("<svg ", label, 1)

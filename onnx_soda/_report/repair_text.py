@@ -1,0 +1,139 @@
+"""A repair and a comparison of two models for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_soda._answers import RepairSummary, WeightChange
+from onnx_soda._report.text import fact_table
+from onnx_soda._report.words import class_label, printable
+
+
+def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
+    """Return how a model was repaired, as names and values; a row without a name goes on."""
+    facts = [
+        (
+            "neurons",
+            f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
+        ),
+        *_also_repaired(summary),
+        ("infected images by", summary.reconstruction),
+        *(("", concept) for concept in summary.concepts),
+    ]
+    for name, counts in (("infected", summary.infected), ("clean", summary.clean_images)):
+        if counts:
+            train, proof = counts
+            facts.append((f"{name} images", f"{train} to train and choose, {proof} to measure"))
+    return facts
+
+
+def _also_repaired(summary: RepairSummary) -> list[tuple[str, str]]:
+    if not summary.also_turned:
+        return []
+    return [("with the victim", f"class {', '.join(map(str, summary.also_turned))}, turned too")]
+
+
+def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
+    """Return what was measured: its name, before the repair, after it."""
+    rows = []
+    before, after = summary.before, summary.after
+    if before is not None and after is not None:
+        worst = (min(one.accuracy_by_class.values()) for one in (before, after))
+        rows = [
+            _row("clean accuracy", before.accuracy, after.accuracy),
+            _row("of the worst class", *worst),
+            _row("reconstructed, to the target", before.target_rate, after.target_rate),
+            _row("reconstructed, to their class", before.victim_rate, after.victim_rate),
+        ]
+        if before.tipped_rate is not None and after.tipped_rate is not None:
+            name = "other classes so changed, to the victim"
+            rows.append(_row(name, before.tipped_rate, after.tipped_rate))
+    first, second = summary.triggers_before, summary.triggers_after
+    if first is not None and second is not None:
+        name = f"{first.images} trigger images, to the target"
+        rows.append(_row(name, first.target_rate, second.target_rate))
+        rows.append(_row("the same, to the victim", first.victim_rate, second.victim_rate))
+    if summary.agreement is not None:
+        rows.append(("same answer to clean images", "", f"{summary.agreement:.1%}"))
+    if summary.rescan is not None:
+        named = (f"{victim} -> {target}" for victim, target in summary.rescan_pairs)
+        rows.append(("new scan", "", " ".join((summary.rescan, *named))))
+    return rows
+
+
+def _row(name: str, before: float, after: float) -> tuple[str, str, str]:
+    return name, f"{before:.1%}", f"{after:.1%}"
+
+
+_COLOURS = {
+    "repaired": "green",
+    "partly repaired": "yellow",
+    "nothing to repair": "green",
+    "inconclusive": "yellow",
+    "failed": "red",
+}
+# Tensors shown; JSON has all.
+_SHOWN = 12
+
+
+def render_repair(
+    summary: RepairSummary, file: str, names: Sequence[str] | None, written: str | None
+) -> RenderableType:
+    """Return a repair as something that a rich console can print.
+
+    Args:
+        summary: The repair.
+        file: Name of the model.
+        names: Class names.
+        written: Name of the file that was written; None where none was.
+    """
+    headline = Text.assemble(
+        (printable(file), "bold"),
+        ": ",
+        (summary.outcome.upper(), f"bold {_COLOURS[summary.outcome]}"),
+    )
+    parts: list[RenderableType] = [headline]
+    if summary.victim_class is not None and summary.target_class is not None:
+        pair = (class_label(c, names) for c in (summary.victim_class, summary.target_class))
+        headline.append("\n  " + printable(" -> ".join(pair)), "bold")
+        parts += [Text(), fact_table(repair_facts(summary))]
+    if summary.before is not None and summary.after is not None:
+        parts += [Text(), _before_and_after(summary), Text(), change_table(summary.changes)]
+    parts += [Text(), Text(printable(summary.reason))]
+    parts += [Text(printable(note)) for note in summary.notes]
+    parts.append(Text(f"Written: {printable(written)}" if written else "Nothing was written."))
+    return Group(*parts)
+
+
+def _before_and_after(summary: RepairSummary) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("")
+    for column in ("before", "after"):
+        table.add_column(column, justify="right")
+    for row in before_and_after(summary):
+        table.add_row(*row)
+    return table
+
+
+def change_table(changes: Sequence[WeightChange]) -> RenderableType:
+    """Return the tensors that differ; the first few of many."""
+    if not changes:
+        return Text("No tensor of the same name, shape and type differs.")
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("tensor", overflow="fold")
+    for column in ("values", "changed", "largest change", "of its largest value"):
+        table.add_column(column, justify="right")
+    for change in changes[:_SHOWN]:
+        table.add_row(
+            Text(printable(change.name)),
+            f"{change.size:,}",
+            f"{change.changed:,}",
+            f"{change.largest:.2g}",
+            f"{change.relative:.1%}",
+        )
+    more = len(changes) - _SHOWN
+    return Group(table, Text(f"and {more} more")) if more > 0 else table

@@ -1,0 +1,169 @@
+"""SARIF 2.1.0 for code scanning, in the form that GitHub accepts.
+
+GitHub asks for more than the standard (docs.github.com, "SARIF support for code scanning"): every
+result has a location with a region, in a file named relative to the repository; rules have help;
+fingerprints are given, since it can only make its own for text. One result against these refuses
+the whole file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from pathlib import PurePath
+from typing import Any
+from urllib.parse import quote
+
+from onnx_soda._report.words import printable
+from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
+from onnx_soda._rules import RULES, Rule, Severity
+
+_SCHEMA = (
+    "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+)
+_LEVELS: dict[Severity, str] = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
+# GitHub: over 9.0 critical, from 7.0 high, from 4.0 medium, else low.
+_SECURITY: dict[Severity, str] = {"high": "8.0", "medium": "5.0", "low": "2.0", "info": "0.0"}
+_RULES = tuple(RULES.values())
+_INDEX = {rule.id: number for number, rule in enumerate(_RULES)}
+
+
+def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -> str:
+    """Return one run with the findings of all models.
+
+    Args:
+        outcomes: Scans, and models that could not be scanned. A file refused by a rule is a
+            result; other failures are notifications of the tool, and so are the reasons of
+            inconclusive scans.
+        places: Path of each model, relative to the repository; the names of the files where not
+            given.
+    """
+    uris = [_uri(place) for place in places or [_file(outcome) for outcome in outcomes]]
+    pairs = list(zip(outcomes, uris, strict=True))
+    run = {
+        "tool": {"driver": _driver()},
+        "automationDetails": {"id": "onnx-soda/"},
+        "columnKind": "unicodeCodePoints",
+        "artifacts": [_artifact(outcome, uri) for outcome, uri in pairs],
+        "results": [result for outcome, uri in pairs for result in _results(outcome, uri)],
+        "invocations": [
+            {
+                "executionSuccessful": not any(isinstance(one, ScanFailure) for one in outcomes),
+                "toolExecutionNotifications": [
+                    note for outcome, uri in pairs for note in _notes(outcome, uri)
+                ],
+            }
+        ],
+    }
+    document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _file(outcome: Outcome) -> str:
+    return outcome.file if isinstance(outcome, ScanFailure) else outcome.model.file
+
+
+def _uri(place: str) -> str:
+    """Return a path as a relative URI; what leads out of the repository by its name alone."""
+    path = PurePath(place)
+    inside = not path.is_absolute() and ".." not in path.parts
+    return quote(path.as_posix() if inside else path.name, safe="/")
+
+
+def _driver() -> dict[str, Any]:
+    return {
+        "name": "onnx-soda",
+        "version": version("onnx-soda"),
+        "rules": [_rule(rule) for rule in _RULES],
+    }
+
+
+def _rule(rule: Rule) -> dict[str, Any]:
+    text = f"{rule.meaning}\n\n{rule.certainty}\n\n{rule.advice}"
+    return {
+        "id": rule.id,
+        "name": "".join(word.title() for word in rule.name.split("-")),
+        "shortDescription": {"text": rule.title},
+        "fullDescription": {"text": rule.meaning},
+        "help": {"text": text, "markdown": text},
+        "defaultConfiguration": {"level": _LEVELS[rule.severity]},
+        "properties": {
+            "tags": ["security", "machine-learning"],
+            "precision": "medium",
+            "security-severity": _SECURITY[rule.severity],
+        },
+    }
+
+
+def _artifact(outcome: Outcome, uri: str) -> dict[str, Any]:
+    artifact: dict[str, Any] = {"location": _location(uri)}
+    if isinstance(outcome, ScanReport):
+        artifact["hashes"] = {"sha-256": outcome.model.sha256}
+    return artifact
+
+
+def _location(uri: str) -> dict[str, str]:
+    return {"uri": uri, "uriBaseId": "%SRCROOT%"}
+
+
+def _results(outcome: Outcome, uri: str) -> Iterator[dict[str, Any]]:
+    if isinstance(outcome, ScanReport):
+        for finding in outcome.findings:
+            yield _result(finding, uri, outcome.model.sha256)
+    elif outcome.rule_id in RULES:
+        rule = RULES[outcome.rule_id]
+        refused = Finding(rule.id, rule.severity, None, None, None, None, outcome.message)
+        yield _result(refused, uri, uri)
+
+
+def _result(finding: Finding, uri: str, subject: str) -> dict[str, Any]:
+    place: dict[str, Any] = {
+        # A model has no lines; GitHub wants a region all the same.
+        "physicalLocation": {"artifactLocation": _location(uri), "region": {"startLine": 1}}
+    }
+    if finding.location:
+        place["logicalLocations"] = [
+            {"fullyQualifiedName": printable(name), "kind": "resource"} for name in finding.location
+        ]
+    known = finding.accepted
+    suppressed = [{"kind": "external", "justification": printable(known.reason)}] if known else []
+    return {
+        "ruleId": finding.rule_id,
+        "ruleIndex": _INDEX[finding.rule_id],
+        "level": _LEVELS[finding.severity],
+        "message": {"text": printable(finding.message)},
+        "locations": [place],
+        "suppressions": suppressed,
+        "partialFingerprints": {"primaryLocationLineHash": _fingerprint(finding, subject)},
+        "properties": {
+            "severity": finding.severity,
+            "victim_class": finding.victim_class,
+            "target_class": finding.target_class,
+            "score": finding.score,
+        },
+    }
+
+
+def _fingerprint(finding: Finding, subject: str) -> str:
+    """Return what stays the same as long as the finding does: model, rule, classes, place."""
+    parts = (
+        subject,
+        finding.rule_id,
+        str(finding.victim_class),
+        str(finding.target_class),
+        *finding.location,
+    )
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _notes(outcome: Outcome, uri: str) -> Iterator[dict[str, Any]]:
+    place = [{"physicalLocation": {"artifactLocation": _location(uri)}}]
+    if isinstance(outcome, ScanFailure):
+        text = printable(f"{outcome.message}. {outcome.advice}".strip())
+        yield {"level": "error", "message": {"text": text}, "locations": place}
+    elif outcome.verdict == "inconclusive":
+        for reason in outcome.reasons:
+            text = printable(f"inconclusive: {reason}")
+            yield {"level": "warning", "message": {"text": text}, "locations": place}

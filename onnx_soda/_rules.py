@@ -1,0 +1,352 @@
+"""All rules by id: each kind of finding, what it means and how sure it is.
+
+Rules about the file itself: SODA3xx. Up to SODA309 a file is refused, from SODA311 on it is not.
+
+Not refused is what also occurs in honest files, and what a scan can go on with.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Severity = Literal["high", "medium", "low", "info"]
+SEVERITIES: tuple[Severity, ...] = get_args(Severity)
+"""From the gravest to the least."""
+WEIGHTY: tuple[Severity, ...] = ("high", "medium")
+"""Those that keep a verdict from being "clean"."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A kind of finding.
+
+    Attributes:
+        id: Stable identifier: SODA1xx behaviour, SODA2xx graph logic, SODA3xx file safety.
+        name: Short name in kebab case, stable too.
+        severity: The usual severity; the gravest where findings differ.
+        title: What it is, in one line.
+        meaning: What a finding says, in a few sentences.
+        certainty: How sure it is: what else could look like this.
+        advice: What to do about it.
+    """
+
+    id: str
+    name: str
+    severity: Severity
+    title: str
+    meaning: str
+    certainty: str
+    advice: str
+
+
+RULE_TARGET = "SODA101"
+RULE_CONCEPT = "SODA102"
+
+BEHAVIOUR_RULES = (
+    Rule(
+        id=RULE_TARGET,
+        name="abnormal-target-class",
+        severity="high",
+        title="A class is reached through neurons that serve no other class",
+        meaning=(
+            "The paper's statistic (SODA, Algorithms 2 and 3): of all classes this one's causal "
+            "attribution agrees least with the others'. Reported only with --method soda."
+        ),
+        certainty=(
+            "Weak by itself: it flags most clean models and misses most backdoors; "
+            "docs/paper-statistic.md has the measured rates."
+        ),
+        advice="Scan with the default method, and judge by its evidence.",
+    ),
+    Rule(
+        id=RULE_CONCEPT,
+        name="semantic-backdoor",
+        severity="high",
+        title="A change of what the image shows turns one class into another",
+        meaning=(
+            "Clean images of the victim class are taken for the target class once the image is "
+            "changed in a way that people can see and that the report describes. A reference "
+            "fitted to the clean images does not follow, and the other classes keep their answer."
+        ),
+        certainty=(
+            "The score is surely over a threshold calibrated on models known to be clean or "
+            "backdoored; docs/detection.md has the measured rates of both kinds of error. Look at "
+            "the images: a change that makes a person doubt too is no backdoor."
+        ),
+        advice=(
+            "Do not use the model for decisions that matter. Ask where the training images came "
+            "from; train again without the suspicious ones, or try `onnx-soda repair`."
+        ),
+    ),
+)
+
+
+RULE_BRANCH = "SODA201"
+RULE_SELECTOR = "SODA202"
+RULE_BYPASS = "SODA203"
+RULE_CONSTANT = "SODA204"
+RULE_EXACT = "SODA205"
+
+_ADVICE = (
+    "Do not use the model. Open the nodes named in a graph viewer and ask whoever made the file "
+    "what they are for; the weights alone, in a graph that you build yourself, may be harmless."
+)
+
+GRAPH_LOGIC_RULES = (
+    Rule(
+        id=RULE_BRANCH,
+        name="data-dependent-branch",
+        severity="high",
+        title="The image decides which branch of the graph runs",
+        meaning=(
+            "The condition of an If or Loop is computed from the values of the image, and what "
+            "runs then reaches the scores."
+        ),
+        certainty=(
+            "Classifiers as exporters write them branch on shapes at most. Networks that stop "
+            "early once they are sure branch too: their branches hold layers, and the condition is "
+            "computed from scores. Confirmed findings show an image whose class the branch changes."
+        ),
+        advice=_ADVICE,
+    ),
+    Rule(
+        id=RULE_SELECTOR,
+        name="data-dependent-selector",
+        severity="high",
+        title="A yes-or-no computed from the image selects or switches what becomes the scores",
+        meaning=(
+            "A tensor with few values (from a comparison, an index of the largest, a rounding, or "
+            "a function as steep as one) selects, multiplies, indexes or is added to what the "
+            "network computed by other means."
+        ),
+        certainty=(
+            "Activation functions, attention masks, trained gates and quantization are told apart "
+            "by what depends on what. Networks that choose among experts or drop tokens really "
+            "decide: they are reported as medium, unless forcing the decision sends all images to "
+            "one class."
+        ),
+        advice=_ADVICE,
+    ),
+    Rule(
+        id=RULE_BYPASS,
+        name="path-round-the-trunk",
+        severity="high",
+        title="A gated path from the image goes round the layers and joins near the scores",
+        meaning=(
+            "Pixels reach the scores without the weighted layers, through a gate: a rectifier "
+            "behind a large factor, or the larger of two paths."
+        ),
+        certainty=(
+            "No classifier that was looked at has such a path (docs/graph-logic.md). A hand-made "
+            "check of the input, say for images that are too dark, could look like it."
+        ),
+        advice=_ADVICE,
+    ),
+    Rule(
+        id=RULE_CONSTANT,
+        name="selectable-constant-scores",
+        severity="high",
+        title="The image can replace the scores by constants",
+        meaning=(
+            "Where the decision named is taken, the scores, or a part of them, come from constants "
+            "in the file and no longer from the layers."
+        ),
+        certainty=(
+            "A deliberate answer for unusable input would look the same: such an answer is "
+            "documented, and is no class of the task."
+        ),
+        advice=_ADVICE,
+    ),
+    Rule(
+        id=RULE_EXACT,
+        name="exact-input-pattern",
+        severity="high",
+        title="An exact pattern or checksum of pixels decides",
+        meaning=(
+            "The image is compared for equality with stored values, or a remainder or bits of its "
+            "pixels are computed, and the result steers the scores."
+        ),
+        certainty=(
+            "A trained network has no use for exact pixels. Guards against division by zero "
+            "compare with zero and are not reported where each number only decides about itself."
+        ),
+        advice=_ADVICE,
+    ),
+)
+
+
+RULE_EXTERNAL = "SODA301"
+RULE_EXTERNAL_CONTENT = "SODA302"
+RULE_RESOURCES = "SODA303"
+RULE_OPERATORS = "SODA304"
+RULE_AMBIGUOUS = "SODA305"
+RULE_SIZES = "SODA306"
+RULE_CODE = "SODA307"
+RULE_UNKNOWN_FIELDS = "SODA311"
+RULE_DOUBLED = "SODA312"
+RULE_NOTES = "SODA313"
+RULE_CONTRIB = "SODA314"
+RULE_STRINGS = "SODA315"
+RULE_EMBEDDED = "SODA316"
+RULE_LOW_BITS = "SODA317"
+RULE_TRAINING = "SODA318"
+RULE_UNUSED = "SODA319"
+
+_REFUSED = "The check is exact. The file was not scanned."
+
+
+def _refusal(rule_id: str, name: str, title: str, meaning: str, advice: str) -> Rule:
+    return Rule(rule_id, name, "high", title, meaning, _REFUSED, advice)
+
+
+def _note(
+    rule_id: str, name: str, severity: Severity, title: str, meaning: str, certainty: str
+) -> Rule:
+    advice = "Ask the author what it is for, or compare the file with one from the first source."
+    return Rule(rule_id, name, severity, title, meaning, certainty, advice)
+
+
+FILE_SAFETY_RULES: tuple[Rule, ...] = (
+    _refusal(
+        RULE_EXTERNAL,
+        "weights-outside-folder",
+        "The model asks for weights outside its own folder",
+        "A model names the files of its weights itself. This one names an absolute path, a path "
+        "upwards, or a file that links lead out of the folder or that has a second hard link: "
+        "loading it could read a file of somebody else's into the weights.",
+        "Do not load this file elsewhere. If you made the links yourself, put the model and a copy "
+        "of its weights into one folder.",
+    ),
+    _refusal(
+        RULE_EXTERNAL_CONTENT,
+        "weights-file-differs",
+        "The weights file does not hold what the model says",
+        "A weights file is missing, is shorter than the tensors that are said to be in it, or its "
+        "checksum differs from the one in the model.",
+        "Download the model and its weights again, from the same source.",
+    ),
+    _refusal(
+        RULE_RESOURCES,
+        "resource-bomb",
+        "A small file that would take much memory or time",
+        "The file nests, repeats or declares more than any image classifier needs: functions that "
+        "multiply, tensors of absurd size, deeply nested graphs, millions of empty messages. "
+        "Other programs may hang or fill the machine on it.",
+        "Do not load this file elsewhere.",
+    ),
+    _refusal(
+        RULE_OPERATORS,
+        "unknown-operators",
+        "Operators that neither ONNX nor ONNX Runtime defines",
+        "They would have to come from a library of machine code. onnx-soda loads none.",
+        "Export the model with standard operators.",
+    ),
+    _refusal(
+        RULE_AMBIGUOUS,
+        "ambiguous-graph",
+        "Two readers may understand the graph differently",
+        "A name stands for two tensors or functions, or a function takes the place of a standard "
+        "operator. What one program scans would not be what another one runs.",
+        "Export the model again; do not trust the file if its author cannot explain it.",
+    ),
+    _refusal(
+        RULE_SIZES,
+        "false-tensor-size",
+        "A tensor's dimensions do not fit its data",
+        "Dimensions are negative, overflow, or declare more or less than the file holds.",
+        "The file is damaged or made to mislead; download it again.",
+    ),
+    _refusal(
+        RULE_CODE,
+        "source-runs-code",
+        "Opening the file with its framework could run code",
+        "Files of other frameworks can hold Python objects, functions or operators that reach "
+        "files and programs. This one names some that no image classifier needs; the framework "
+        "might run them when it opens the file, or while it is converted.",
+        "Do not load this file elsewhere. Ask its author for ONNX, for weights alone "
+        "(.safetensors), or for a program in data form (.pt2, .keras without Lambda layers).",
+    ),
+    _note(
+        RULE_UNKNOWN_FIELDS,
+        "unknown-fields",
+        "low",
+        "Bytes that no reader of ONNX looks at",
+        "The file has protobuf fields that ONNX does not define, or data behind the model. Readers "
+        "pass over them silently, so anything can be kept there.",
+        "Exact. Files written by a newer version of ONNX have such fields too.",
+    ),
+    _note(
+        RULE_DOUBLED,
+        "doubled-fields",
+        "low",
+        "A field stands in the file twice",
+        "Readers keep the last value, or merge the two: data behind a model can so change it.",
+        "Exact. No known exporter writes such files.",
+    ),
+    _note(
+        RULE_NOTES,
+        "large-notes",
+        "info",
+        "Unusually large metadata or doc strings",
+        "Text that no computation reads, larger than authors and class names need.",
+        "Weak: long lists of class names, and exporters' stack traces, are large too.",
+    ),
+    _note(
+        RULE_CONTRIB,
+        "contrib-operators",
+        "info",
+        "Operators of ONNX Runtime's own",
+        "The model uses operators of the domain com.microsoft, which other runtimes lack and no "
+        "standard describes.",
+        "Exact, and usual for quantized and optimised models.",
+    ),
+    _note(
+        RULE_STRINGS,
+        "string-tensors",
+        "info",
+        "Tensors of text",
+        "The model holds tensors of strings, as label maps are.",
+        "Exact, and usual for models that answer with the names of classes.",
+    ),
+    _note(
+        RULE_EMBEDDED,
+        "embedded-file",
+        "medium",
+        "A tensor begins like a program or an archive",
+        "The first bytes of a tensor's data are those of a program, an archive or a pickle.",
+        "Strong: chance has one in four billion per tensor. Tensors of bytes may hold a file on "
+        "purpose. Nothing in a model is run by ONNX Runtime; another program has to take it out.",
+    ),
+    _note(
+        RULE_LOW_BITS,
+        "low-bits",
+        "info",
+        "The low bits of weights are not as training leaves them",
+        "Training leaves the last bits of a 32-bit weight evenly spread. In this tensor they are "
+        "not, though they are not all zero either: data may be hidden in them.",
+        "Weak: weights that were rounded or computed from few values look alike. Data that is "
+        "compressed or encrypted cannot be told from ordinary weights this way.",
+    ),
+    _note(
+        RULE_TRAINING,
+        "training-info",
+        "info",
+        "The file holds training information",
+        "It has graphs for training, which nothing here runs or scans.",
+        "Exact. Files saved in the middle of training have it.",
+    ),
+    _note(
+        RULE_UNUSED,
+        "unused-weights",
+        "info",
+        "Most of the file is weights that no operator reads",
+        "Tensors that nothing reads take up over half of the tensors' bytes.",
+        "Exact. Careless exports leave such weights behind.",
+    ),
+)
+
+
+RULES: dict[str, Rule] = {
+    rule.id: rule for rule in (*BEHAVIOUR_RULES, *GRAPH_LOGIC_RULES, *FILE_SAFETY_RULES)
+}

@@ -1,0 +1,180 @@
+"""What a child process can be asked to do, and what it answers; plain data, no runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairSummary
+from onnx_soda._idx_names import label_files
+from onnx_soda._options import ConvertOptions, RepairOptions, ScanOptions
+from onnx_soda._results import ModelInfo, ScanReport
+
+
+@dataclass(frozen=True)
+class ScanJob:
+    """A scan; answered by a `ScanReport`.
+
+    Attributes:
+        model: Absolute path of the model.
+        data: The same of the clean set; None without one.
+        split: Part of it, see `load_dataset`.
+        options: See `scan`.
+    """
+
+    model: str
+    data: str | None = None
+    split: str = "auto"
+    options: ScanOptions = field(default_factory=ScanOptions)
+
+
+@dataclass(frozen=True)
+class InspectJob:
+    """A look into a file; answered by a `ModelSummary`."""
+
+    model: str
+    logits: str | None = None
+
+
+@dataclass(frozen=True)
+class DiffJob:
+    """A comparison of two files; answered by a `ModelDifference`."""
+
+    model: str
+    other: str
+
+
+@dataclass(frozen=True)
+class RepairJob:
+    """A repair; answered by a `RepairAnswer`.
+
+    Attributes:
+        model: Absolute path of the model.
+        data: The same of the clean set.
+        output: File to write the repaired model to, if it comes to one; its weights go beside it
+            where the model's own are outside.
+        place: Where that file will be put when all is checked; the name is the same.
+        pair: Victim and target class; None where a report or a scan has to tell them.
+        report: Path of a JSON report of a scan.
+        triggers: Path of real trigger images.
+        split: Part of the clean set.
+        options: See `repair`.
+    """
+
+    model: str
+    data: str
+    output: str
+    place: str
+    pair: tuple[int, int] | None = None
+    report: str | None = None
+    triggers: str | None = None
+    split: str = "auto"
+    options: RepairOptions = field(default_factory=RepairOptions)
+
+
+@dataclass(frozen=True)
+class RepairAnswer:
+    """What a repair came to.
+
+    Attributes:
+        summary: The repair.
+        scan: The scan that found the pair; None where the pair was given.
+        model: The model that was repaired.
+        class_names: Of the clean set.
+        written: Whether there is a repaired model.
+    """
+
+    summary: RepairSummary
+    scan: ScanReport | None
+    model: ModelInfo
+    class_names: tuple[str, ...] | None
+    written: bool
+
+
+@dataclass(frozen=True)
+class ConvertJob:
+    """A conversion to ONNX; answered by a `ConvertAnswer`.
+
+    Attributes:
+        model: Absolute path of the source.
+        output: File to write the result to.
+        options: See `ConvertOptions`.
+    """
+
+    model: str
+    output: str
+    options: ConvertOptions = field(default_factory=ConvertOptions)
+
+
+@dataclass(frozen=True)
+class ConvertAnswer:
+    """What a conversion came to.
+
+    Attributes:
+        conversion: See `Conversion`.
+    """
+
+    conversion: Conversion
+
+
+Job = ScanJob | InspectJob | DiffJob | RepairJob | ConvertJob
+
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "scan": (ScanJob, ScanReport),
+    "inspect": (InspectJob, ModelSummary),
+    "diff": (DiffJob, ModelDifference),
+    "repair": (RepairJob, RepairAnswer),
+    "convert": (ConvertJob, ConvertAnswer),
+}
+"""By name: the job and its answer."""
+
+
+def models(job: Job) -> tuple[str, ...]:
+    """Return the paths of the models of a job."""
+    return (job.model, job.other) if isinstance(job, DiffJob) else (job.model,)
+
+
+def inputs(job: Job) -> Iterator[Path]:
+    """Yield the paths that a job reads; of models, all that may lie beside them belongs to it."""
+    for model in models(job):
+        path = Path(model)
+        if isinstance(job, ConvertJob):
+            # Other frameworks' files stand alone.
+            yield path
+            continue
+        # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
+        yield path.parent
+        yield path.resolve().parent
+    for path in _named(job):
+        yield path
+        yield path.resolve()
+
+
+def _named(job: Job) -> Iterator[Path]:
+    """Yield the files and folders that a job names beside its models, as far as they are there."""
+    for name in ("data", "report", "triggers"):
+        given = getattr(job, name, None)
+        if given is not None:
+            path = Path(given)
+            yield path
+            if not path.is_dir():
+                yield from filter(Path.is_file, label_files(path))
+    options = job.options if isinstance(job, ScanJob) else None
+    options = job.options.scan if isinstance(job, RepairJob) else options
+    if options is not None and options.preprocess is not None:
+        path = Path(options.preprocess)
+        if path.is_absolute():
+            yield path
+
+
+def with_preprocessing_file(options: ScanOptions) -> ScanOptions:
+    """Return options that name the file of the preprocessing, if it is one, by its whole path.
+
+    A name without dot or folder is that of a preset.
+    """
+    spec = options.preprocess
+    if spec is None or (Path(spec).name == spec and "." not in spec) or not Path(spec).is_file():
+        return options
+    return replace(options, preprocess=str(Path(spec).absolute()))

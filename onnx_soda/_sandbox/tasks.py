@@ -1,0 +1,160 @@
+"""Does jobs, in whatever process it is called: here models are parsed and run.
+
+What a job needs is imported when there is such a job: a look into a file does not wait for what a
+scan needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_soda._answers import ModelDifference, ModelSummary
+from onnx_soda._errors import RepairError
+from onnx_soda._options import Progress
+from onnx_soda._report.json import NamedPair, pair_in_report
+from onnx_soda._results import ScanReport
+from onnx_soda._sandbox.jobs import (
+    ConvertAnswer,
+    ConvertJob,
+    DiffJob,
+    InspectJob,
+    Job,
+    RepairAnswer,
+    RepairJob,
+    ScanJob,
+)
+
+if TYPE_CHECKING:
+    from onnx_soda._model.load import OnnxModel
+
+Task = Callable[[Any, Progress], Any]
+"""Takes a job and what to call as it goes on; returns the answer of the job's kind."""
+
+
+def load_task(job: Job) -> Task:
+    """Import what a kind of job needs and return the function that does it.
+
+    Raises:
+        MissingExtraError: It needs packages that are not installed.
+        ConvertError: The source of a conversion is refused: that is seen without its framework.
+    """
+    return _LOADERS[type(job)](job)
+
+
+def _load_scan(_: ScanJob) -> Task:
+    from onnx_soda._data.datasets import load_dataset
+    from onnx_soda._model.load import load_model
+    from onnx_soda._scan import scan
+
+    def run(job: ScanJob, progress: Progress) -> ScanReport:
+        clean = load_dataset(job.data, job.split) if job.data else None
+        return scan(load_model(job.model), clean, job.options, progress)
+
+    return run
+
+
+def _load_inspect(_: InspectJob) -> Task:
+    from onnx_soda._model.load import load_model
+    from onnx_soda._summary import summarise
+
+    def run(job: InspectJob, _: Progress) -> ModelSummary:
+        return summarise(load_model(job.model), job.logits)
+
+    return run
+
+
+def _load_diff(_: DiffJob) -> Task:
+    from onnx_soda._model.load import load_model
+    from onnx_soda._repair.files import compare_models, read_proto
+
+    def run(job: DiffJob, _: Progress) -> ModelDifference:
+        first, second = (read_proto(load_model(path)) for path in (job.model, job.other))
+        return compare_models(first, second)
+
+    return run
+
+
+def _load_convert(job: ConvertJob) -> Task:
+    """Look at the source, and import its framework if it may be opened.
+
+    Before the process's memory is limited, since frameworks take gigabytes of addresses; what the
+    look at the file takes is watched by the parent.
+    """
+    from onnx_soda._converters.choose import choose, require
+
+    source = Path(job.model)
+    converter = choose(source)
+    converter.precheck(source)
+    require(converter)
+    converter.load()
+
+    def run(job: ConvertJob, progress: Progress) -> ConvertAnswer:
+        progress("conversion", 0, 1)
+        conversion = converter.convert(source, Path(job.output), job.options)
+        progress("conversion", 1, 1)
+        return ConvertAnswer(conversion)
+
+    return run
+
+
+def _load_repair(_: RepairJob) -> Task:
+    from onnx_soda._bridge.bridge import require_torch
+    from onnx_soda._data.datasets import load_dataset
+    from onnx_soda._model.anatomy import dissect
+    from onnx_soda._model.load import load_model
+    from onnx_soda._repair.files import check_target, write_model
+    from onnx_soda._repair.repair import repair
+    from onnx_soda._scan import describe_model
+
+    require_torch()
+
+    def run(job: RepairJob, progress: Progress) -> RepairAnswer:
+        model = load_model(job.model)
+        check_target(model, Path(job.place))
+        named = NamedPair(job.pair, ()) if job.pair else _reported_pair(job, model)
+        clean = load_dataset(job.data, job.split)
+        triggers = load_dataset(job.triggers, "all") if job.triggers else None
+        done = repair(
+            model,
+            clean,
+            pair=named.pair if named else None,
+            also=named.also if named else (),
+            options=job.options,
+            triggers=triggers,
+            progress=progress,
+        )
+        if done.model is not None:
+            write_model(done.model, model, Path(job.output))
+        return RepairAnswer(
+            done.summary,
+            done.scan,
+            describe_model(dissect(model)),
+            clean.class_names,
+            done.model is not None,
+        )
+
+    return run
+
+
+def _reported_pair(job: RepairJob, model: OnnxModel) -> NamedPair | None:
+    """Return the pair that the report given names; None where none is given."""
+    if job.report is None:
+        return None
+    report = Path(job.report)
+    named = pair_in_report(report, model.sha256)
+    if named is None:
+        raise RepairError(
+            f"{report.name} names no pair of classes", "Name them by --victim and --target."
+        )
+    return named
+
+
+_LOADERS: dict[type[Any], Callable[[Any], Task]] = {
+    ScanJob: _load_scan,
+    InspectJob: _load_inspect,
+    DiffJob: _load_diff,
+    ConvertJob: _load_convert,
+    RepairJob: _load_repair,
+}

@@ -1,1 +1,0 @@
-"""Scans of many models, and what is remembered of earlier ones."""

@@ -1,1 +1,0 @@
-"""Causal attribution of hidden neurons, and what it tells about backdoors."""

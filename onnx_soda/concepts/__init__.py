@@ -1,1 +1,0 @@
-"""Interventions on what the image shows: do(concept), and what the model then says."""

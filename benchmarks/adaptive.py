@@ -23,7 +23,9 @@ from benchmarks.zoo_plan import Entry
 from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
 from fixtures.export import write_onnx
 from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
+from onnx_soda._numbers import ConceptNumbers
 from onnx_soda._options import RuntimeOptions
+from onnx_soda._results import numbers_of
 
 _ENTRY = Entry("mnist_m", "vgg", "batch30", "blue_8", seed=7)
 _COLUMNS = ("rho", "accuracy", "success rate", "verdict", "pair named", "highest pair", "interval")
@@ -44,7 +46,7 @@ def _trained(rho: float, data: SharedData) -> tuple[Path, dict[str, Any]]:
 
 def _row(rho: float, measured: dict[str, Any], report: ScanReport) -> list[object]:
     found = [(finding.victim_class, finding.target_class) for finding in report.findings]
-    concepts = report.evidence.concepts
+    concepts = numbers_of(report, "concepts", ConceptNumbers)
     best = concepts.pairs[0] if concepts and concepts.pairs else None
     return [
         f"{rho:g}",

@@ -11,14 +11,14 @@ from typing import cast
 import numpy as np
 
 from benchmarks.children import in_child, peak_mebibytes
-from benchmarks.scan_speed import Subject, prepared_images
+from benchmarks.scan_speed import Subject
 from onnx_soda import ScanOptions, load_dataset, load_model
+from onnx_soda._detect.soda.analysis import attribute
 from onnx_soda._detect.soda.attribution import Attribution
-from onnx_soda._detect.soda.detector import attribute
 from onnx_soda._model.anatomy import dissect
-from onnx_soda._model.parts import Body, Tail
-from onnx_soda._observe import Observation, sample_images
+from onnx_soda._model.parts import Tail
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions
+from onnx_soda._suspect import Observation, Suspect
 from tests.causal.brute_force import attribute_brute_force
 
 __all__ = ["METHODS", "Attributed", "attributions"]
@@ -81,14 +81,11 @@ def attributions(subject: Subject, folder: Path) -> tuple[dict[str, Attributed],
 
 def _save_activations(subject: Subject, folder: Path) -> tuple[int, ...]:
     """Run the body once and keep its activations."""
-    options = ScanOptions()
     clean = load_dataset(subject.data)
-    body = Body(dissect(load_model(subject.model)), options.runtime)
-    _, images = prepared_images(subject)
-    chosen = sample_images(clean, body.anatomy.logits.classes or 0, options)
-    logits, layer, _ = body.observe(images)
-    np.savez(folder / "seen.npz", labels=clean.labels[chosen], logits=logits, layer=layer)
-    return layer.shape
+    seen = Suspect(load_model(subject.model), clean, subject.options(True)).observation
+    assert seen is not None  # noqa: S101 - there are clean images
+    np.savez(folder / "seen.npz", labels=seen.labels, logits=seen.logits, layer=seen.layer)
+    return seen.layer.shape
 
 
 def _way(method: str, tail: Tail, seen: Observation) -> Attribution:

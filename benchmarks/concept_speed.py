@@ -19,7 +19,6 @@ import numpy as np
 from benchmarks.cases import Case, cases_of
 from benchmarks.common import machine_facts, markdown_table
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.concept import draw_concept
 from onnx_soda._detect.concepts.layers import make_pooling
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
@@ -27,6 +26,9 @@ from onnx_soda._detect.concepts.reference import ReferenceHead
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Body
 from onnx_soda._model.runtime import Session
+from onnx_soda._numbers import ConceptNumbers
+from onnx_soda._results import numbers_of
+from onnx_soda._suspect import Suspect
 
 _SCAN_COLUMNS = (
     "model", "concepts x images", "scan, s", "concepts, s", "inside ONNX Runtime", "bare, s",
@@ -70,7 +72,7 @@ def _scan_row(case: Case) -> list[object]:
     with _inside() as inside:
         report = scan(load_model(case.model), load_dataset(case.data))
     seconds = time.perf_counter() - start
-    evidence = report.evidence.concepts
+    evidence = numbers_of(report, "concepts", ConceptNumbers)
     if evidence is None:
         raise ValueError(f"{case.model.name}: the concepts were not tried")
     stage = report.timing["concepts"]
@@ -88,7 +90,9 @@ def _scan_row(case: Case) -> list[object]:
 
 def _linear_rows() -> list[list[object]]:
     """Time probes over numbers of images and of concepts on the bundled digits model."""
-    anatomy = dissect(load_model(cases_of("bundled")[0].model))
+    model = load_model(cases_of("bundled")[0].model)
+    suspect = Suspect(model, options=ScanOptions(preprocess="unit"))
+    anatomy = suspect.anatomy
     classes, width = 10, (anatomy.layer.shape or (0, 0))[1]
     pooling = make_pooling(anatomy.layer.name, 1, (1, int(width or 0)), grid=False)
     weights, biases = np.zeros((2, int(width or 0), classes)), np.zeros((2, classes))
@@ -99,7 +103,7 @@ def _linear_rows() -> list[list[object]]:
         pixels = rng.random((images, 3, 32, 32), dtype=np.float32)
         groups = np.ones((images, 1), dtype=np.float32)
         members = ProbeImages(pixels, groups, np.zeros(images, dtype=np.int64))
-        probe = Probe(anatomy, PRESETS["unit"], members, heads, classes, ScanOptions().runtime)
+        probe = Probe(suspect, members, heads, classes)
         probe.flows(None)
         for count in (10, 20, 40):
             concepts = [draw_concept(rng, 3) for _ in range(count)]

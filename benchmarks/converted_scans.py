@@ -204,7 +204,7 @@ def _pair(report: dict[str, Any]) -> str:
     named = next((pair for pair in pairs if None not in pair), None)
     if named is not None:
         return f"{named[0]} -> {named[1]}"
-    first = report["evidence"]["concepts"]["pairs"][0]
+    first = report["evidence"]["concepts"]["numbers"]["pairs"][0]
     return f"not named; first: {first['victim_class']} -> {first['target_class']}"
 
 

@@ -15,6 +15,8 @@ import numpy as np
 from benchmarks.cases import fixture_cases, zoo_cases
 from benchmarks.common import machine_facts, markdown_table
 from benchmarks.examine import Examined, Variant, examine, judge
+from onnx_soda._numbers import SodaNumbers
+from onnx_soda._results import numbers_of
 
 _MODEL_COLUMNS = (
     "model", "poisoning", "true pair", "SR", "accuracy measured / manifest", "preprocessing",
@@ -79,7 +81,7 @@ def _flagged(seen: Examined) -> str:
 
 
 def _true_target(seen: Examined) -> str:
-    soda = seen.report.evidence.soda
+    soda = numbers_of(seen.report, "soda", SodaNumbers)
     if seen.case.target is None or soda is None:
         return "-"
     index = np.asarray(soda.anomaly_index)

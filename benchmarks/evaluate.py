@@ -22,7 +22,9 @@ from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda._detect.concepts.battery import BUDGETS
+from onnx_soda._numbers import ConceptNumbers
 from onnx_soda._options import RuntimeOptions
+from onnx_soda._results import numbers_of
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
@@ -30,7 +32,7 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
     start = time.perf_counter()
     report = scan(load_model(case.model), load_dataset(case.data), options)
     seconds = time.perf_counter() - start
-    concepts = report.evidence.concepts
+    concepts = numbers_of(report, "concepts", ConceptNumbers)
     if concepts is None or report.dataset is None:
         raise ValueError(f"{case.model.name}: the concepts were not tried")
     return {

@@ -19,12 +19,10 @@ from onnx_soda import (
     load_model,
     scan,
 )
-from onnx_soda._detect.soda.detector import analyse
+from onnx_soda._detect.soda.analysis import analyse
 from onnx_soda._detect.soda.statistic import VictimDetection, detect_victim, judge_pcc, mean_logits
-from onnx_soda._model.anatomy import dissect
-from onnx_soda._model.parts import Body, Tail
-from onnx_soda._observe import choose_preprocessing, observe, sample_images
-from onnx_soda._options import Spread, no_progress
+from onnx_soda._options import Spread
+from onnx_soda._suspect import Suspect
 
 __all__ = ["Examined", "Variant", "Verdict", "examine", "judge"]
 
@@ -71,8 +69,8 @@ class Examined:
 
     def victim(self, target: int, variant: Variant | None = None) -> VictimDetection:
         """Return what Algorithm 3 says about a target class."""
-        how = variant or Variant()
-        return detect_victim(target, self.means, how.threshold, how.spread, how.toolkit_zeros)
+        way = variant or Variant()
+        return detect_victim(target, self.means, way.threshold, way.spread, way.toolkit_zeros)
 
 
 @dataclass(frozen=True)
@@ -112,15 +110,12 @@ def _analysed(
     model: OnnxModel, clean: CleanSet, options: ScanOptions
 ) -> tuple[dict[bool, FloatArray], dict[int, FloatArray]]:
     """Return the mean PCC of each class without and with the toolkit's zeros, and mean logits."""
-    anatomy = dissect(model, options.layer)
-    tail = Tail(anatomy, options.runtime)
-    body = Body(anatomy, options.runtime, tail.needed)
-    chosen = sample_images(clean, anatomy.logits.classes or 0, options)
-    preprocessing, _ = choose_preprocessing(body, clean, chosen, options)
-    seen = observe(body, clean, chosen, preprocessing, no_progress)
+    suspect = Suspect(model, clean, options)
+    seen = suspect.observation
+    assert seen is not None  # noqa: S101 - there are clean images
     pcc = {}
     for zeros in (False, True):
-        result = analyse(tail, seen, replace(options, toolkit_zeros=zeros))
+        result = analyse(suspect.tail, seen, replace(options, toolkit_zeros=zeros))
         if result is not None:
             pcc[zeros] = result.targets.pcc
     return pcc, mean_logits(seen.logits, seen.labels)

@@ -35,14 +35,13 @@ from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._data.arrays import LazyRows, open_array
 from onnx_soda._detect.concepts.judge import load_calibration
-from onnx_soda._model.anatomy import dissect
-from onnx_soda._model.parts import Body
-from onnx_soda._observe import choose_preprocessing
 from onnx_soda._options import RepairOptions, RuntimeOptions
-from onnx_soda._repair.behaviour import answers, on_triggers
-from onnx_soda._repair.materials import Subject, subset
-from onnx_soda._repair.repair import RepairReport, named_pairs, repair
-from onnx_soda._report.json import NamedPair
+from onnx_soda._repair.images import answers
+from onnx_soda._repair.preparation import Task, subset
+from onnx_soda._repair.proof import on_triggers
+from onnx_soda._repair.repair import RepairReport, repair
+from onnx_soda._results import named_pairs
+from onnx_soda._suspect import Suspect
 
 Rows = NDArray[np.int64]
 
@@ -82,19 +81,19 @@ def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
 _read = lru_cache(maxsize=1)(read_shared)
 
 
-def _accuracy(subject: Subject, images: CleanSet) -> float:
+def _accuracy(suspect: Suspect, images: CleanSet) -> float:
     right = 0
     for start in range(0, len(images.labels), _BLOCK):
         rows = np.arange(start, min(start + _BLOCK, len(images.labels)))
-        given = answers(subject.body, subject.inputs(subject.pixels(images, rows)))
+        given = answers(suspect.body, suspect.inputs(suspect.pixels(rows, images)))
         right += int((given == images.labels[rows]).sum())
     return right / len(images.labels)
 
 
-def _pair(case: Case, part: str, found: bool) -> NamedPair | None:
+def _pair(case: Case, part: str, found: bool) -> Task | None:
     """Return the true pair, or the first that the kept scan names over the threshold."""
     if not found:
-        return NamedPair((int(case.victim or 0), int(case.target or 0)), ())
+        return Task((int(case.victim or 0), int(case.target or 0)))
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
         return None
@@ -102,10 +101,10 @@ def _pair(case: Case, part: str, found: bool) -> NamedPair | None:
     over = [pair for pair in pairs if pair["bound"] > load_calibration().threshold]
     if not over:
         return None
-    return NamedPair((over[0]["victim"], over[0]["target"]), tuple(over[0].get("also", ())))
+    return Task((over[0]["victim"], over[0]["target"]), tuple(over[0].get("also", ())))
 
 
-def measure(case: Case, named: NamedPair, options: RepairOptions, rescan: bool) -> dict[str, Any]:
+def measure(case: Case, named: Task, options: RepairOptions, rescan: bool) -> dict[str, Any]:
     """Repair one model; return what it came to."""
     model = load_model(case.model)
     clean, rest, triggers = _split(case)
@@ -154,17 +153,12 @@ def _judged(
     if done.model is None or before is None or after is None:
         return {}
     truth = (int(case.victim or 0), int(case.target or 0))
-    bodies = [
-        Body(dissect(one), ScanOptions().runtime)
-        for one in (model, load_model(done.model.SerializeToString()))
-    ]
-    how, _ = choose_preprocessing(bodies[0], clean, np.arange(len(clean.labels)), ScanOptions())
+    suspect = Suspect(model, clean)
     accuracies, behaviours = [], []
-    for body in bodies:
-        subject = Subject(body, how)
-        accuracies.append(_accuracy(subject, rest))
-        shown = subject.inputs(subject.pixels(triggers))
-        behaviours.append(on_triggers(answers(body, shown), truth))
+    for one in (suspect, suspect.with_model(load_model(done.model.SerializeToString()))):
+        accuracies.append(_accuracy(one, rest))
+        shown = one.inputs(one.pixels(clean=triggers))
+        behaviours.append(on_triggers(answers(one.body, shown), truth))
     return {
         "accuracy": accuracies,
         "success_rate": [one.target_rate for one in behaviours],

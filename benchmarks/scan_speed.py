@@ -22,10 +22,8 @@ from onnx_soda import (
     load_model,
     scan,
 )
-from onnx_soda._data.preprocessing import load_preprocessing
-from onnx_soda._model.inputs import find_image_input
 from onnx_soda._model.runtime import provider_list
-from onnx_soda._observe import image_shape, sample_images
+from onnx_soda._suspect import Suspect
 
 __all__ = [
     "ScanTimes",
@@ -104,13 +102,8 @@ def prepared_images(subject: Subject) -> tuple[str, Inputs]:
 
 
 def _prepare(model: OnnxModel, clean: CleanSet, subject: Subject) -> tuple[str, Inputs]:
-    image = find_image_input(model.ir.graph)
-    classes = int(clean.labels.max()) + 1
-    chosen = sample_images(clean, classes, subject.options(True))
-    preprocessing = load_preprocessing(subject.preprocess)
-    pixels = clean.images.read(chosen, image_shape(image, clean), preprocessing.resize)
-    layout = preprocessing.layout or image.layout
-    return image.name, preprocessing.apply(pixels, layout, image.numpy_dtype())
+    suspect = Suspect(model, clean, subject.options(True))
+    return suspect.anatomy.view.image.name, suspect.inputs(suspect.pixels(suspect.sample))
 
 
 def _open(subject: Subject) -> ort.InferenceSession:

@@ -1,4 +1,4 @@
-"""The command line: `onnx-soda`."""
+"""The command line: `onnx-soda`. A command's module is imported when that command is run."""
 
 from __future__ import annotations
 
@@ -6,36 +6,78 @@ import io
 import logging
 import signal
 import sys
+from collections.abc import Mapping
+from importlib import import_module
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
-from .files import convert_command, diff_command, inspect_command
-from .output import COULD_NOT_SCAN, abandon_stdout, complain
-from .repair import repair_command
-from .rules import explain_command, rules_command
-from .scan import scan_command
-from .upkeep import baseline_command, cache_command, doctor_command
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "scan": ("scan:scan_command", "Look for a backdoor in an image classifier, or in many."),
+    "repair": (
+        "repair:repair_command",
+        "Remove a semantic backdoor, and write the repaired model.",
+    ),
+    "diff": (
+        "files:diff_command",
+        "Show which stored weights of two models differ, and by how much.",
+    ),
+    "convert": (
+        "files:convert_command",
+        "Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX.",
+    ),
+    "inspect": ("files:inspect_command", "Show what is in an ONNX file; nothing of it is run."),
+    "rules": ("upkeep:rules_command", "List all rules that findings refer to."),
+    "explain": (
+        "upkeep:explain_command",
+        "Say what a finding means, how sure it is, and what to do.",
+    ),
+    "baseline": ("upkeep:baseline_command", "Accept the findings of reports, until a day."),
+    "cache": ("upkeep:cache_command", "Show how much is remembered of scans of many models."),
+    "doctor": ("upkeep:doctor_command", "Show what this installation can do."),
+}
+"""By name: where the command is, and what `onnx-soda --help` says of it."""
 
+
+class _LazyGroup(TyperGroup):
+    """Commands that are imported when they are asked for."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the names, in the order in which the help shows them."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Import a command; None where there is none of that name."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, function = COMMANDS[cmd_name][0].partition(":")
+        single = typer.Typer(
+            add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS
+        )
+        single.command(cmd_name)(getattr(import_module(f"onnx_soda._cli.{module}"), function))
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write the names and what they are for; imports none of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="onnx-soda",
+    cls=_LazyGroup,
     help="Finds and repairs semantic backdoors in ONNX image classifiers.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=_SETTINGS,
 )
-app.command("scan")(scan_command)
-app.command("repair")(repair_command)
-app.command("diff")(diff_command)
-app.command("convert")(convert_command)
-app.command("inspect")(inspect_command)
-app.command("rules")(rules_command)
-app.command("explain")(explain_command)
-app.command("baseline")(baseline_command)
-app.command("cache")(cache_command)
-app.command("doctor")(doctor_command)
 
 
 def _show_version(wanted: bool) -> None:
@@ -72,6 +114,8 @@ def main() -> None:
     try:
         app()
     except OSError as error:  # what Typer prints itself, as --help and --version
+        from .output import COULD_NOT_SCAN, abandon_stdout, complain
+
         abandon_stdout()
         complain(f"nothing can be written to stdout: {error.strerror}", "")
         raise SystemExit(COULD_NOT_SCAN) from error

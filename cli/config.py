@@ -6,7 +6,6 @@ import shlex
 import tomllib
 from collections.abc import Iterator
 from difflib import get_close_matches
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -103,6 +102,4 @@ def _words(parameter: Any, value: Any) -> Iterator[str]:
 
 
 def _word(value: Any) -> str:
-    if isinstance(value, Path):
-        return value.name
-    return str(value.value if isinstance(value, Enum) else value)
+    return value.name if isinstance(value, Path) else str(value)

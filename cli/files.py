@@ -13,17 +13,16 @@ from rich.text import Text
 from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, TensorSummary
 from onnx_soda._api import convert_file, diff_files, inspect_file
 from onnx_soda._options import ConvertOptions
-from onnx_soda._report.json import check_writable, to_json
-from onnx_soda._report.repair_text import change_table
-from onnx_soda._report.text import fact_table, finding_table, shape_text
-from onnx_soda._report.words import printable
+from onnx_soda._report.json import to_json
+from onnx_soda._report.tables import change_table, fact_table, finding_table, shape_text
+from onnx_soda._system import check_writable
+from onnx_soda._words import printable
 
-from .arguments import (
+from .options import (
     USUAL_MEMORY,
     USUAL_SECONDS,
     ArchOption,
     Debug,
-    Format,
     FormatOption,
     LogitsOption,
     MaxMemoryOption,
@@ -33,6 +32,7 @@ from .arguments import (
     SandboxOption,
     SizeOption,
     TimeoutOption,
+    in_flags,
     limits_of,
 )
 from .output import (
@@ -41,7 +41,6 @@ from .output import (
     ProgressBar,
     complain,
     deliver,
-    deliver_renderable,
     failing_cleanly,
 )
 
@@ -49,14 +48,16 @@ from .output import (
 def inspect_command(
     model: ModelArgument,
     logits: LogitsOption = None,
-    format_: FormatOption = Format.TEXT,
+    format_: FormatOption = "text",
     output: Output = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
     debug: Debug = False,
 ) -> None:
-    """Show what is in an ONNX file and which tensors a scan would pick. Runs nothing of it.
+    """Show what is in an ONNX file; nothing of it is run.
+
+    The tensors that a scan would pick are shown, too.
 
     Exit codes: 0 it can be scanned, 2 it cannot.
     """
@@ -65,12 +66,12 @@ def inspect_command(
             check_writable(output, model)
         limits = limits_of(sandbox, timeout, max_memory)
         summary = inspect_file(model, logits, limits=limits)
-        if format_ is Format.JSON:
+        if format_ == "json":
             deliver(to_json(summary), output)
         else:
-            deliver_renderable(_render_summary(summary), output)
+            deliver(_render_summary(summary), output)
     if summary.problem is not None:
-        complain(summary.problem, summary.advice or "")
+        complain(in_flags(summary.problem), in_flags(summary.advice or ""))
         raise typer.Exit(COULD_NOT_SCAN)
     raise typer.Exit(CLEAN)
 
@@ -127,7 +128,7 @@ def diff_command(
     other: Annotated[
         Path, typer.Argument(metavar="OTHER", help="Another ONNX file.", show_default=False)
     ],
-    format_: FormatOption = Format.TEXT,
+    format_: FormatOption = "text",
     output: Output = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -142,10 +143,10 @@ def diff_command(
         if output is not None:
             check_writable(output, model, other)
         found = diff_files(model, other, limits=limits_of(sandbox, timeout, max_memory))
-        if format_ is Format.JSON:
+        if format_ == "json":
             deliver(to_json(found), output)
         else:
-            deliver_renderable(_render_difference(found), output)
+            deliver(_render_difference(found), output)
     raise typer.Exit(CLEAN)
 
 
@@ -181,14 +182,16 @@ def convert_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: FormatOption = Format.TEXT,
+    format_: FormatOption = "text",
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
-    """Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX, and compare.
+    """Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX.
 
-    The file is looked at before its framework opens it, in a child process; what could run code is
-    refused.
+    The result is compared with the original on random images.
+
+    The file is checked before its framework opens it, in a child process. A file that could run
+    code is refused.
 
     Exit codes: 0 converted, 2 could not convert or wrong usage.
     """
@@ -198,10 +201,10 @@ def convert_command(
         options = ConvertOptions(arch, opset, size)
         with ProgressBar(quiet) as progress:
             made = convert_file(source, output, options, limits=limits, progress=progress)
-        if format_ is Format.JSON:
+        if format_ == "json":
             deliver(to_json(made), None)
         else:
-            deliver_renderable(_render_conversion(made, output), None)
+            deliver(_render_conversion(made, output), None)
     raise typer.Exit(CLEAN)
 
 

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +18,12 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from onnx_soda._errors import OutputError, explained
-from onnx_soda._report.json import write_text
-from onnx_soda._report.words import printable
-from onnx_soda._results import Outcome, ScanFailure, ScanReport
+from onnx_soda._results import Evidence, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
+from onnx_soda._system import write_text
+from onnx_soda._words import printable
+
+from .options import in_flags
 
 CLEAN = 0
 FOUND = 1
@@ -34,16 +37,16 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
 
     Args:
         report: The scan.
-        fail_on: Findings of this severity or a graver one are reason for 1.
+        fail_on: Findings of this severity or a worse one are reason for 1.
 
     Returns:
         1 with such a finding; else 0 where the verdict is "clean", 3 where it is not: lesser
         findings that speak for a backdoor are no proof, and no "clean" either. Accepted findings
         do not count: where a "backdoor" has no others, 0.
     """
-    grave = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+    failing = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     counted = [finding for finding in report.findings if finding.accepted is None]
-    if any(finding.severity in grave for finding in counted):
+    if any(finding.severity in failing for finding in counted):
         return FOUND
     # What says nothing about the verdict leaves it as it is known.
     open_ = any(finding.severity in WEIGHTY for finding in counted)
@@ -71,12 +74,55 @@ def worst(codes: Iterable[int]) -> int:
 _FILE_WIDTH = 120
 
 
-def deliver(text: str, output: Path | None) -> None:
-    """Write text to a file, or to stdout where none is given.
+def report_in_flags(report: ScanReport) -> ScanReport:
+    """Return a report whose sentences name flags where the library's name options."""
+    data = report.dataset
+    return replace(
+        report,
+        reasons=tuple(map(in_flags, report.reasons)),
+        findings=tuple(map(_finding_in_flags, report.findings)),
+        dataset=replace(data, notes=tuple(map(in_flags, data.notes))) if data else None,
+        evidence={name: _evidence_in_flags(one) for name, one in report.evidence.items()},
+    )
+
+
+def _finding_in_flags(finding: Finding) -> Finding:
+    return replace(finding, message=in_flags(finding.message), advice=in_flags(finding.advice))
+
+
+def _evidence_in_flags(evidence: Evidence) -> Evidence:
+    return replace(
+        evidence,
+        reasons=tuple(map(in_flags, evidence.reasons)),
+        findings=tuple(map(_finding_in_flags, evidence.findings)),
+        unexamined=tuple(map(in_flags, evidence.unexamined)),
+        notes=tuple(map(in_flags, evidence.notes)),
+    )
+
+
+def deliver(content: str | RenderableType, output: Path | None) -> None:
+    """Put a report into a file, or on stdout where none is given.
+
+    What is for people has no colours where it does not go to a terminal.
 
     Raises:
         OutputError: It cannot be written.
     """
+    if isinstance(content, str):
+        _deliver_text(content, output)
+        return
+    if output is None and sys.stdout is not None and sys.stdout.isatty():
+        Console(highlight=False).print(content)
+        return
+    buffer = io.StringIO()
+    # Never coloured: not where an environment variable asks for colours on terminals either.
+    console = Console(file=buffer, width=_FILE_WIDTH, highlight=False, force_terminal=False)
+    console.print(content)
+    lines = (line.rstrip() for line in buffer.getvalue().splitlines())
+    _deliver_text("\n".join(lines) + "\n", output)
+
+
+def _deliver_text(text: str, output: Path | None) -> None:
     if output is not None:
         write_text(output, text)
         return
@@ -100,19 +146,6 @@ def abandon_stdout() -> None:
     os.close(nowhere)
 
 
-def deliver_renderable(content: RenderableType, output: Path | None) -> None:
-    """Print something for people; without colours where it does not go to a terminal."""
-    if output is None and sys.stdout is not None and sys.stdout.isatty():
-        Console(highlight=False).print(content)
-        return
-    buffer = io.StringIO()
-    # Never coloured: not where an environment variable asks for colours on terminals either.
-    console = Console(file=buffer, width=_FILE_WIDTH, highlight=False, force_terminal=False)
-    console.print(content)
-    lines = (line.rstrip() for line in buffer.getvalue().splitlines())
-    deliver("\n".join(lines) + "\n", output)
-
-
 # Characters of one message: it may quote a name of a megabyte from a hostile file.
 _MOST_SHOWN = 1000
 
@@ -133,7 +166,7 @@ def failing_cleanly(debug: bool) -> Iterator[None]:
             tell_traceback(error)
         told = explained(error)
         rule = f" ({told.rule_id})" if told.rule_id else ""
-        complain(told.message + rule, told.advice)
+        complain(in_flags(told.message) + rule, in_flags(told.advice))
         raise typer.Exit(COULD_NOT_SCAN) from error
 
 

@@ -18,25 +18,54 @@ from onnx_soda._options import (
     ScanOptions,
     ScanRequest,
 )
-from onnx_soda._report.words import printable
 from onnx_soda._results import ScanReport, failure_of
+from onnx_soda._words import printable
 
-from .arguments import (
+from .config import ConfigOption, repeat_command
+from .options import (
+    MEBIBYTE,
     USUAL_MEMORY,
     USUAL_SECONDS,
+    AllowMissingOption,
     ArchOption,
+    AttributionOption,
+    BaselineOption,
+    BatchSizeOption,
+    BudgetOption,
+    CacheDirOption,
+    CacheOption,
+    DataOption,
     Debug,
+    ExitZeroOption,
+    FactorOption,
+    FailOnOption,
+    FormatsOption,
+    JobsOption,
+    LayerOption,
     LogitsOption,
+    MadOption,
     MaxMemoryOption,
+    MemoryOption,
+    MethodOption,
+    MinAccuracyOption,
+    ModelsArgument,
+    OffsetOption,
     Output,
+    PreprocessOption,
+    ProviderOption,
     Quiet,
+    SamplesOption,
     SandboxOption,
+    SeedOption,
     SizeOption,
+    SplitOption,
+    ThreadsOption,
+    ThresholdOption,
     TimeoutOption,
+    VerboseOption,
+    ZerosOption,
     limits_of,
 )
-from .config import ConfigOption, repeat_command
-from .formats import FormatsOption, Targets, read_targets
 from .output import (
     ProgressBar,
     failing_cleanly,
@@ -46,46 +75,9 @@ from .output import (
     without_verdict,
     worst,
 )
-from .scan_options import (
-    AllowMissingOption,
-    AttributionChoice,
-    AttributionOption,
-    BaselineOption,
-    BatchSizeOption,
-    BudgetChoice,
-    BudgetOption,
-    CacheDirOption,
-    CacheOption,
-    DataOption,
-    ExitZeroOption,
-    FactorOption,
-    FailOn,
-    FailOnOption,
-    JobsOption,
-    LayerOption,
-    MadOption,
-    MemoryOption,
-    MethodChoice,
-    MethodOption,
-    MinAccuracyOption,
-    ModelsArgument,
-    OffsetOption,
-    PreprocessOption,
-    Provider,
-    ProviderOption,
-    SamplesOption,
-    SeedOption,
-    Split,
-    SplitOption,
-    Spread,
-    ThreadsOption,
-    ThresholdOption,
-    VerboseOption,
-    ZerosOption,
-)
+from .reports import Targets, read_targets
 from .upkeep import accepted_entries, with_accepted
 
-_MEBIBYTE = 2**20
 # The library decides what is usual.
 _USUAL = ScanOptions()
 
@@ -94,25 +86,25 @@ def scan_command(
     context: typer.Context,
     models: ModelsArgument,
     data: DataOption = None,
-    split: SplitOption = Split.AUTO,
+    split: SplitOption = "auto",
     samples_per_class: SamplesOption = _USUAL.samples_per_class,
     preprocess: PreprocessOption = None,
     allow_missing_classes: AllowMissingOption = False,
     min_accuracy: MinAccuracyOption = _USUAL.min_accuracy,
-    method: MethodOption = MethodChoice.CONCEPTS,
-    budget: BudgetOption = BudgetChoice.DEFAULT,
+    method: MethodOption = _USUAL.method,
+    budget: BudgetOption = "default",
     layer: LayerOption = _USUAL.layer,
     logits: LogitsOption = None,
     a: FactorOption = _USUAL.intervention.a,
     b: OffsetOption = _USUAL.intervention.b,
-    attribution: AttributionOption = AttributionChoice.AUTO,
+    attribution: AttributionOption = "auto",
     threshold: ThresholdOption = _USUAL.threshold,
-    mad: MadOption = Spread.MEDIAN,
+    mad: MadOption = "median",
     toolkit_zeros: ZerosOption = False,
-    provider: ProviderOption = Provider.AUTO,
+    provider: ProviderOption = "auto",
     threads: ThreadsOption = None,
     batch_size: BatchSizeOption = None,
-    memory_limit: MemoryOption = _USUAL.runtime.memory_limit // _MEBIBYTE,
+    memory_limit: MemoryOption = _USUAL.runtime.memory_limit // MEBIBYTE,
     seed: SeedOption = _USUAL.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
@@ -126,7 +118,7 @@ def scan_command(
     sandbox: SandboxOption = True,
     format_: FormatsOption = None,
     output: Output = None,
-    fail_on: FailOnOption = FailOn.HIGH,
+    fail_on: FailOnOption = "high",
     exit_zero: ExitZeroOption = False,
     quiet: Quiet = False,
     verbose: VerboseOption = False,
@@ -134,32 +126,32 @@ def scan_command(
 ) -> None:
     """Look for a backdoor in an image classifier, or in many.
 
-    What is not ONNX is converted first, see `onnx-soda convert`. Of many models the worst exit
-    code counts, in the order 1, 2, 3, 0.
+    Models in other formats are converted first; see `onnx-soda convert`. Of many models the worst
+    exit code counts, in the order 1, 2, 3, 0.
 
-    Exit codes: 0 clean, 1 a finding as grave as --fail-on, 2 could not scan or wrong usage, 3
+    Exit codes: 0 clean; 1 a finding as severe as --fail-on; 2 could not scan, or wrong usage; 3
     inconclusive, or only lesser findings that speak for a backdoor.
     """
     intervention = _intervention(a, b)
     limits = limits_of(sandbox, timeout, max_memory)
-    targets = read_targets(format_, output, fail_on.value, repeat_command(context))
+    targets = read_targets(format_, output, fail_on, repeat_command(context))
     with failing_cleanly(debug):
         options = ScanOptions(
-            method=method.value,
-            budget=budget.value,
+            method=method,
+            budget=budget,
             layer=layer,
             logits=logits,
             intervention=intervention,
-            attribution=attribution.value,
+            attribution=attribution,
             threshold=threshold,
-            spread=mad.value,
+            spread=mad,
             toolkit_zeros=toolkit_zeros,
             preprocess=preprocess,
             samples_per_class=samples_per_class,
             allow_missing_classes=allow_missing_classes,
             min_accuracy=min_accuracy,
             seed=seed,
-            runtime=RuntimeOptions(provider.value, threads, batch_size, memory_limit * _MEBIBYTE),
+            runtime=RuntimeOptions(provider, threads, batch_size, memory_limit * MEBIBYTE),
         )
         single = is_single(models)
         found = [Path(models[0])] if single else find_models(models)
@@ -167,10 +159,10 @@ def scan_command(
         targets.check(single, [*found, data, baseline, config, preparing])
         entries = accepted_entries(baseline)
         convert = ConvertOptions(arch, size=size)
-        request = ScanRequest(Path(models[0]), data, split.value, options, convert, limits)
+        request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
         if single:
             report = _scan_alone(request, targets, entries, quiet)
-            codes = [of_report(report, fail_on.value)]
+            codes = [of_report(report, fail_on)]
             if verbose:
                 _tell_timing(report)
         else:
@@ -183,7 +175,7 @@ def scan_command(
                     _tell_timing(one.outcome)
                 if debug and one.error:
                     tell_traceback(one.error)
-            codes = [of_outcome(one.outcome, fail_on.value) for one in ended]
+            codes = [of_outcome(one.outcome, fail_on) for one in ended]
     raise typer.Exit(worst(map(without_verdict, codes) if exit_zero else codes))
 
 

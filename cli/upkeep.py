@@ -1,28 +1,35 @@
-"""`onnx-soda baseline`, `cache` and `doctor`."""
+"""`onnx-soda rules`, `explain`, `baseline`, `cache` and `doctor`."""
 
 from __future__ import annotations
 
+import difflib
+import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 import typer
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, read_baseline
 from onnx_soda._batch import Ended
 from onnx_soda._cache import Cache, usual_folder
-from onnx_soda._report.json import check_writable, to_json, write_text
-from onnx_soda._report.text import fact_table
-from onnx_soda._report.words import printable
+from onnx_soda._report.json import to_json
+from onnx_soda._report.tables import fact_table
 from onnx_soda._results import ScanReport
+from onnx_soda._rules import RULES, Rule
+from onnx_soda._system import check_writable, install_hint, write_text
+from onnx_soda._words import printable
 
-from .arguments import Debug, Format, FormatOption, Output
-from .output import CLEAN, COULD_NOT_SCAN, deliver, deliver_renderable, failing_cleanly
-from .scan_options import CacheDirOption
+from .options import CacheDirOption, Debug, FormatOption, Output
+from .output import CLEAN, COULD_NOT_SCAN, complain, deliver, failing_cleanly
 
 
 def baseline_command(
@@ -39,7 +46,9 @@ def baseline_command(
     ],
     debug: Debug = False,
 ) -> None:
-    """Accept the findings of reports, for these very models and until a day.
+    """Accept the findings of reports, until a day.
+
+    They are accepted for these very models alone.
 
     `onnx-soda scan --baseline FILE` then marks them, and they do not count for its exit code.
 
@@ -102,8 +111,10 @@ if TYPE_CHECKING:
     from onnx_soda._doctor import Diagnosis, PartState, SelfTest
 
 
-def doctor_command(format_: FormatOption = Format.TEXT, output: Output = None) -> None:
-    """Show what this installation can do: versions, providers, converters, sandbox, a small scan.
+def doctor_command(format_: FormatOption = "text", output: Output = None) -> None:
+    """Show what this installation can do.
+
+    Told are versions, providers, converters and the sandbox. A small scan is run.
 
     Exit codes: 0 the small scan passed, 2 it did not.
     """
@@ -114,10 +125,10 @@ def doctor_command(format_: FormatOption = Format.TEXT, output: Output = None) -
         if output is not None:
             check_writable(output)
         found = diagnose()
-        if format_ is Format.JSON:
+        if format_ == "json":
             deliver(to_json(found), output)
         else:
-            deliver_renderable(fact_table(list(_rows(found))), output)
+            deliver(fact_table(list(_rows(found))), output)
     raise typer.Exit(CLEAN if found.self_test.passed else COULD_NOT_SCAN)
 
 
@@ -134,7 +145,7 @@ def _rows(found: Diagnosis) -> Iterator[tuple[str, str]]:
 def _parts(kind: str, parts: Sequence[PartState]) -> Iterator[tuple[str, str]]:
     for part in parts:
         if part.missing:
-            needs = f'needs {", ".join(part.missing)}: pip install "onnx-soda[{part.extra}]"'
+            needs = f"needs {', '.join(part.missing)}. {install_hint(part.extra)}"
             yield kind, f"{part.name}: {needs}"
         else:
             yield kind, f"{part.name}: usable"
@@ -153,3 +164,70 @@ def _test(test: SelfTest) -> Iterator[tuple[str, str]]:
     for gap in held.gaps:
         yield "gap", gap
     yield "self-test", f"passed in {test.seconds:.1f} s"
+
+
+def rules_command(format_: FormatOption = "text", output: Output = None) -> None:
+    """List all rules that findings refer to."""
+    with failing_cleanly(debug=False):
+        if format_ == "json":
+            deliver(json.dumps([asdict(rule) for rule in RULES.values()], indent=2) + "\n", output)
+        else:
+            deliver(_listing(), output)
+    raise typer.Exit(CLEAN)
+
+
+def explain_command(
+    rule: Annotated[
+        str, typer.Argument(metavar="RULE", help="Id or name of a rule.", show_default=False)
+    ],
+    output: Output = None,
+) -> None:
+    """Say what a finding means, how sure it is, and what to do.
+
+    Exit codes: 0 explained, 2 there is no such rule.
+    """
+    found = _find(rule)
+    if found is None:
+        complain(f"there is no rule {printable(rule)!r}", _suggestion(rule))
+        raise typer.Exit(COULD_NOT_SCAN)
+    with failing_cleanly(debug=False):
+        deliver(_explanation(found), output)
+    raise typer.Exit(CLEAN)
+
+
+def _find(asked: str) -> Rule | None:
+    asked = asked.strip()
+    by_name = {rule.name: rule for rule in RULES.values()}
+    return RULES.get(asked.upper()) or by_name.get(asked.lower())
+
+
+def _suggestion(asked: str) -> str:
+    names = [*RULES, *(rule.name for rule in RULES.values())]
+    near = difflib.get_close_matches(asked, names, n=1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return f"{meant}`onnx-soda rules` lists all."
+
+
+def _listing() -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    for heading in ("id", "severity", "name", "what it is"):
+        table.add_column(heading, overflow="fold", no_wrap=heading != "what it is")
+    for rule in RULES.values():
+        table.add_row(rule.id, rule.severity, rule.name, rule.title)
+    return table
+
+
+def _explanation(rule: Rule) -> RenderableType:
+    parts: list[RenderableType] = [
+        Text(f"{rule.id} {rule.name}", style="bold"),
+        Text(rule.title),
+        Text(),
+        fact_table([("usual severity", rule.severity)]),
+    ]
+    for heading, text in (
+        ("What it says", rule.meaning),
+        ("How sure it is", rule.certainty),
+        ("What to do", rule.advice),
+    ):
+        parts += [Text(), Text(heading, style="bold"), Padding(Text(text), (0, 0, 0, 2))]
+    return Group(*parts)

@@ -173,7 +173,7 @@ _KNOWN = frozenset(_INSTRUCTIONS.split())
 _MOST_INSTRUCTIONS = 5_000_000
 _ADVICE = (
     "Ask for the weights alone, torch.save(model.state_dict(), ...) or .safetensors, and name the "
-    "network by --arch; or for a .pt2 file (torch.export.save)."
+    "network as `arch`; or for a .pt2 file (torch.export.save)."
 )
 
 

@@ -198,7 +198,7 @@ def _check(worst: float, telling: set[float], file: str) -> None:
         )
 
 
-_RUNS_NOT = "Name the size of its images by --size."
+_RUNS_NOT = "Name the size of its images as `size`."
 _FAULT = "Ask its author for an ONNX file; report it if the model is an ordinary one."
 
 

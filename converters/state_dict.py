@@ -1,4 +1,4 @@
-"""Bare weights of PyTorch (`.pt`, `.pth`, `.safetensors`), put into a network named by `--arch`."""
+"""Bare weights of PyTorch (`.pt`, `.pth`, `.safetensors`), put into a network that `arch` names."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ LEGACY_START = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # Behind it: version of the format, the machine's byte order, the weights, the storages' names.
 _LEGACY_PICKLES = 5
 _PICKLE_BYTES = 64 * 2**20
-_ADVICE = "Name the network that the weights belong to, as --arch torchvision:resnet18."
+_ADVICE = "Name the network that the weights belong to, as `arch=torchvision:resnet18`."
 
 
 class StateDictConverter:

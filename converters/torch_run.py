@@ -186,7 +186,7 @@ def _classes(network: Architecture, weights: dict[str, Any], file: str) -> int:
     if len(counts) > 1:
         raise ConvertError(
             f"the weights in {file} have last layers of {sorted(counts)} classes",
-            "Name the network that they belong to by --arch.",
+            "Name the network that they belong to as `arch`.",
         )
     return counts.pop() if counts else network.classes
 
@@ -198,7 +198,7 @@ def _fill(module: Any, weights: dict[str, Any], file: str, arch: str) -> None:
         lines = [line.strip() for line in str(error).splitlines()[1:]]
         raise ConvertError(
             f"the weights in {file} do not fit {arch}: {' '.join(lines)[:300]}",
-            "Name the network that they belong to by --arch.",
+            "Name the network that they belong to as `arch`.",
         ) from error
 
 

@@ -33,7 +33,7 @@ _HOOKS = frozenset({"__setstate__", "__getstate__", "__init__", "__del__"})
 # What texts of torch.jit.save also have behind "torch." and "ops.prim.".
 _SPELLED = frozenset({"__torch__", "jit", "nn", "classes", "inf", "nan", "Tensor"})
 _ADVICE = "Ask its author for ONNX, for weights alone (.safetensors), or for a .pt2 file."
-_LOADS_NOT = "Name the size of its images by --size; or ask its author for an ONNX or .pt2 file."
+_LOADS_NOT = "Name the size of its images as `size`; or ask its author for an ONNX or .pt2 file."
 
 
 class TorchScriptConverter:

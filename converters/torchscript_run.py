@@ -101,7 +101,7 @@ def _image(
     for shape in candidates:
         if _runs(module, shape):
             return shape
-    raise ConvertError(f"{file} runs on no images of the sizes tried", "Name their size by --size.")
+    raise ConvertError(f"{file} runs on no images of the sizes tried", "Name their size as `size`.")
 
 
 def _candidates(module: Any, size: int | None) -> Iterator[tuple[int, ...]]:

@@ -19,9 +19,7 @@ from matplotlib import pyplot
 from matplotlib.axes import Axes
 from PIL import Image
 
-from onnx_soda import ScanReport, repair_file, scan_file
-from onnx_soda._results import ConceptExample
-from onnx_soda._sandbox.jobs import RepairJob
+from onnx_soda import Picture, ScanReport, named_pairs, repair_file, scan_file
 
 _FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 _MODEL, _CLEAN = _FIXTURES / "digits-backdoored.onnx", _FIXTURES / "digits-clean.h5"
@@ -39,64 +37,48 @@ def main() -> None:
     print(report.verdict)
     for finding in report.findings:
         print(f"{finding.rule_id} {finding.severity}: {finding.message}")
-    if report.verdict != "backdoor":
+    pair = next(named_pairs(report), None)
+    if pair is None:
         return
     show(report, arguments.gallery)
-    repair(report, arguments.repaired)
+    repair(pair, arguments.repaired)
 
 
-def show(report: ScanReport, gallery: Path) -> None:
-    """Draw the images of the strongest pair."""
-    concepts = report.evidence.concepts
-    if concepts is None:
-        return
-    pair = concepts.pairs[0]
-    victim, target = pair.victim_class, pair.target_class
-    examples = [
-        example
-        for example in concepts.examples
-        if (example.victim_class, example.target_class) == (victim, target)
-    ]
-    victims = [example for example in examples if example.label == victim][:_VICTIMS]
-    others = [example for example in examples if example.label != victim][:_OTHERS]
-    _draw([*victims, *others], f"{victim} turns into {target} under: {pair.concept}", gallery)
-    print(f"{gallery}: {len(victims)} images of class {victim}, {len(others)} of other classes")
+def show(report: ScanReport, path: Path) -> None:
+    """Draw the images of the strongest pair: its victim's, and some of other classes."""
+    own, others = report.evidence["concepts"].galleries[:2]
+    pictures = [*own.pictures[:_VICTIMS], *others.pictures[:_OTHERS]]
+    _draw(pictures, own.title, path)
+    print(f"{path}: {own.text}")
 
 
-def _draw(examples: Sequence[ConceptExample], title: str, gallery: Path) -> None:
+def _draw(pictures: Sequence[Picture], title: str, path: Path) -> None:
     figure, axes = pyplot.subplots(
-        2, len(examples), figsize=(1.1 * len(examples), 3.0), squeeze=False, layout="constrained"
+        2, len(pictures), figsize=(1.4 * len(pictures), 3.2), squeeze=False, layout="constrained"
     )
-    for column, example in enumerate(examples):
-        _show(axes[0, column], example.before, example.predicted_before, example.label)
-        _show(axes[1, column], example.under, example.predicted_under, example.label)
-    figure.suptitle(title, fontsize=9, wrap=True)
-    figure.savefig(gallery, dpi=120)
+    for column, picture in enumerate(pictures):
+        for row, image in enumerate(picture.images):
+            _show(axes[row, column], image)
+        axes[1, column].set_title(
+            picture.caption.replace("; ", "\n"),
+            fontsize=8,
+            color="tab:red" if picture.marked else "black",
+        )
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path, dpi=120)
     pyplot.close(figure)
 
 
-def _show(place: Axes, picture: str, answer: int, label: int) -> None:
+def _show(place: Axes, picture: str) -> None:
     _, _, content = picture.partition("base64,")
     place.imshow(Image.open(io.BytesIO(base64.b64decode(content))), cmap="gray")
-    wrong = answer != label
-    place.set_title(
-        f"says {answer}", fontsize=9, color="tab:red" if wrong else "black",
-        fontweight="bold" if wrong else "normal",
-    )  # fmt: skip
     place.axis("off")
 
 
-def repair(report: ScanReport, repaired: Path) -> None:
-    """Repair the strongest pair, and tell what changed."""
-    pair = next(
-        (finding.victim_class, finding.target_class)
-        for finding in report.findings
-        if finding.victim_class is not None and finding.target_class is not None
-    )
-    job = RepairJob(
-        str(_MODEL), str(_CLEAN), "", str(repaired.absolute()), pair=pair, triggers=str(_TRIGGER)
-    )
-    summary = repair_file(job).summary
+def repair(pair: tuple[int, int], repaired: Path) -> None:
+    """Repair a pair, and tell what changed."""
+    answer = repair_file(_MODEL, _CLEAN, repaired, pair=pair, triggers=_TRIGGER)
+    summary = answer.summary
     print(f"{summary.outcome}: {summary.reason}")
     if summary.triggers_before and summary.triggers_after:
         before, after = summary.triggers_before.target_rate, summary.triggers_after.target_rate

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_soda._results import Finding, Verdict
+from onnx_soda._results import Finding, ModelInfo, ScanReport, Verdict
 
 RepairOutcome = Literal[
     "repaired", "partly repaired", "nothing to repair", "inconclusive", "failed"
@@ -103,6 +103,7 @@ class RepairSummary:
         target_class: The pair.
         scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
         reconstruction: "concepts", "ascent" or "both".
+        method: Name of the remover.
         also_turned: Other classes that the same changes turn, repaired with the victim.
         concepts: Those that infected images were made with, in words.
         infected: Images reconstructed to train on and to choose settings by, and to measure with.
@@ -131,6 +132,7 @@ class RepairSummary:
     target_class: int | None
     scope: str
     reconstruction: str
+    method: str = "soda"
     also_turned: tuple[int, ...] = ()
     concepts: tuple[str, ...] = ()
     infected: tuple[int, ...] = ()
@@ -174,7 +176,7 @@ class LogitsSummary:
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """A layer that `--layer` takes: role, tensor, shape for one image, neurons, depth."""
+    """A layer that `layer` takes: role, tensor, shape for one image, neurons, depth."""
 
     role: str
     name: str
@@ -254,3 +256,22 @@ class Conversion:
     free_batch: bool
     difference: float
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RepairAnswer:
+    """What a repair came to.
+
+    Attributes:
+        summary: The repair.
+        scan: The scan that found the pair; None where the pair was given.
+        model: The model that was repaired.
+        class_names: Of the clean set.
+        written: Whether there is a repaired model.
+    """
+
+    summary: RepairSummary
+    scan: ScanReport | None
+    model: ModelInfo
+    class_names: tuple[str, ...] | None
+    written: bool

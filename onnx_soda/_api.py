@@ -1,8 +1,7 @@
-"""Scans, repairs, converts and looks into files, in a child process: what to call from outside.
+"""Scans, repairs, converts and looks into files: what to call from outside.
 
-Scans, repairs, converts, looks into files, in a child process: what to call from outside.
-
-With `limits=None` the work is done in the caller's own process, where nothing holds it.
+A stranger's file is opened in a child process with limits. With `limits=None` the work is done in
+the caller's own process, where nothing confines it.
 
 Examples:
     >>> from onnx_soda import scan_file
@@ -22,10 +21,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx_soda._answers import Conversion, ModelDifference, ModelSummary
+from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
 from onnx_soda._converters.protocol import may_be_source
 from onnx_soda._errors import CrashError, OutputError
-from onnx_soda._options import ConvertOptions, Limits, Progress, ScanOptions, no_progress
+from onnx_soda._options import (
+    ConvertOptions,
+    Limits,
+    Progress,
+    RepairOptions,
+    ScanOptions,
+    SplitName,
+    no_progress,
+)
 from onnx_soda._preflight.file import check_regular
 from onnx_soda._results import NO_SANDBOX, ScanReport
 from onnx_soda._sandbox.jobs import (
@@ -34,7 +41,6 @@ from onnx_soda._sandbox.jobs import (
     DiffJob,
     InspectJob,
     Job,
-    RepairAnswer,
     RepairJob,
     ScanJob,
     models,
@@ -50,19 +56,21 @@ _USUAL = Limits()
 def scan_file(
     model: str | Path,
     data: str | Path | None = None,
-    split: str = "auto",
+    split: SplitName = "auto",
     options: ScanOptions | None = None,
     *,
+    convert: ConvertOptions | None = None,
     limits: Limits | None = _USUAL,
     progress: Progress = no_progress,
 ) -> ScanReport:
-    """Scan a model file; see `onnx_soda.scan`.
+    """Scan a model file, of ONNX or of another framework; see `scan`.
 
     Args:
-        model: The model.
+        model: The model. Models in other formats are converted first.
         data: The clean set, see `load_dataset`.
         split: Part of it.
         options: See `ScanOptions`.
+        convert: How models in other formats are converted.
         limits: What the child process may take; None does without a child.
         progress: Called as the scan goes on.
 
@@ -70,11 +78,12 @@ def scan_file(
         SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
     """
     clean = None if data is None else _absolute(data)
-    options = with_preprocessing_file(options or ScanOptions())
-    job = ScanJob(_absolute(model), clean, split, options)
-    done = _do(job, limits, progress)
+    asked = with_preprocessing_file(options or ScanOptions())
+    with _as_onnx(Path(model), convert, limits, progress) as (path, origin):
+        done = _do(ScanJob(_absolute(path), clean, split, asked), limits, progress)
     report: ScanReport = done.answer
-    return replace(report, environment=replace(report.environment, sandbox=done.sandbox))
+    environment = replace(report.environment, sandbox=done.sandbox)
+    return _with_origin(replace(report, environment=environment), origin)
 
 
 def inspect_file(
@@ -112,28 +121,62 @@ def diff_files(
 
 
 def repair_file(
-    job: RepairJob, *, limits: Limits | None = _USUAL, progress: Progress = no_progress
+    model: str | Path,
+    data: str | Path,
+    output: str | Path,
+    *,
+    pair: tuple[int, int] | None = None,
+    report: str | Path | None = None,
+    triggers: str | Path | None = None,
+    split: SplitName = "auto",
+    options: RepairOptions | None = None,
+    convert: ConvertOptions | None = None,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
 ) -> RepairAnswer:
-    """Repair a model file.
+    """Repair a model file, and write the repaired model; see `repair`.
 
-    The child writes into a folder of its own beside `job.place`; what it wrote is opened by a
-    second child before it is put there.
+    The child writes into a folder of its own beside `output`; what it wrote is opened by a second
+    child before it is put in place.
 
     Args:
-        job: What to do; `output` is chosen here.
+        model: The model. Models in other formats are converted first.
+        data: The clean set, see `load_dataset`.
+        output: File to write; its weights go beside it where the model's own are outside.
+        pair: Victim and target class; a report or a scan tells them otherwise.
+        report: JSON report of a scan of this model.
+        triggers: Real trigger images, to measure with only.
+        split: Part of the clean set.
+        options: See `RepairOptions`.
+        convert: How models in other formats are converted.
         limits: As for `scan_file`.
         progress: Called as the repair goes on.
 
     Raises:
         SodaError: The model cannot be repaired, or a child failed.
     """
-    place = Path(job.place)
-    asked = with_preprocessing_file(job.options.scan)
-    job = replace(job, options=replace(job.options, scan=asked))
+    place, options = Path(output), options or RepairOptions()
+    job = RepairJob(
+        model="",
+        data=_absolute(data),
+        output=str(place.absolute()),
+        place=str(place.absolute()),
+        pair=pair,
+        report=None if report is None else _absolute(report),
+        triggers=None if triggers is None else _absolute(triggers),
+        split=split,
+        options=replace(options, scan=with_preprocessing_file(options.scan)),
+    )
+    with _as_onnx(Path(model), convert, limits, progress) as (path, _):
+        return _repair(replace(job, model=_absolute(path)), limits, progress)
+
+
+def _repair(job: RepairJob, limits: Limits | None, progress: Progress) -> RepairAnswer:
     if limits is None:
-        direct: RepairAnswer = _do(replace(job, output=job.place), None, progress).answer
+        direct: RepairAnswer = _do(job, None, progress).answer
         return direct
     check_regular(Path(job.model))
+    place = Path(job.place)
     with _room_for(place) as made:
         done = run_job(replace(job, output=str(made)), limits, progress, made.parent)
         answer: RepairAnswer = done.answer
@@ -242,9 +285,9 @@ def _check(model: Path, limits: Limits) -> None:
     for path in (model, _weights(model)):
         if path.is_symlink() or (path.exists() and not stat.S_ISREG(path.stat().st_mode)):
             raise CrashError(f"the child process wrote {path.name} as no ordinary file")
-    seen: ModelSummary = run_job(InspectJob(str(model)), limits).answer
+    summary: ModelSummary = run_job(InspectJob(str(model)), limits).answer
     with model.open("rb") as stream:
-        if hashlib.file_digest(stream, "sha256").hexdigest() != seen.sha256:
+        if hashlib.file_digest(stream, "sha256").hexdigest() != summary.sha256:
             raise CrashError(f"{model.name} changed while it was checked")
 
 
@@ -256,11 +299,11 @@ def _put(model: Path, place: Path) -> None:
 
 
 @contextmanager
-def as_onnx(
+def _as_onnx(
     model: Path,
-    options: ConvertOptions,
+    options: ConvertOptions | None,
     limits: Limits | None,
-    progress: Progress = no_progress,
+    progress: Progress,
 ) -> Iterator[tuple[Path, Conversion | None]]:
     """Yield an ONNX file for a model of any kind, and how it was made.
 
@@ -287,7 +330,7 @@ def as_onnx(
         yield made, conversion
 
 
-def with_origin(report: ScanReport, conversion: Conversion | None) -> ScanReport:
+def _with_origin(report: ScanReport, conversion: Conversion | None) -> ScanReport:
     """Return a report that says what the model was converted from."""
     if conversion is None:
         return report

@@ -186,5 +186,6 @@ def _read(path: Path, kind: Any) -> Any:
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise BaselineError(
             f"{path.name} cannot be read: {error}",
-            "Reports are written by scan --format json, baselines by onnx-soda baseline.",
+            "Reports are written by `onnx-soda scan --format json`, baselines by "
+            "`onnx-soda baseline`.",
         ) from error

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_soda._api import as_onnx, scan_file, with_origin
+from onnx_soda._api import scan_file
 from onnx_soda._cache import Cache
 from onnx_soda._errors import ModelFileError
 from onnx_soda._options import (
@@ -175,17 +175,20 @@ def scan_one(
         The report, and whether it was remembered.
 
     Raises:
-        SodaError: See `scan_file` and `as_onnx`.
+        SodaError: See `scan_file`.
     """
     key = cache.key_of(request) if cache else None
     if cache and key and (known := cache.load(key)):
         return known, True
-    limits = request.limits
-    with as_onnx(request.model, request.convert, limits, progress) as (path, origin):
-        found = scan_file(
-            path, request.data, request.split, request.options, limits=limits, progress=progress
-        )
-    report = with_origin(found, origin)
+    report = scan_file(
+        request.model,
+        request.data,
+        request.split,
+        request.options,
+        convert=request.convert,
+        limits=request.limits,
+        progress=progress,
+    )
     # What was changed while it was scanned is not what the key stands for.
     if cache and key and cache.key_of(request) == key:
         cache.store(key, report)

@@ -23,9 +23,9 @@ import onnx_soda
 import onnx_soda._converters
 from onnx_soda._errors import OutputError
 from onnx_soda._options import ScanRequest
-from onnx_soda._report.json import to_json, write_text
+from onnx_soda._report.json import to_json
 from onnx_soda._results import SCHEMA_VERSION, ScanReport
-from onnx_soda._system import installed_versions
+from onnx_soda._system import installed_versions, write_text
 
 # Reports have tens to hundreds of kilobytes.
 _MOST_BYTES = 256 * 2**20

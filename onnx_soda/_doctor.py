@@ -52,7 +52,7 @@ class PartState:
 
     Attributes:
         name: What it is for.
-        extra: Its extra in `pip install "onnx-soda[...]"`.
+        extra: The extra that brings what it needs.
         missing: Modules that it needs and that are not installed; usable where there are none.
     """
 

@@ -30,6 +30,7 @@
     │   ├── TimeLimitError         it took longer than allowed
     │   ├── MemoryLimitError       it needed more memory than allowed
     │   └── CrashError             it ended without an answer, or with one that makes no sense
+    ├── OptionError                an option has a value that is not known
     ├── BaselineError              a file of accepted findings, or the report it is made from
     └── OutputError                a report cannot be written
 
@@ -37,40 +38,6 @@ Each error says what is wrong and with which file, and carries ``advice``: what 
 """
 
 from __future__ import annotations
-
-__all__ = [
-    "BaselineError",
-    "ConversionError",
-    "ConvertError",
-    "CrashError",
-    "DataError",
-    "DatasetFileError",
-    "ExternalDataError",
-    "ImageError",
-    "InferenceError",
-    "LabelError",
-    "MemoryLimitError",
-    "MissingExtraError",
-    "ModelError",
-    "ModelFileError",
-    "NotAClassifierError",
-    "OutOfMemoryError",
-    "OutputError",
-    "ParityError",
-    "PreprocessingError",
-    "ProviderError",
-    "RepairError",
-    "RuntimeFailure",
-    "SandboxError",
-    "SodaError",
-    "TensorNotFoundError",
-    "TimeLimitError",
-    "UnsafeSourceError",
-    "UnsupportedModelError",
-    "UnsupportedSourceError",
-    "WriteBackError",
-    "explained",
-]
 
 
 class SodaError(Exception):
@@ -197,6 +164,10 @@ class CrashError(SandboxError):
     """The child ended without an answer, or with one that makes no sense."""
 
 
+class OptionError(SodaError):
+    """An option has a value that is not known."""
+
+
 class BaselineError(SodaError):
     """A baseline, or a report to make one from, cannot be read."""
 
@@ -212,11 +183,11 @@ def explained(error: Exception) -> SodaError:
     if isinstance(error, MemoryError):
         return MemoryLimitError(
             "memory ran out",
-            "Use a smaller --batch-size or fewer images, or allow more by --max-memory.",
+            "Use a smaller `batch_size` or fewer images, or allow more `memory`.",
         )
     return CrashError(
         f"unexpected {type(error).__name__}: {error}",
-        "This is a fault of onnx-soda; repeat with --debug and report it.",
+        "This is a fault of onnx-soda; please report it with the traceback (`debug`).",
     )
 
 

@@ -25,6 +25,10 @@ def no_progress(stage: str, done: int, total: int) -> None:
 _DEFAULT_MEMORY = 2 * 2**30
 
 
+ProviderName = Literal["auto", "cpu", "cuda"]
+SplitName = Literal["auto", "train", "val", "test", "all"]
+
+
 @dataclass(frozen=True)
 class RuntimeOptions:
     """How sessions run.
@@ -36,7 +40,7 @@ class RuntimeOptions:
         memory_limit: Bytes for the activations of one batch.
     """
 
-    provider: str = "auto"
+    provider: ProviderName = "auto"
     threads: int | None = None
     batch_size: int | None = None
     memory_limit: int = _DEFAULT_MEMORY
@@ -86,7 +90,6 @@ class Limits:
 
 
 AttributionMethod = Literal["auto", "closed-form", "batched"]
-Method = Literal["concepts", "soda"]
 BudgetName = Literal["quick", "default", "thorough"]
 Spread = Literal["median", "mean"]
 
@@ -121,8 +124,8 @@ class ScanOptions:
     """Options of a scan.
 
     Attributes:
-        method: "concepts" decides by interventions on what the images show; "soda" by the
-            paper's last-layer statistic alone.
+        method: Name of the detector that decides about the model's behaviour: "concepts" changes
+            what the images show; "soda" is the paper's last-layer statistic alone.
         budget: How many concepts to try.
         layer: "last", "deep", "middle", "shallow" or the name of a tensor.
         logits: Name of the logits; found where not given.
@@ -142,7 +145,7 @@ class ScanOptions:
         runtime: Provider, threads, batch size, memory.
     """
 
-    method: Method = "concepts"
+    method: str = "concepts"
     budget: BudgetName = "default"
     layer: str = "last"
     logits: str | None = None
@@ -184,6 +187,7 @@ class RepairOptions:
         rescan: Scan the repaired model.
         scan: Options of the scans; preprocessing, seed and runtime hold for the repair too. It
             repairs the model's own logits at their last layer, so these two stay as they are.
+        method: Name of the remover: "soda" is the paper's Algorithm 5.
     """
 
     scope: Scope = "auto"
@@ -193,6 +197,7 @@ class RepairOptions:
     export: Export = "weights"
     rescan: bool = True
     scan: ScanOptions = field(default_factory=ScanOptions)
+    method: str = "soda"
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ class ScanRequest:
 
     model: Path
     data: Path | None = None
-    split: str = "auto"
+    split: SplitName = "auto"
     options: ScanOptions = field(default_factory=ScanOptions)
     convert: ConvertOptions = field(default_factory=ConvertOptions)
     limits: Limits | None = field(default_factory=Limits)

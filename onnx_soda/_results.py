@@ -1,21 +1,30 @@
 """What a scan reports. The JSON report is these classes, field by field.
 
-`scan-report.schema.json` beside this file describes the JSON form. Fields are only added; a
-change of meaning raises `SCHEMA_VERSION`. Files appear by name, never by path.
+`scan-report.schema.json` in `_report` describes the JSON form. A change of meaning raises
+`SCHEMA_VERSION`. Files appear by name, never by path.
+
+A detector gives one `Evidence`. Its tables, charts and galleries are data, so every report form can
+show a detector that it has never heard of. Its `numbers` are for programs (`onnx_soda._numbers`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
+
+import msgspec
 
 from onnx_soda._errors import explained
 from onnx_soda._rules import Severity
 
-SCHEMA_VERSION = "1.5"
+SCHEMA_VERSION = "2.0"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
+Cell = str | int | float | None
+"""A cell of a table."""
+ColumnKind = Literal["text", "count", "number", "signed", "share"]
+"""How people read a column: words, whole numbers, "0.123", "+0.12", "12 %"."""
 
 
 @dataclass(frozen=True)
@@ -107,8 +116,8 @@ class Finding:
 
     Attributes:
         rule_id: Stable identifier of the rule, see `onnx_soda._rules`.
-        severity: "high" where it is reason enough not to use the model, "medium" where it is to be
-            looked at, "low" and "info" where it is merely unusual.
+        severity: "high" where it is reason enough not to use the model, "medium" where a person
+            should look at it, "low" and "info" where it is merely unusual.
         victim_class: Class whose images are turned; None where it cannot be told, or for rules
             that are not about classes.
         target_class: Class they are turned into; None as above.
@@ -134,162 +143,114 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class SodaEvidence:
-    """Evidence of SODA's causal analysis (paper, Algorithms 1 to 3).
+class Column:
+    """A column of a table: its heading, and how people read what is in it."""
 
-    Attributes:
-        pcc: Per class: correlation of its causal attribution with that of the other classes.
-        anomaly_index: Signed anomaly index of each; abnormal below minus the threshold.
-        target_logit_by_source: For each target class looked at, the mean target logit over the
-            clean images of each source class. Keys are class numbers.
-        method: How the attribution was computed: "closed-form" or "batched".
-        a: Scaling factor of the intervention (Equation 2).
-        b: Offset of the intervention.
-        layer: Tensor that was intervened on.
-        neurons: Number of its neurons.
-        spread: "median" or "mean" absolute deviation.
-        threshold: Anomaly index over which a class is abnormal.
-        responsible: For each class the neurons with the largest causal attribution, and that.
-    """
-
-    pcc: tuple[float, ...]
-    anomaly_index: tuple[float, ...]
-    target_logit_by_source: Mapping[str, Mapping[str, float]]
-    method: str
-    a: float
-    b: float
-    layer: str
-    neurons: int
-    spread: str
-    threshold: float
-    responsible: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-
-
-ChangeKind = Literal["concept", "style"]
+    name: str
+    kind: ColumnKind = "text"
 
 
 @dataclass(frozen=True)
-class ConceptExample:
-    """An image before and under a concept.
+class Table:
+    """A table of evidence.
 
     Attributes:
-        victim_class: Source class of the pair that it is an example for.
-        target_class: Target class of that pair.
-        label: The image's own class.
-        before: The image as a PNG data URI.
-        under: The same under the concept; for a style, the image that it is from.
-        predicted_before: The model's answer.
-        predicted_under: The same under the concept.
-        target_probability: Probability of the target class under the concept.
-        kind: As that of the pair.
+        title: Heading.
+        text: What it says, for people; may be empty.
+        columns: Headings, with the kind of their cells.
+        rows: Cells, as many as columns; None for an empty one.
+        marked: Numbers of the rows that stand out.
     """
 
-    victim_class: int
-    target_class: int
-    label: int
-    before: str
-    under: str
-    predicted_before: int
-    predicted_under: int
-    target_probability: float
-    kind: ChangeKind = "concept"
+    title: str
+    text: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    marked: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class ConceptPair:
-    """A pair of classes and the concept that best turns one into the other.
-
-    Counts and shares are of clean images that did not choose the concept.
+class Chart:
+    """Numbers to draw.
 
     Attributes:
-        victim_class: Source class.
-        target_class: Class it is turned into.
-        score: How far the clean data does not support the turn; see docs/detection.md.
-        low: Lower end of its 90 % interval.
-        high: Upper end.
-        bound: What the score is above with 95 % confidence for all pairs of classes together.
-        concept: The concept in words.
-        kind: "concept" where the image is changed, "style" where features half way through the
-            network are given the style of another image.
-        shown: Images of the victim.
-        turned: Those that the model gives to the target under the concept.
-        turned_before: Those that it gives to the target as they are.
-        reference: Mean probability of the target under the concept in the reference heads.
-        others_right_before: Share of the other classes' images given their label as they are.
-        others_right_under: The same under the concept.
-        answers_under: How many images of a class get which answer under the concept: class,
-            answer, images; where there are none it is left out.
-        also_turned: Other classes that the concept surely turns into the target, too, the most
-            turned first.
+        kind: "bars" draws a bar for each name; "heat map" draws a row of cells for each.
+        title: Heading.
+        text: What is to be seen, in words.
+        names: Of the bars, or of rows and columns.
+        values: A row per name: one number for bars, a count per name for a heat map.
+        marked: Numbers of the bars that stand out.
+        limit: A line across all bars; None without one.
+        across: What the columns of a heat map are.
+        down: What its rows are.
     """
 
-    victim_class: int
-    target_class: int
-    score: float
-    low: float
-    high: float
-    bound: float
-    concept: str
-    shown: int
-    turned: int
-    turned_before: int
-    reference: float
-    others_right_before: float
-    others_right_under: float
-    answers_under: tuple[tuple[int, int, int], ...] = ()
-    kind: ChangeKind = "concept"
-    also_turned: tuple[int, ...] = ()
+    kind: Literal["bars", "heat map"]
+    title: str
+    text: str
+    names: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+    marked: tuple[int, ...] = ()
+    limit: float | None = None
+    across: str = ""
+    down: str = ""
 
 
 @dataclass(frozen=True)
-class ConceptReport:
-    """Evidence of interventions on what the images show.
+class Picture:
+    """One image or several side by side.
 
     Attributes:
-        pairs: The pairs with the highest scores, highest bound first.
-        examples: Images for those pairs.
-        threshold: Bound over which a pair is reported.
-        budget: "quick", "default" or "thorough".
-        concepts: Number of concepts tried.
-        probe_images: Images that they were tried on.
-        fit_images: Images that the reference heads were fitted to.
-        fewest_images: Those of the class with the fewest, in each half of them.
-        reference_accuracies: Of each reference head, on images it was not fitted to.
+        images: PNG data URIs, left to right.
+        alt: What each shows, for people who do not see it.
+        caption: What the model says, or what there is to see.
+        marked: Whether the picture stands out.
     """
 
-    pairs: tuple[ConceptPair, ...]
-    examples: tuple[ConceptExample, ...]
-    threshold: float
-    budget: str
-    concepts: int
-    probe_images: int
-    fit_images: int
-    fewest_images: int
-    reference_accuracies: tuple[float, ...]
+    images: tuple[str, ...]
+    alt: tuple[str, ...]
+    caption: str
+    marked: bool = False
 
 
 @dataclass(frozen=True)
-class LogicReport:
-    """What was looked at to find decisions in the graph.
+class Gallery:
+    """Pictures with a heading, and what to look for in them."""
 
-    Attributes:
-        nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
-        images_run: Images shown to find one that takes a decision; 0 where nothing was suspected.
-        notes: Sentences about what was not examined.
-    """
-
-    nodes_examined: int
-    images_run: int
-    notes: tuple[str, ...]
+    title: str
+    text: str
+    pictures: tuple[Picture, ...]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """Evidence by method; None where a method was not or could not be applied."""
+    """What one detector saw.
 
-    soda: SodaEvidence | None
-    concepts: ConceptReport | None
-    logic: LogicReport | None
+    Attributes:
+        detector: Name of the detector.
+        title: What it examines, as a heading.
+        verdict: What this detector alone says.
+        reasons: Why, in sentences; the first one is the main one.
+        findings: What speaks for a backdoor, the strongest first.
+        unexamined: Sentences about what it did not examine.
+        notes: Sentences for a verdict that another detector decides.
+        tables: Numbers for people.
+        charts: Numbers to draw.
+        galleries: Pictures for people to judge.
+        numbers: The same for programs; see `onnx_soda._numbers` for the detectors of this package.
+    """
+
+    detector: str
+    title: str
+    verdict: Verdict
+    reasons: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    unexamined: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
+    numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -302,15 +263,15 @@ class Coverage:
 
 @dataclass(frozen=True)
 class SandboxInfo:
-    """What held the process that opened the model.
+    """What confined the process that opened the model.
 
     Attributes:
-        active: It was a child process made for this; otherwise the caller's own, and nothing held.
+        active: It was a child process made for this; otherwise the caller's own, unconfined.
         files: It could read nothing but the program and its inputs, and write nowhere else.
         network: It had no network and could start no program.
         memory: Bytes that it could take; None without a limit.
         seconds: Time that it could take; None without a limit.
-        gaps: What could not be held, in words.
+        gaps: What could not be confined, in words.
     """
 
     active: bool
@@ -328,7 +289,7 @@ NO_SANDBOX = SandboxInfo(
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the scan ran, and what held it there."""
+    """Where the scan ran, and what confined it there."""
 
     versions: Mapping[str, str]
     providers: tuple[str, ...]
@@ -346,10 +307,11 @@ class ScanReport:
         tool: The program.
         model: The model.
         dataset: The clean set; None without one.
+        method: The detector that decided about the model's behaviour.
         verdict: "clean", "backdoor" or "inconclusive".
         reasons: Why, in sentences; the first one is the main one.
         findings: What speaks for a backdoor, the strongest first.
-        evidence: The numbers behind it.
+        evidence: What each detector saw, by its name.
         coverage: What was examined.
         environment: Where the scan ran.
         timing: Seconds per stage, and in all.
@@ -359,13 +321,46 @@ class ScanReport:
     tool: ToolInfo
     model: ModelInfo
     dataset: DatasetInfo | None
+    method: str
     verdict: Verdict
     reasons: tuple[str, ...]
     findings: tuple[Finding, ...]
-    evidence: Evidence
+    evidence: Mapping[str, Evidence]
     coverage: Coverage
     environment: Environment
     timing: Mapping[str, float]
+
+
+Numbers = TypeVar("Numbers")
+
+
+def numbers_of(report: ScanReport, detector: str, kind: type[Numbers]) -> Numbers | None:
+    """Return a detector's numbers as a class; None where it did not run or has none.
+
+    Args:
+        report: The scan.
+        detector: Name of the detector.
+        kind: Class of its numbers, see `onnx_soda._numbers`.
+
+    Raises:
+        msgspec.ValidationError: The report holds something else.
+    """
+    evidence = report.evidence.get(detector)
+    if evidence is None or not evidence.numbers:
+        return None
+    return msgspec.convert(evidence.numbers, kind, strict=True)
+
+
+def named_pairs(report: ScanReport) -> Iterator[tuple[int, int]]:
+    """Yield the pairs of victim and target class that a report names, the strongest first.
+
+    Only a report with the verdict "backdoor" names any.
+    """
+    if report.verdict != "backdoor":
+        return
+    for finding in report.findings:
+        if finding.victim_class is not None and finding.target_class is not None:
+            yield finding.victim_class, finding.target_class
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ BEHAVIOUR_RULES = (
         title="A class is reached through neurons that serve no other class",
         meaning=(
             "The paper's statistic (SODA, Algorithms 2 and 3): of all classes this one's causal "
-            "attribution agrees least with the others'. Reported only with --method soda."
+            "attribution agrees least with the others'. It is reported only where the method "
+            "soda decides."
         ),
         certainty=(
             "Weak by itself: it flags most clean models and misses most backdoors; "

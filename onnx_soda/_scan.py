@@ -1,11 +1,10 @@
-"""The scan: model and clean set in, report out."""
+"""The scan: a model and a clean set in, a report out."""
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
@@ -15,54 +14,39 @@ import onnxruntime
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.inference import PreprocessingChoice
 from onnx_soda._data.preprocessing import Preprocessing
-from onnx_soda._detect.concepts.battery import BUDGETS
-from onnx_soda._detect.concepts.detector import ConceptEvidence, examine_concepts, why_not_tried
-from onnx_soda._detect.concepts.evidence import decide_on_concepts, report_concepts
-from onnx_soda._detect.concepts.judge import load_calibration
-from onnx_soda._detect.graph_logic.detector import (
-    examine_logic,
-    is_weighty,
-    with_file_findings,
-    with_logic,
-)
-from onnx_soda._detect.soda.attribution import Attribution
-from onnx_soda._detect.soda.detector import SodaResult, analyse
+from onnx_soda._detect.base import DETECTORS, Decision, Detector, shortfalls
 from onnx_soda._errors import NotAClassifierError
-from onnx_soda._model.anatomy import Anatomy, dissect_view
-from onnx_soda._model.graph import GraphView, view_graph
+from onnx_soda._model.anatomy import Anatomy
+from onnx_soda._model.graph import GraphView
 from onnx_soda._model.load import OnnxModel
-from onnx_soda._model.logits import find_logits
-from onnx_soda._model.parts import Body, Tail
 from onnx_soda._model.runtime import CPU
-from onnx_soda._observe import (
-    Observation,
-    choose_preprocessing,
-    count_classes,
-    observe,
-    sample_images,
-)
 from onnx_soda._options import Progress, ScanOptions, no_progress
-from onnx_soda._report.words import in_order
 from onnx_soda._results import (
     SCHEMA_VERSION,
-    ConceptReport,
     Coverage,
     DatasetInfo,
     Environment,
     Evidence,
     ExternalDataInfo,
     InputInfo,
-    LogicReport,
     ModelInfo,
     ScanReport,
-    SodaEvidence,
     ToolInfo,
 )
+from onnx_soda._rules import RULES
+from onnx_soda._suspect import Observation, Suspect
 from onnx_soda._system import Clock, installed_versions
-from onnx_soda._verdict import Decision, Examined, decide, too_inaccurate
+from onnx_soda._verdict import (
+    ALWAYS,
+    decide,
+    detectors_of,
+    in_order,
+    is_weighty,
+    with_advice,
+    with_always,
+    with_file_findings,
+)
 
-# Neurons that a report names for each class.
-_RESPONSIBLE = 10
 _REPORTED_PACKAGES = ("numpy", "onnx", "onnx-ir", "scipy", "h5py", "pillow")
 
 
@@ -72,203 +56,120 @@ def scan(
     options: ScanOptions | None = None,
     progress: Progress = no_progress,
 ) -> ScanReport:
-    """Look for a semantic backdoor.
-
-    By interventions on what the clean images show, or with method "soda" by the paper's causal
-    analysis of the last layer alone (sections 3.1 and 3.2), whose figures are reported either way.
+    """Look for a semantic backdoor, in this process.
 
     Args:
         model: The model, from `load_model`.
         clean: Clean labelled images, from `load_dataset`. Without them only the data-free part
             of the analysis runs, and the verdict is "inconclusive" unless something is found.
-        options: See `ScanOptions`.
+        options: See `ScanOptions`; `method` names the detector that decides.
         progress: Called as the scan goes on.
 
     Raises:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
-    options = options or ScanOptions()
-    clock = Clock()
+    return scan_suspect(Suspect(model, clean, options or ScanOptions(), progress))
+
+
+def scan_suspect(suspect: Suspect) -> ScanReport:
+    """Let the detectors of a method look at a suspect, and decide.
+
+    Args:
+        suspect: The classifier, with its clean images and the options.
+
+    Raises:
+        SodaError: The model cannot be scanned or the clean set does not fit it.
+    """
+    clock, options = Clock(), suspect.options
+    names = dict.fromkeys((*ALWAYS, *detectors_of(options.method)))
+    detectors = [DETECTORS.load(name)() for name in names]
     with clock.stage("graph"):
-        view = view_graph(model)
-    with clock.stage("graph logic"):
-        scores = find_logits(view, options.logits).value if options.logits else None
-        logic = examine_logic(view, options.runtime, options.seed, scores, folder=model.folder)
+        view = suspect.view
+    evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
     try:
         with clock.stage("graph"):
-            anatomy = dissect_view(model, view, options.layer, options.logits)
+            anatomy = suspect.anatomy
     except NotAClassifierError as error:
         # Logic in front of the scores may hide the layers behind it; it is reason enough.
-        if not is_weighty(logic):
+        if not any(map(is_weighty, evidence.values())):
             raise
-        described, seen = _describe(model, view), _unseen(error)
+        described, observation = _describe(suspect.model, view), None
+        reason = f"The model's behaviour was not examined: {error.message}."
+        decision = Decision("inconclusive", (reason,), ())
+        providers: tuple[str, ...] = (CPU,)
     else:
         described = describe_model(anatomy)
-        seen = _look_at_behaviour(anatomy, clean, options, progress, clock)
-    decision = with_file_findings(with_logic(seen.decision, logic), model.findings)
+        _prepare(suspect, clock)
+        evidence |= {
+            one.name: _run(one, suspect, clock) for one in detectors if one.name not in ALWAYS
+        }
+        observation = suspect.observation
+        providers = (suspect.tail.session if observation is None else suspect.body).providers
+        decision = _decide(suspect, evidence)
+    for name in ALWAYS:
+        decision = with_always(decision, evidence[name])
+    decision = with_file_findings(decision, suspect.model.findings)
     return ScanReport(
         schema_version=SCHEMA_VERSION,
         tool=ToolInfo("onnx-soda", version("onnx-soda")),
         model=described,
-        dataset=seen.dataset,
+        dataset=_describe_dataset(suspect, observation) if observation else None,
+        method=options.method,
         verdict=decision.verdict,
         reasons=decision.reasons,
         findings=in_order(decision.findings),
-        evidence=Evidence(
-            seen.soda,
-            seen.concepts,
-            LogicReport(logic.nodes_examined, logic.images_run, logic.notes),
-        ),
-        coverage=_coverage(seen.images),
-        environment=_environment(seen.providers, options),
+        evidence=evidence,
+        coverage=_coverage(observation),
+        environment=_environment(providers, options),
         timing=clock.result(),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Behaviour:
-    """What the model does, and what that says.
-
-    Attributes:
-        decision: By the method chosen.
-        soda: The paper's analysis; None where it was not possible.
-        concepts: The interventions on what the images show.
-        images: The clean images as the model sees them; None without any.
-        dataset: What the report says about them.
-        providers: Where the model ran.
-    """
-
-    decision: Decision
-    soda: SodaEvidence | None
-    concepts: ConceptReport | None
-    images: Observation | None
-    dataset: DatasetInfo | None
-    providers: tuple[str, ...]
-
-
-def _look_at_behaviour(
-    anatomy: Anatomy,
-    clean: CleanSet | None,
-    options: ScanOptions,
-    progress: Progress,
-    clock: Clock,
-) -> _Behaviour:
+def _prepare(suspect: Suspect, clock: Clock) -> None:
+    """Do what all detectors of the behaviour need, each under its own time."""
     with clock.stage("sessions"):
-        tail = Tail(anatomy, options.runtime)
-        body = Body(anatomy, options.runtime, tail.needed) if clean else None
-    classes = _count_classes(anatomy, tail)
-    if classes is None and body is not None and clean is not None:
-        classes = _at_least_two(count_classes(body, clean))
-    seen, dataset, how = None, None, None
-    if body is not None and clean is not None and classes is not None:
-        seen, dataset, how = _look(body, clean, classes, options, progress, clock)
-    result = _analyse(tail, seen, options, progress, clock)
-    examined = _examined(classes, seen, options, anatomy.logits.unexamined)
-    names = clean.class_names if clean else None
-    concepts = None
-    if options.method == "soda":
-        decision = decide(result, examined, names)
-    else:
-        calibration = load_calibration()
-        untried = why_not_tried(clean, classes or 0)
-        found = None
-        if untried is None:
-            found = _try_concepts(body, clean, how, examined, options, progress, clock)
-        decision = decide_on_concepts(found, result, calibration, examined, names, untried)
-        if found is not None:
-            concepts = report_concepts(found, calibration.threshold, options.budget)
-    decision = replace(decision, reasons=(*decision.reasons, *anatomy.notes))
-    providers = (body or tail.session).providers
-    evidence = _evidence(result, anatomy, options) if result else None
-    return _Behaviour(decision, evidence, concepts, seen, dataset, providers)
+        _ = suspect.tail
+        _ = suspect.body if suspect.clean else None
+    if suspect.clean is not None and suspect.classes is not None:
+        with clock.stage("preprocessing"):
+            _ = suspect.sample, suspect.preprocessing
+        with clock.stage("clean images"):
+            _ = suspect.observation
 
 
-def _unseen(error: NotAClassifierError) -> _Behaviour:
-    reason = f"The model's behaviour was not examined: {error.message}."
-    return _Behaviour(Decision("inconclusive", (reason,), ()), None, None, None, None, (CPU,))
+def _run(detector: Detector, suspect: Suspect, clock: Clock) -> Evidence:
+    """Run a detector, where there is what it needs."""
+    if "clean images" in detector.needs and suspect.observation is None:
+        reasons = shortfalls(suspect.examined)
+        return Evidence(detector.name, detector.name, "inconclusive", reasons)
+    with clock.stage(detector.name):
+        evidence = detector.run(suspect, suspect.progress)
+    rules = {**RULES, **{rule.id: rule for rule in detector.rules}}
+    return replace(evidence, findings=with_advice(evidence.findings, rules))
 
 
-def _analyse(
-    tail: Tail,
-    seen: Observation | None,
-    options: ScanOptions,
-    progress: Progress,
-    clock: Clock,
-) -> SodaResult | None:
-    advance = partial(progress, "interventions on neurons")
-    # Whether the numbers are finite is looked at afterwards.
-    with clock.stage("causal analysis"), np.errstate(over="ignore", invalid="ignore"):
-        return analyse(tail, seen, options, advance)
+def _decide(suspect: Suspect, evidence: Mapping[str, Evidence]) -> Decision:
+    *beside, method = detectors_of(suspect.options.method)
+    others = [evidence[name] for name in beside]
+    return decide(evidence[method], others, suspect.examined, suspect.anatomy.notes)
 
 
-def _try_concepts(
-    body: Body | None,
-    clean: CleanSet | None,
-    how: Preprocessing | None,
-    examined: Examined,
-    options: ScanOptions,
-    progress: Progress,
-    clock: Clock,
-) -> ConceptEvidence | None:
-    """Intervene on what the images show, where there are images that the model knows."""
-    if body is None or clean is None or how is None or too_inaccurate(examined):
+def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo | None:
+    clean, choice = suspect.clean, suspect.choice
+    if clean is None:
         return None
-    advance = partial(progress, "concepts tried")
-    with clock.stage("concepts"):
-        return examine_concepts(
-            body.anatomy,
-            clean,
-            how,
-            examined.classes or 0,
-            options.runtime,
-            options.seed,
-            BUDGETS[options.budget],
-            advance,
-        )
-
-
-def _count_classes(anatomy: Anatomy, tail: Tail) -> int | None:
-    """Return the number of classes, from the graph or by running the tail on zeros."""
-    if anatomy.logits.classes is not None or not tail.reads_layer_alone:
-        return anatomy.logits.classes
-    classes = tail.logits(np.zeros((1, *(tail.element_shape or ())))).shape[1]
-    return _at_least_two(classes)
-
-
-def _at_least_two(classes: int) -> int:
-    if classes < 2:
-        raise NotAClassifierError(
-            f"the output has {classes} class", "A one-score model has no victim and target class."
-        )
-    return classes
-
-
-def _look(
-    body: Body,
-    clean: CleanSet,
-    classes: int,
-    options: ScanOptions,
-    progress: Progress,
-    clock: Clock,
-) -> tuple[Observation, DatasetInfo, Preprocessing]:
-    with clock.stage("preprocessing"):
-        chosen = sample_images(clean, classes, options)
-        preprocessing, choice = choose_preprocessing(body, clean, chosen, options, progress)
-    with clock.stage("clean images"):
-        seen = observe(body, clean, chosen, preprocessing, progress)
-    counts = np.bincount(seen.labels)
-    info = DatasetInfo(
+    counts = np.bincount(observation.labels)
+    return DatasetInfo(
         file=clean.file,
         sha256=clean.sha256,
         classes=int((counts > 0).sum()),
-        samples=len(seen.labels),
+        samples=len(observation.labels),
         samples_per_class=int(counts.max()),
-        accuracy=seen.accuracy,
-        preprocessing=_describe_preprocessing(preprocessing, choice),
+        accuracy=observation.accuracy,
+        preprocessing=_describe_preprocessing(suspect.preprocessing, choice),
         class_names=clean.class_names,
         notes=(*clean.notes, *(choice.notes() if choice else ())),
     )
-    return seen, info, preprocessing
 
 
 def _describe_preprocessing(
@@ -290,28 +191,10 @@ def _describe_preprocessing(
     }
 
 
-def _examined(
-    classes: int | None, seen: Observation | None, options: ScanOptions, apart: tuple[str, ...]
-) -> Examined:
-    if seen is None:
-        return Examined(classes, 0, 0, None, options.min_accuracy, unexamined_outputs=apart)
-    counts = np.bincount(seen.labels)
-    counts = counts[counts > 0]
-    return Examined(
-        classes,
-        len(counts),
-        int(counts.min()),
-        seen.accuracy,
-        options.min_accuracy,
-        seen.misread(),
-        apart,
-    )
-
-
-def _coverage(seen: Observation | None) -> Coverage:
-    if seen is None:
+def _coverage(observation: Observation | None) -> Coverage:
+    if observation is None:
         return Coverage(0, 0)
-    return Coverage(len(np.unique(seen.labels)), len(seen.labels))
+    return Coverage(len(np.unique(observation.labels)), len(observation.labels))
 
 
 def describe_model(anatomy: Anatomy) -> ModelInfo:
@@ -338,38 +221,8 @@ def _describe(
     )
 
 
-def _evidence(result: SodaResult, anatomy: Anatomy, options: ScanOptions) -> SodaEvidence:
-    return SodaEvidence(
-        pcc=tuple(map(float, result.targets.pcc)),
-        anomaly_index=tuple(map(float, result.targets.index)),
-        target_logit_by_source={
-            str(victim.target_class): {str(j): y for j, y in victim.target_logits.items()}
-            for victim in result.victims
-        },
-        method=result.attribution.method,
-        a=options.intervention.a,
-        b=options.intervention.b,
-        layer=anatomy.layer.name,
-        neurons=result.neurons,
-        spread=options.spread,
-        threshold=options.threshold,
-        responsible=_responsible(result.attribution),
-    )
-
-
-def _responsible(found: Attribution) -> dict[str, dict[str, float]]:
-    """Return for each class the neurons with the largest attribution, the mean over sources."""
-    sources = [None] if found.same_for_all else found.sources
-    attribution = np.mean([np.abs(found.shift(source)) for source in sources], axis=0)
-    most = np.argsort(-attribution, axis=0, kind="stable")[:_RESPONSIBLE]
-    return {
-        str(label): {str(neuron): float(attribution[neuron, label]) for neuron in neurons}
-        for label, neurons in enumerate(most.T)
-    }
-
-
-def _environment(providers: tuple[str, ...], options: ScanOptions) -> Environment:
+def _environment(providers: Sequence[str], options: ScanOptions) -> Environment:
     versions = installed_versions(_REPORTED_PACKAGES)
     versions["onnxruntime"] = onnxruntime.__version__
     versions["python"] = platform.python_version()
-    return Environment(versions, providers, options.seed, options.runtime.thread_count)
+    return Environment(versions, tuple(providers), options.seed, options.runtime.thread_count)

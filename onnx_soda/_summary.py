@@ -5,11 +5,10 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_soda._answers import LayerSummary, LogitsSummary, ModelSummary, TensorSummary
-from onnx_soda._detect.graph_logic.detector import file_findings
 from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy, Layer, dissect
 from onnx_soda._model.load import OnnxModel
-from onnx_soda._report.words import in_order
+from onnx_soda._verdict import file_findings, in_order
 
 
 def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:

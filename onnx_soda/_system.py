@@ -1,15 +1,19 @@
-"""What the interpreter and its surroundings tell: time, packages, interrupts."""
+"""Dealings with the system: time, packages, interrupts, files that are written whole or not."""
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 
-from onnx_soda._errors import MissingExtraError
+from onnx_soda._errors import MissingExtraError, OutputError
 
 
 class Clock:
@@ -51,6 +55,11 @@ def missing_modules(modules: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in modules if find_spec(name) is None)
 
 
+def install_hint(extra: str) -> str:
+    """Return how to install an extra; the package is not on PyPI yet."""
+    return f'In a checkout of onnx-soda: pip install ".[{extra}]"'
+
+
 def require_modules(what: str, modules: Iterable[str], extra: str) -> None:
     """Make sure that modules are installed.
 
@@ -66,7 +75,7 @@ def require_modules(what: str, modules: Iterable[str], extra: str) -> None:
     if missing:
         raise MissingExtraError(
             f"{what} {', '.join(missing)}, which is not installed",
-            f'pip install "onnx-soda[{extra}]"',
+            install_hint(extra),
         )
 
 
@@ -89,3 +98,83 @@ def held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def check_writable(path: Path, *inputs: Path | None) -> None:
+    """Make sure that a file can be written, before the work for it begins.
+
+    Args:
+        path: The file.
+        inputs: What the work reads or writes elsewhere; None stands for nothing.
+
+    Raises:
+        OutputError: Its folder is missing or not writable, the path is a folder, or one of the
+            inputs.
+    """
+    if any(one is not None and _same(path, one) for one in inputs):
+        raise OutputError(
+            f"{path.name} would be overwritten, which this command reads or writes otherwise",
+            "Choose another name.",
+        )
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise OutputError(f"the folder of {path.name} does not exist", "Make it first.")
+    if path.is_dir():
+        raise OutputError(f"{path.name} is a folder", "Give the name of a file.")
+    if not os.access(path if _is_device(path) else folder, os.W_OK):
+        raise OutputError(f"the folder of {path.name} is not writable", "Choose another one.")
+
+
+def _same(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other) and not _is_device(one)
+    return one.resolve() == other.resolve()
+
+
+def _is_device(path: Path) -> bool:
+    """Tell whether a path is something that is there and is no file: /dev/null, a pipe."""
+    return path.exists() and not path.is_file()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: beside its place first, then renamed.
+
+    Where the path is a symbolic link, the file behind it is written; what is no file, such as
+    /dev/null or a pipe, is written to directly.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        if _is_device(path):
+            path.write_text(text, encoding="utf-8")
+            return
+        with held_back():
+            _write_beside(path.resolve(), text)
+    except OSError as error:
+        raise OutputError(
+            f"{path.name} cannot be written: {error.strerror}", "Choose another place."
+        ) from error
+
+
+def _write_beside(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        # mkstemp makes files for their owner only; a report is an ordinary file.
+        Path(name).chmod(0o666 & ~_umask())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(name).unlink()
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+_STYLES = {"clean": "green", "backdoor": "bold red", "inconclusive": "yellow"}

@@ -7,6 +7,10 @@ for each other in loops, and twice as many as there are cores take many times as
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -18,8 +22,12 @@ from onnx_soda._model.parts import Body
 from onnx_soda._model.runtime import cuda_device_count
 from onnx_soda._options import RuntimeOptions
 
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
 
 def pytest_configure() -> None:
+    # Commands that the tests start inherit an ignored signal, as where all runs in the background.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = os.environ.get("PYTEST_XDIST_WORKER", "").removeprefix("gw")
     if worker.isdigit() and hasattr(os, "sched_setaffinity"):
         cores = sorted(os.sched_getaffinity(0))
@@ -44,3 +52,15 @@ def _why_no_cuda() -> str | None:
     except SodaError as error:
         return error.message
     return None
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for the tests of pages; they are skipped where there is none."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+    if CHROMIUM is None:
+        pytest.skip("needs chromium")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()

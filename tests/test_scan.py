@@ -13,7 +13,9 @@ from onnx import helper, numpy_helper
 from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Body
+from onnx_soda._numbers import SodaNumbers
 from onnx_soda._options import AttributionMethod, RuntimeOptions
+from onnx_soda._results import numbers_of
 from tests.cli.helpers import digits, few_digits, write_few_digits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -57,7 +59,9 @@ def test_the_report_does_not_depend_on_the_batch_size() -> None:
     ]
     assert reports[0].verdict == reports[1].verdict
     assert reports[0].dataset == reports[1].dataset
-    pccs = [report.evidence.soda.pcc for report in reports if report.evidence.soda]
+    pccs = [
+        numbers.pcc for report in reports if (numbers := numbers_of(report, "soda", SodaNumbers))
+    ]
     np.testing.assert_allclose(*pccs, atol=1e-5)
 
 
@@ -108,8 +112,8 @@ def test_models_of_old_opsets_are_scanned(opset: int, tmp_path: Path) -> None:
         ),
     )
     assert report.model.opset == opset
-    assert report.evidence.soda is not None
-    assert (report.evidence.concepts is not None) == (len(set(answers)) > 1)
+    assert numbers_of(report, "soda", SodaNumbers) is not None
+    assert bool(report.evidence["concepts"].numbers) == (len(set(answers)) > 1)
 
 
 def scan_images(images: np.ndarray, labels: np.ndarray, folder: Path) -> ScanReport:
@@ -127,21 +131,21 @@ def test_with_one_class_nothing_is_named(tmp_path: Path) -> None:
     of_one = digits(digits()["labels"] == 6)
     report = scan_images(**of_one, folder=tmp_path)
     assert (report.verdict, report.findings) == ("inconclusive", ())
-    assert report.evidence.concepts is None
+    assert not report.evidence["concepts"].numbers
     assert any("clean images of 2 classes, two of each" in reason for reason in report.reasons)
 
 
 def test_one_image_of_each_class_is_no_ground_for_anything(tmp_path: Path) -> None:
     report = scan_images(**few_digits(1), folder=tmp_path)
     assert report.verdict == "inconclusive"
-    assert report.evidence.concepts is None
+    assert not report.evidence["concepts"].numbers
 
 
 def test_preprocessed_images_are_not_changed_as_if_they_were_pixels(tmp_path: Path) -> None:
     bundled = digits()
     report = scan_images(bundled["images"] / np.float32(127.5) - 1, bundled["labels"], tmp_path)
     assert report.verdict == "inconclusive"
-    assert report.evidence.concepts is None
+    assert not report.evidence["concepts"].numbers
     assert any("on no scale of pixels" in reason for reason in report.reasons)
 
 

@@ -9,12 +9,14 @@ from itertools import product
 import numpy as np
 import pytest
 
+from onnx_soda._detect.base import Decision
+from onnx_soda._detect.soda.analysis import SodaResult
 from onnx_soda._detect.soda.attribution import Measured
-from onnx_soda._detect.soda.detector import SodaResult
+from onnx_soda._detect.soda.detector import decide
 from onnx_soda._detect.soda.statistic import detect_victim, judge_pcc
-from onnx_soda._report.words import class_label
 from onnx_soda._rules import RULE_TARGET
-from onnx_soda._verdict import Decision, Examined, decide
+from onnx_soda._suspect import Examined
+from onnx_soda._words import class_label
 
 CLASSES = 8
 ALL = Examined(

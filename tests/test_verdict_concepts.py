@@ -7,16 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from onnx_soda._detect.base import Decision
 from onnx_soda._detect.concepts.concept import Concept
-from onnx_soda._detect.concepts.detector import ConceptEvidence
-from onnx_soda._detect.concepts.evidence import decide_on_concepts
+from onnx_soda._detect.concepts.decide import decide_on_concepts
+from onnx_soda._detect.concepts.experiment import ConceptResult
 from onnx_soda._detect.concepts.judge import Calibration, Judge, load_calibration
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.search import SearchResult
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation
-from onnx_soda._observe import Observation
-from onnx_soda._verdict import Decision, Examined
+from onnx_soda._suspect import Examined, Observation
 
 CALIBRATION = Calibration(threshold=0.1, clear=0.05)
 EXAMINED = Examined(classes=3, source_classes=3, fewest_images=50, accuracy=0.9, min_accuracy=0.5)
@@ -46,7 +46,7 @@ JUDGE = Judge(
     trust=np.ones(1),
     usual=np.zeros((2, 3, 3)),
 )
-EVIDENCE = ConceptEvidence(
+EVIDENCE = ConceptResult(
     search=SearchResult((), JUDGE, tried=400),
     styles=SearchResult((), JUDGE, tried=15),
     pairs=(PAIR, replace(PAIR, target_class=1, score=0.2, bound=0.0)),
@@ -59,11 +59,11 @@ EVIDENCE = ConceptEvidence(
 )
 
 
-def decide(evidence: ConceptEvidence | None, examined: Examined = EXAMINED) -> Decision:
-    return decide_on_concepts(evidence, None, CALIBRATION, examined, ("sky", "sea", "car"))
+def decide(evidence: ConceptResult | None, examined: Examined = EXAMINED) -> Decision:
+    return decide_on_concepts(evidence, CALIBRATION, examined, ("sky", "sea", "car"))
 
 
-def with_bound(bound: float, turned: int = 15) -> ConceptEvidence:
+def with_bound(bound: float, turned: int = 15) -> ConceptResult:
     return replace(EVIDENCE, pairs=(replace(PAIR, bound=bound, turned=turned),))
 
 
@@ -175,7 +175,7 @@ def test_few_images_are_enough_where_a_third_of_a_class_would_be_seen() -> None:
 
 
 def test_where_nothing_was_tried_nothing_is_clean() -> None:
-    decision = decide_on_concepts(None, None, CALIBRATION, EXAMINED, None, "Not tried.")
+    decision = decide_on_concepts(None, CALIBRATION, EXAMINED, None, "Not tried.")
     assert (decision.verdict, decision.reasons) == ("inconclusive", ("Not tried.",))
     assert decide(None, replace(EXAMINED, accuracy=None)).verdict == "inconclusive"
 

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from onnx_soda._detect.graph_logic.detector import (
-    LogicEvidence,
-    LogicFinding,
-    is_weighty,
-    with_file_findings,
-    with_logic,
-)
+from onnx_soda._detect.base import Decision
+from onnx_soda._detect.graph_logic.detector import LogicEvidence, LogicFinding, as_evidence
 from onnx_soda._preflight.limits import FileFinding
-from onnx_soda._report.words import in_order
-from onnx_soda._results import Finding, Severity, Verdict
-from onnx_soda._rules import RULES
-from onnx_soda._verdict import Decision
+from onnx_soda._results import Evidence, Finding, Verdict
+from onnx_soda._rules import RULES, Severity
+from onnx_soda._verdict import in_order, is_weighty, with_always, with_file_findings
 
 CLEAN = Decision("clean", ("Nothing stands out.",), ())
 
 
-def logic(*severities: Severity) -> LogicEvidence:
+def logic(*severities: Severity) -> Evidence:
     findings = tuple(
         LogicFinding("SODA202", severity, "suspected", ("t", "out"), f"Reason {number}.")
         for number, severity in enumerate(severities)
     )
-    return LogicEvidence(findings, 10, 0, ("One body was not examined.",))
+    return as_evidence(LogicEvidence(findings, 10, 0, ("One body was not examined.",)))
 
 
 @pytest.mark.parametrize(
@@ -44,13 +38,13 @@ def logic(*severities: Severity) -> LogicEvidence:
 def test_weighty_logic_changes_the_verdict(
     before: Verdict, severities: tuple[Severity, ...], after: Verdict
 ) -> None:
-    decision = with_logic(Decision(before, ("Behaviour.",), ()), logic(*severities))
+    decision = with_always(Decision(before, ("Behaviour.",), ()), logic(*severities))
     assert decision.verdict == after
     assert is_weighty(logic(*severities)) == bool({"high", "medium"} & set(severities))
 
 
 def test_reasons_begin_with_what_weighs_and_end_with_what_was_not_examined() -> None:
-    decision = with_logic(CLEAN, logic("high", "low"))
+    decision = with_always(CLEAN, logic("high", "low"))
     assert decision.reasons == (
         "Reason 0. Suspected.", "Nothing stands out.", "One body was not examined.",
     )  # fmt: skip
@@ -62,7 +56,7 @@ def test_reasons_begin_with_what_weighs_and_end_with_what_was_not_examined() -> 
 
 def test_a_trigger_and_a_class_are_told() -> None:
     found = LogicFinding("SODA202", "high", "confirmed", ("t",), "Reason.", "a red image", 7)
-    decision = with_logic(CLEAN, LogicEvidence((found,), 1, 5, ()))
+    decision = with_always(CLEAN, as_evidence(LogicEvidence((found,), 1, 5, ())))
     assert decision.reasons[0] == "Reason. Confirmed; a red image takes the decision."
     assert decision.findings[0].target_class == 7
 
@@ -72,7 +66,7 @@ def test_one_decision_under_several_rules_is_told_once() -> None:
         LogicFinding(rule, "high", "suspected", ("t",), "Reason.")
         for rule in ("SODA202", "SODA204")
     )
-    decision = with_logic(CLEAN, LogicEvidence(twice, 1, 0, ()))
+    decision = with_always(CLEAN, as_evidence(LogicEvidence(twice, 1, 0, ())))
     assert decision.reasons == ("Reason. Suspected.", "Nothing stands out.")
     assert len(decision.findings) == 2
 

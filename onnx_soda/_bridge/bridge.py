@@ -4,18 +4,19 @@
     train(bridge.module)
     onnx.save(bridge.write_back(), "repaired.onnx")
 
+Only tensors whose value changed are touched when weights are written back; everything else in the
+file stays as it is, byte for byte. `export_anew` is for what cannot be written back.
+
 Importing this module does not import torch; calling `to_torch` does.
-
-Where a weight stands in an ONNX file, and how a changed value gets there.
-
-Only tensors whose value changed are touched; everything else in the file stays as it is, byte for
-byte.
 """
 
 from __future__ import annotations
 
+import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,8 +24,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from onnx_soda._errors import WriteBackError
+from onnx_soda._errors import ConversionError, WriteBackError, first_line
 from onnx_soda._system import require_modules
+
+if TYPE_CHECKING:
+    from torch import nn
 
 # Where a TensorProto may keep its elements; raw_data is what is written.
 _ELEMENT_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
@@ -79,10 +83,6 @@ def _store(tensor: onnx.TensorProto, name: str, value: NDArray[np.generic]) -> N
     for field in _ELEMENT_FIELDS:
         tensor.ClearField(field)
     tensor.raw_data = new.astype(new.dtype.newbyteorder("<")).tobytes()
-
-
-if TYPE_CHECKING:
-    from torch import nn
 
 
 _PACKAGES = ("torch", "torchvision", "onnx2torch")
@@ -201,3 +201,64 @@ def to_torch(
             if not weight.stored
         },
     )
+
+
+# The newest opset of torch's TorchScript-based exporter (torch.onnx.export, opset_version).
+_NEWEST_OPSET = 20
+
+
+def export_anew(proto: onnx.ModelProto, images: NDArray[Any]) -> onnx.ModelProto:
+    """Return what torch exports of a model: the same inputs and outputs, other nodes and weights.
+
+    The TorchScript-based exporter is used, which needs no further package.
+
+    Args:
+        proto: The model, with its external data loaded.
+        images: Some inputs, as the model takes them.
+
+    Raises:
+        ConversionError: The whole graph cannot be converted, or torch cannot export it.
+    """
+    bridge = to_torch(proto, images=images)
+    outputs = tuple(output.name for output in proto.graph.output)
+    if bridge.scope != "full" or bridge.outputs != outputs:
+        raise ConversionError(
+            f"the model cannot be exported anew: {bridge.notes[0]}", "Take `export=weights`."
+        )
+    opset = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    (name,) = bridge.inputs
+    axes = {tensor: {0: "batch"} for tensor in (name, *outputs)} if _free_batch(proto, name) else {}
+    named = {"input_names": [name], "output_names": list(outputs), "dynamic_axes": axes}
+    exported = _exported(bridge.module, images, min(opset, _NEWEST_OPSET), named)
+    exported.metadata_props.extend(proto.metadata_props)
+    return exported
+
+
+def _exported(
+    module: nn.Module, images: NDArray[Any], opset: int, named: Mapping[str, Any]
+) -> onnx.ModelProto:
+    """Return what torch's exporter makes of a module, with these names of inputs and outputs."""
+    import torch
+
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            path = Path(folder) / "model.onnx"
+            warnings.simplefilter("ignore")  # it warns that it is the older exporter
+            torch.onnx.export(
+                module,
+                (torch.from_numpy(images),),
+                path,
+                dynamo=False,
+                opset_version=opset,
+                **named,
+            )
+            return onnx.load(path)
+    except Exception as error:  # exporters raise anything
+        raise ConversionError(
+            f"torch cannot export the model: {first_line(error)}", "Take `export=weights`."
+        ) from error
+
+
+def _free_batch(proto: onnx.ModelProto, name: str) -> bool:
+    image = next(one for one in proto.graph.input if one.name == name)
+    return not image.type.tensor_type.shape.dim[0].HasField("dim_value")

@@ -9,9 +9,16 @@ from pathlib import Path
 import numpy as np
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.labels import UNSPLIT, as_labels, choose_splits, split_note, split_of_folder
-from onnx_soda._data.parts import SplitData, join_parts
 from onnx_soda._data.sources import IntArray, readable, shown_name
+from onnx_soda._data.splits import (
+    UNSPLIT,
+    SplitData,
+    as_labels,
+    choose_splits,
+    join_parts,
+    split_note,
+    split_of_folder,
+)
 from onnx_soda._errors import DatasetFileError, ImageError, LabelError
 
 _EXTENSIONS = frozenset(

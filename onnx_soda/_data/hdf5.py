@@ -29,16 +29,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.labels import (
+from onnx_soda._data.sources import IntArray, SubsetSource, check_declared, readable, shown_name
+from onnx_soda._data.splits import (
     UNSPLIT,
+    SplitData,
     as_labels,
     choose_splits,
     find_pairs,
+    join_parts,
+    split_from_arrays,
     split_note,
     split_of_folder,
 )
-from onnx_soda._data.parts import SplitData, array_part, join_parts
-from onnx_soda._data.sources import IntArray, SubsetSource, check_declared, readable, shown_name
 from onnx_soda._errors import DatasetFileError
 
 # Filters compiled into h5py itself. Any other is a plug-in: HDF5 loads a shared library for it.
@@ -240,7 +242,9 @@ def _read_place(file: h5py.File, path: Path, place: _Place) -> SplitData:
     if place.offsets is None:
         stored = _plain(file, place.images, "uf", shown_name(path))
         rows = _DatasetRows(path, place.images, stored.shape, stored.dtype)
-        part = array_part(rows, _plain(file, place.labels, "iubf", shown_name(path)), name, (path,))
+        part = split_from_arrays(
+            rows, _plain(file, place.labels, "iubf", shown_name(path)), name, (path,)
+        )
     else:
         part = _encoded_part(file, path, place)
     return _without_triggers(part, file, place.split, shown_name(path))

@@ -19,17 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.arrays import LazyRows
-from onnx_soda._data.labels import choose_splits, split_note, split_of_file
-from onnx_soda._data.parts import SplitData, array_part, join_parts
+from onnx_soda._data.forms import GZIP_MAGIC, IDX_MAGIC, find_image_files, label_files
 from onnx_soda._data.sources import check_declared, first_bytes, readable, shown_name
+from onnx_soda._data.splits import (
+    SplitData,
+    choose_splits,
+    join_parts,
+    split_from_arrays,
+    split_note,
+    split_of_file,
+)
 from onnx_soda._errors import DatasetFileError
-from onnx_soda._idx_names import label_files
-
-IDX_MAGIC = b"\0\0\x08"
-"""First bytes of an IDX file of unsigned bytes."""
-
-GZIP_MAGIC = b"\x1f\x8b"
-"""First bytes of a gzip file."""
 
 _DIMENSIONS = (b"\1", b"\2", b"\3", b"\4")  # images have 4 at most: (N, H, W, C)
 
@@ -59,11 +59,6 @@ def load_idx(path: Path, split: str) -> SplitData:
     return replace(joined, notes=(*split_note(chosen), *joined.notes))
 
 
-def find_image_files(files: Iterable[Path]) -> list[Path]:
-    """Return those that IDX images are in, by name (``train-images-idx3-ubyte.gz``)."""
-    return sorted(file for file in files if "images" in file.name and "idx" in file.name)
-
-
 def _by_split(files: Iterable[Path], name: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for file in files:
@@ -82,7 +77,7 @@ def _part(images: Path) -> SplitData:
     shape = _shape(images)
     rows = LazyRows(shape, np.dtype(np.uint8), partial(_load, images, shape))
     stored = _load(labels, _shape(labels))
-    return array_part(rows, stored, images.name, (images, labels))
+    return split_from_arrays(rows, stored, images.name, (images, labels))
 
 
 def _labels_beside(images: Path) -> Path:

@@ -61,7 +61,7 @@ class PreprocessingChoice:
         return (
             f"The preprocessing is not certain: {self.best.name} ({self.accuracy:.1%} of "
             f"{self.images} images) and {self.runner_up.name} ({self.runner_up_accuracy:.1%}) are "
-            "too close to tell apart. Say it by --preprocess, if you know it.",
+            "too close to tell apart. Set `preprocess`, if you know it.",
         )
 
 

@@ -14,9 +14,15 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from onnx_soda._data.arrays import LazyRows
-from onnx_soda._data.labels import choose_splits, find_pairs, split_note
-from onnx_soda._data.parts import SplitData, array_part, join_parts
 from onnx_soda._data.sources import check_declared, readable, shown_name
+from onnx_soda._data.splits import (
+    SplitData,
+    choose_splits,
+    find_pairs,
+    join_parts,
+    split_from_arrays,
+    split_note,
+)
 from onnx_soda._errors import DatasetFileError
 
 _SUFFIX = ".npy"
@@ -57,7 +63,7 @@ def load_npz(path: Path, split: str) -> SplitData:
 def _part(path: Path, headers: dict[str, _Header], images: str, labels: str) -> SplitData:
     header = headers[images]
     rows = LazyRows(header.shape, header.dtype, partial(_load, path, images))
-    return array_part(rows, _load(path, labels), f"{shown_name(path)}: {images}", (path,))
+    return split_from_arrays(rows, _load(path, labels), f"{shown_name(path)}: {images}", (path,))
 
 
 def _load(path: Path, key: str) -> NDArray[Any]:

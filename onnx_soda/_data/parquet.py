@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.labels import as_labels, choose_splits, split_note, split_of_file
-from onnx_soda._data.parts import SplitData
 from onnx_soda._data.sources import IntArray, check_declared, readable, shown_name
+from onnx_soda._data.splits import SplitData, as_labels, choose_splits, split_note, split_of_file
 from onnx_soda._errors import DatasetFileError, ImageError
+from onnx_soda._system import install_hint
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels")
@@ -91,7 +91,7 @@ def _pyarrow() -> Any:
     except ImportError as error:
         raise DatasetFileError(
             "reading Parquet needs pyarrow, which is not installed",
-            'pip install "onnx-soda[parquet]"',
+            install_hint("parquet"),
         ) from error
     return parquet
 

@@ -172,7 +172,7 @@ def _floating(view: GraphView, operand: ir.Value, notes: list[str]) -> ir.Value:
 def _no_hidden_layer(reason: str) -> NotAClassifierError:
     return NotAClassifierError(
         f"the model has no hidden layer to analyse: {reason}",
-        "Causal analysis needs hidden neurons; name a tensor with --layer if there are some.",
+        "Causal analysis needs hidden neurons; name a tensor as `layer` if there are some.",
     )
 
 

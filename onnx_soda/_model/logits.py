@@ -205,7 +205,7 @@ def _most_upstream_scores(view: GraphView, chain: list[ir.Value]) -> tuple[ir.Va
             refusal = error
     raise refusal or NotAClassifierError(
         f"the output {chain[0].name!r} holds no floating-point scores",
-        "Export the model with its scores as output, or name them with --logits.",
+        "Export the model with its scores as output, or name them as `logits`.",
     )
 
 

@@ -83,7 +83,7 @@ def provider_list(options: RuntimeOptions) -> list[Any]:
         missing = "no CUDA device" if wheel_has_cuda else "an ONNX Runtime without CUDA"
         raise ProviderError(
             f"provider cuda was asked for, and this machine has {missing}",
-            "Use --provider cpu, or install onnxruntime-gpu and the CUDA driver.",
+            "Use `provider=cpu`, or install onnxruntime-gpu and the CUDA driver.",
         )
     return [CPU]
 
@@ -222,7 +222,7 @@ def _running() -> Iterator[None]:
         if _is_out_of_memory(error):
             raise OutOfMemoryError(
                 "the model does not run: memory ran out",
-                "Use a smaller --batch-size or --memory-limit.",
+                "Use a smaller `batch_size` or `memory_limit`.",
             ) from error
         raise InferenceError(
             f"the model does not run: {first_line(error)}",

@@ -2,31 +2,50 @@
 
 What comes first protects what comes after: nothing is parsed before its size is known, nothing
 opened before its place is, and onnx, onnx-ir and ONNX Runtime see only what passed everything.
+
+Last comes what is unusual without being a reason to refuse the file: data hidden in weights, files
+at the start of tensors, low bits that training did not leave. These are indications, never proof:
+compressed or encrypted data looks like the low bits of any weight.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError
+from numpy.typing import NDArray
+from onnx import TensorProto
 
 from onnx_soda._errors import ExternalDataError, ModelFileError, NotAClassifierError
 from onnx_soda._preflight.definitions import check_functions, check_operators, check_versions
 from onnx_soda._preflight.external import ExternalFile, check_external_data, place_external_data
-from onnx_soda._preflight.file import check_start, read_model_file
+from onnx_soda._preflight.file import begins_like_a_file, check_start, read_model_file
 from onnx_soda._preflight.inventory import (
     Inventory,
     check_names,
     check_outputs,
     check_tensors,
+    declared_bytes,
     take_inventory,
 )
 from onnx_soda._preflight.limits import DEFAULT_LIMITS, FileFinding, FileLimits, unreadable
 from onnx_soda._preflight.sizes import check_made
-from onnx_soda._preflight.unusual import note_findings, payload_findings
 from onnx_soda._preflight.wire import WireSummary, walk_wire
+from onnx_soda._rules import (
+    RULE_CONTRIB,
+    RULE_DOUBLED,
+    RULE_EMBEDDED,
+    RULE_LOW_BITS,
+    RULE_NOTES,
+    RULE_STRINGS,
+    RULE_TRAINING,
+    RULE_UNKNOWN_FIELDS,
+    RULE_UNUSED,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,3 +143,150 @@ def _outside(
 
 def _findings(inventory: Inventory, wire: WireSummary) -> tuple[FileFinding, ...]:
     return (*note_findings(inventory, wire), *payload_findings(inventory.tensors))
+
+
+# Names of 1,000 classes take some 30 kB; stack traces of torch's exporter some kB each.
+_LONG_NOTE = 64 * 2**10
+_MANY_NOTES = 16 * 2**20
+# Fewer bytes hide nothing worth it, and small test models often have spare weights.
+_UNUSED_BYTES = 2**20
+
+
+def note_findings(inventory: Inventory, wire: WireSummary) -> tuple[FileFinding, ...]:
+    """Return what is worth telling about a model that passed the checks."""
+    return (*_of_the_bytes(wire), *_of_the_content(inventory))
+
+
+def _of_the_bytes(wire: WireSummary) -> Iterator[FileFinding]:
+    for message, size in sorted(wire.unknown.items()):
+        yield FileFinding(
+            RULE_UNKNOWN_FIELDS,
+            "low",
+            f"{size} bytes stand in fields that ONNX does not define",
+            message,
+        )
+    for name in wire.doubled:
+        yield FileFinding(RULE_DOUBLED, "low", "a field of the model stands there twice", name)
+    if wire.longest_note > _LONG_NOTE or wire.note_bytes > _MANY_NOTES:
+        yield FileFinding(
+            RULE_NOTES,
+            "info",
+            f"metadata and doc strings have {wire.note_bytes} bytes, "
+            f"the longest {wire.longest_note}",
+        )
+
+
+def _of_the_content(inventory: Inventory) -> Iterator[FileFinding]:
+    contrib = sorted({n.op_type for n in inventory.nodes if n.domain == "com.microsoft"})
+    if contrib:
+        yield FileFinding(
+            RULE_CONTRIB,
+            "info",
+            f"the model uses {len(contrib)} of ONNX Runtime's own operators",
+            ", ".join(contrib[:20])[:500],
+        )
+    texts = [t for t in inventory.tensors if t.data_type == onnx.TensorProto.STRING]
+    if texts:
+        count = sum(len(tensor.string_data) for tensor in texts)
+        yield FileFinding(RULE_STRINGS, "info", f"{count} strings in tensors", texts[0].name)
+    if inventory.model.training_info:
+        yield FileFinding(
+            RULE_TRAINING, "info", "the file holds training information, which was not looked at"
+        )
+    yield from _unused(inventory)
+
+
+def _unused(inventory: Inventory) -> Iterator[FileFinding]:
+    """Weights that nothing reads, where they are most of the file."""
+    read = {name for node in inventory.nodes for name in node.input}
+    read.update(value.name for graph in inventory.graphs for value in graph.output)
+    spare = [
+        tensor
+        for graph in inventory.graphs
+        for tensor in graph.initializer
+        if tensor.name not in read
+    ]
+    size = sum(map(declared_bytes, spare))
+    if size > _UNUSED_BYTES and 2 * size > sum(map(declared_bytes, inventory.tensors)):
+        yield FileFinding(
+            RULE_UNUSED,
+            "info",
+            f"{len(spare)} weights that no operator reads have {size} bytes, most of the model",
+            spare[0].name,
+        )
+
+
+_MOST_FINDINGS = 20
+# Weights looked at per tensor: a hidden file begins at the start, and has to be large to be useful.
+_SAMPLE = 2**18
+# Fewer weights make the statistic unsure: the least expected count per value is then 32.
+_FEWEST = 2**13
+# Weights whose low 13 bits are zero were rounded to 16-bit numbers, zeroed, or whole numbers.
+_ROUNDED = np.uint32(2**13 - 1)
+_ROUNDED_SHARE = 0.05
+# Chi-square per degree of freedom: 1 where the low bytes are evenly spread (255 degrees, so a
+# standard deviation of 0.09). Text and machine code have over 100 at the smallest size.
+_MOST_CHI_SQUARE = 4.0
+
+
+def payload_findings(tensors: Iterable[onnx.TensorProto]) -> tuple[FileFinding, ...]:
+    """Look for data hidden in the tensors that are inside the model file.
+
+    Args:
+        tensors: Tensors that were checked.
+
+    Returns:
+        Findings, at most twenty.
+    """
+    found: list[FileFinding] = []
+    for tensor in tensors:
+        if tensor.HasField("raw_data"):
+            found.extend(_look_into(tensor))
+        if len(found) >= _MOST_FINDINGS:
+            break
+    return tuple(found[:_MOST_FINDINGS])
+
+
+def _look_into(tensor: onnx.TensorProto) -> Iterator[FileFinding]:
+    raw = tensor.raw_data
+    kind = begins_like_a_file(raw)
+    if kind:
+        yield FileFinding(
+            RULE_EMBEDDED, "medium", f"the data of a tensor begins like {kind}", tensor.name
+        )
+    if tensor.data_type != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
+        return
+    count = min(len(raw) // 4, _SAMPLE)
+    spread = low_byte_spread(np.frombuffer(raw, "<u4", count=count))
+    if spread is not None and spread > _MOST_CHI_SQUARE:
+        yield FileFinding(
+            RULE_LOW_BITS,
+            "info",
+            "the low bits of a tensor's weights are unevenly spread "
+            f"(chi-square {spread:.1f} per degree of freedom, usual 1)",
+            tensor.name,
+        )
+
+
+def low_byte_spread(words: NDArray[np.uint32]) -> float | None:
+    """Return chi-square per degree of freedom of the low bytes of 32-bit floats.
+
+    None where it says nothing: too few weights, or many that were rounded or take few values.
+    """
+    if len(words) < _FEWEST:
+        return None
+    spread = _spread(words)
+    if spread <= _MOST_CHI_SQUARE:
+        return spread
+    exact = words[(words & _ROUNDED) != 0]
+    if len(exact) < _FEWEST or len(exact) < (1 - _ROUNDED_SHARE) * len(words):
+        return None
+    if len(np.unique(exact[:_FEWEST])) < _FEWEST // 2:
+        return None
+    return _spread(exact)
+
+
+def _spread(words: NDArray[np.uint32]) -> float:
+    counts = np.bincount(words.astype(np.uint8), minlength=256)  # which keeps the low byte
+    expected = len(words) / 256
+    return float(((counts - expected) ** 2).sum() / expected / 255)

@@ -15,9 +15,10 @@ from operator import add
 import numpy as np
 from torch import Tensor
 
-from onnx_soda._repair.behaviour import CURED_RATE
+from onnx_soda._repair.images import ImageSet
+from onnx_soda._repair.proof import CURED_RATE
 from onnx_soda._repair.remove import Settings, Trial, measure
-from onnx_soda._repair.training import Material, Trainee
+from onnx_soda._repair.training import Trainee
 
 # Rates that differ by less count as equal: they come from few images.
 _SAME = 0.005
@@ -45,7 +46,7 @@ class Choice:
 
 
 def run_best(
-    trainees: Sequence[Trainee], target: int, folds: Sequence[Material], floor: float
+    trainees: Sequence[Trainee], target: int, folds: Sequence[ImageSet], floor: float
 ) -> tuple[Trainee, Choice]:
     """Try all settings of each, choose, and train once more with the best on all folds.
 
@@ -160,12 +161,12 @@ def pool(
     )
 
 
-def _accuracy(trainee: Trainee, target: int, folds: Sequence[Material]) -> float:
+def _accuracy(trainee: Trainee, target: int, folds: Sequence[ImageSet]) -> float:
     held_out = trainee.samples(reduce(add, folds), False)
     return measure(trainee.logits, target, held_out, Settings(0, 0, 0)).accuracy
 
 
-def _cross_validate(trainee: Trainee, target: int, folds: Sequence[Material]) -> list[Trial]:
+def _cross_validate(trainee: Trainee, target: int, folds: Sequence[ImageSet]) -> list[Trial]:
     """Return what every setting does on images it was not trained on, all folds together."""
     by_fold = []
     for number, fold in enumerate(folds):

@@ -1,40 +1,35 @@
-"""The proof of a repair: the repaired model loaded anew, and measured beside the old one."""
+"""What a model does on images, in ONNX Runtime, and the proof of a repair by it.
+
+The repaired model is loaded anew and measured beside the old one.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import onnx
+import numpy as np
 
-from onnx_soda._answers import Behaviour, RepairSummary
+from onnx_soda._answers import Behaviour, RepairSummary, TriggerBehaviour
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
-from onnx_soda._model.anatomy import dissect
-from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body
-from onnx_soda._repair.behaviour import (
-    CURED_RATE,
-    answers,
-    behaviour,
-    on_triggers,
-    tips_over,
-)
-from onnx_soda._repair.materials import Bench
-from onnx_soda._repair.training import Material
+from onnx_soda._repair.images import ImageSet, answers
+from onnx_soda._repair.preparation import Preparation
+from onnx_soda._suspect import Suspect
 
 
 def prove(
-    bench: Bench,
-    repaired: onnx.ModelProto,
-    proof: Material,
+    ready: Preparation,
+    repaired: Suspect,
+    proof: ImageSet,
     triggers: CleanSet | None,
     summary: RepairSummary,
 ) -> RepairSummary:
-    """Load a repaired model anew and measure it, and the old one, in ONNX Runtime.
+    """Measure a repaired model, and the old one, in ONNX Runtime.
 
     Args:
-        bench: The old model.
-        repaired: The new one.
+        ready: The old model.
+        repaired: The new one, loaded anew.
         proof: Images that took no part in training.
         triggers: Real trigger images.
         summary: What is known so far.
@@ -42,11 +37,10 @@ def prove(
     Returns:
         The summary with the outcome and what was measured.
     """
-    anew = Body(dissect(load_model(repaired.SerializeToString())), bench.options.scan.runtime)
-    bodies = (bench.subject.body, anew)
+    bodies = (ready.suspect.body, repaired.body)
     given = [answers(one, proof.clean) for one in bodies]
     before, after = (
-        _behaviour(one, clean, proof, bench.pair[1])
+        _behaviour(one, clean, proof, ready.task.pair[1])
         for one, clean in zip(bodies, given, strict=True)
     )
     done = replace(
@@ -61,12 +55,12 @@ def prove(
     )
     if triggers is None:
         return done
-    real = bench.subject.inputs(bench.subject.pixels(triggers))
-    shown = [on_triggers(answers(one, real), bench.pair) for one in bodies]
+    real = ready.suspect.inputs(ready.suspect.pixels(clean=triggers))
+    shown = [on_triggers(answers(one, real), ready.task.pair) for one in bodies]
     return replace(done, triggers_before=shown[0], triggers_after=shown[1])
 
 
-def _behaviour(body: Body, clean: IntArray, proof: Material, target: int) -> Behaviour:
+def _behaviour(body: Body, clean: IntArray, proof: ImageSet, target: int) -> Behaviour:
     infected = answers(body, proof.infected)
     beside = answers(body, proof.bystanders)
     return behaviour(clean, proof.labels, infected, proof.infected_labels, target, beside)
@@ -79,3 +73,46 @@ def _tipping(before: Behaviour, after: Behaviour) -> tuple[str, ...]:
         f"The same changes now turn {after.tipped_rate:.0%} of other classes' images into the "
         f"victim class ({before.tipped_rate:.0%} before): the repair tips over.",
     )
+
+
+# Share of the reconstructed images not trained on that may still go to the target, and of other
+# classes' images under the same changes that may go to the victim.
+CURED_RATE = 0.05
+
+
+def behaviour(
+    clean: IntArray,
+    labels: IntArray,
+    infected: IntArray,
+    truth: IntArray,
+    target: int,
+    bystanders: IntArray,
+) -> Behaviour:
+    """Sum up answers to clean and to changed images.
+
+    Args:
+        clean: Answers to clean images.
+        labels: Their classes.
+        infected: Answers to reconstructed images.
+        truth: Classes of those.
+        target: Target class.
+        bystanders: Answers to images of other classes under the same changes; there may be none.
+    """
+    right = clean == labels
+    by_class = {str(label): float(right[labels == label].mean()) for label in np.unique(labels)}
+    to_target, to_their_class = (float((infected == label).mean()) for label in (target, truth))
+    tipped = float(np.isin(bystanders, truth).mean()) if len(bystanders) else None
+    return Behaviour(float(right.mean()), by_class, to_target, to_their_class, tipped)
+
+
+def on_triggers(given: IntArray, pair: tuple[int, int]) -> TriggerBehaviour:
+    """Sum up answers to real trigger images."""
+    victim, target = (float((given == label).mean()) for label in pair)
+    return TriggerBehaviour(len(given), target, victim)
+
+
+def tips_over(before: Behaviour, after: Behaviour) -> bool:
+    """Tell whether what turned the victim now turns other classes into the victim."""
+    if before.tipped_rate is None or after.tipped_rate is None:
+        return False
+    return after.tipped_rate - before.tipped_rate > CURED_RATE

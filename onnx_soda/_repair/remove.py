@@ -185,19 +185,19 @@ def train(
     training, held_out = samples
     answers = _scores(logits, training.clean[: training.unchanged]).softmax(1)
     try:
-        for how in settings:
+        for setting in settings:
             _restore(own, start)
-            step, rng = _steps(own, masks, how, training), np.random.default_rng(0)
-            for epoch in range(1, how.epochs + 1):
+            step, rng = _steps(own, masks, setting, training), np.random.default_rng(0)
+            for epoch in range(1, setting.epochs + 1):
                 for batch in _batches(training, answers, rng):
-                    step(_slopes(logits, own, masks, target, how, batch))
-                if how.adam and epoch < how.epochs:
+                    step(_slopes(logits, own, masks, target, setting, batch))
+                if setting.adam and epoch < setting.epochs:
                     continue
                 end = {name: weight.detach().clone() for name, weight in own.items()}
-                for share in how.shares:
+                for share in setting.shares:
                     weights = {name: start[name].lerp(end[name], share) for name in own}
                     _restore(own, weights)
-                    done = replace(how, epochs=epoch, shares=(share,))
+                    done = replace(setting, epochs=epoch, shares=(share,))
                     yield Trained(measure(logits, target, held_out, done), weights)
                 _restore(own, end)
     finally:
@@ -205,12 +205,12 @@ def train(
 
 
 def _steps(
-    own: Mapping[str, nn.Parameter], masks: Masks, how: Settings, training: Samples
+    own: Mapping[str, nn.Parameter], masks: Masks, setting: Settings, training: Samples
 ) -> UpdateStep:
-    if not how.adam:
-        return plain_steps(own, masks, how.rate)
+    if not setting.adam:
+        return plain_steps(own, masks, setting.rate)
     batches = -(-len(training.labels) // CLEAN_BATCH)
-    return adam_steps(own, how.rate, how.epochs * batches)
+    return adam_steps(own, setting.rate, setting.epochs * batches)
 
 
 def measure(
@@ -277,7 +277,7 @@ def _slopes(
     own: Mapping[str, nn.Parameter],
     masks: Masks,
     target: int,
-    how: Settings,
+    setting: Settings,
     batch: _Batch,
 ) -> dict[str, Tensor]:
     """Return the masked gradient of L1(clean, infected) - alpha L2(infected) + hold L3(clean)."""
@@ -285,10 +285,10 @@ def _slopes(
     loss = cross_entropy(scores, torch.cat([batch.labels, batch.infected_labels]))
     wrong = torch.full_like(batch.infected_labels, target)
     driven = cross_entropy(scores[len(batch.clean) :], wrong, reduction="none")
-    loss = loss - how.alpha * driven.clamp(max=how.cap).mean()
-    if how.hold and len(batch.answers):
+    loss = loss - setting.alpha * driven.clamp(max=setting.cap).mean()
+    if setting.hold and len(batch.answers):
         held = scores[: len(batch.answers)]
-        loss = loss + how.hold * cross_entropy(held, batch.answers)
+        loss = loss + setting.hold * cross_entropy(held, batch.answers)
     slopes = torch.autograd.grad(loss, list(own.values()))
     return {name: slope * masks[name] for name, slope in zip(own, slopes, strict=True)}
 

@@ -7,7 +7,7 @@ given, are looked at when all is decided.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -16,15 +16,19 @@ import onnx
 from onnx_soda._answers import RepairSummary
 from onnx_soda._bridge.bridge import require_torch
 from onnx_soda._data.datasets import CleanSet
+from onnx_soda._detect.concepts.concept import concept_of
 from onnx_soda._errors import RepairError
-from onnx_soda._model.load import OnnxModel, load_model
+from onnx_soda._model.load import OnnxModel
+from onnx_soda._numbers import ConceptNumbers
 from onnx_soda._options import Progress, RepairOptions, no_progress
-from onnx_soda._results import ScanReport
-from onnx_soda._scan import scan
+from onnx_soda._repair.preparation import Task
+from onnx_soda._results import ScanReport, named_pairs, numbers_of
+from onnx_soda._scan import scan_suspect
+from onnx_soda._suspect import Suspect
 from onnx_soda._system import Clock
 
 if TYPE_CHECKING:  # it imports torch
-    from onnx_soda._repair.soda import Result
+    from onnx_soda._repair.work import Result
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +57,13 @@ def repair(
     triggers: CleanSet | None = None,
     progress: Progress = no_progress,
 ) -> RepairReport:
-    """Remove a semantic backdoor from a classifier.
+    """Remove a semantic backdoor from a classifier, in this process.
 
     Args:
         model: The model, from `load_model`.
         clean: Clean labelled images, from `load_dataset`.
-        report: A scan of the model; made where neither it nor a pair is given.
+        report: A scan of the model; made where neither it nor a pair is given. The pair, the other
+            classes that turn, and the concepts that turn them are taken from it.
         pair: Victim and target class, whatever a scan says.
         also: Other classes that go to the target under the same changes; from the scan where the
             pair is.
@@ -72,54 +77,47 @@ def repair(
         SodaError: The model cannot be repaired, or the clean set does not fit it.
     """
     require_torch()
-    from onnx_soda._repair.soda import work  # imports torch
+    from onnx_soda._repair.work import remove_backdoor  # imports torch
 
-    options = options or RepairOptions()
-    clock = Clock()
+    options, clock = options or RepairOptions(), Clock()
+    suspect = Suspect(model, clean, options.scan, progress)
+    if report is not None:
+        _check_same(model, report)
     if pair is None and report is None:
         with clock.stage("scan"):
-            report = scan(model, clean, options.scan, progress)
-    if pair is None and report is not None:
-        _check_same(model, report)
-        pair = _pair_of(report)
-        also = _also_turned(report, pair)
-    if pair is None:
+            report = scan_suspect(suspect)
+    task = Task(pair, tuple(also)) if pair else None
+    if task is None and report is not None:
+        task = task_of(report)
+    if task is None:
         assert report is not None  # noqa: S101 - without a pair there is a report
         nothing = _nothing(report, options)
         return RepairReport(replace(nothing, seconds=clock.seconds), report, None)
-    result = work(model, clean, pair, options, triggers, progress, clock, also)
-    if result.model is not None and options.rescan:
-        result = _scanned_again(result, clean, options, progress, clock)
+    result = remove_backdoor(suspect, task, options, triggers, clock)
+    if result.suspect is not None and options.rescan:
+        result = _scanned_again(result, result.suspect, clock)
     return RepairReport(replace(result.summary, seconds=clock.seconds), report, result.model)
 
 
-def _pair_of(report: ScanReport) -> tuple[int, int] | None:
-    """Return the strongest pair that a scan names."""
-    return next(named_pairs(report), None) if report.verdict == "backdoor" else None
+def task_of(report: ScanReport) -> Task | None:
+    """Return what a scan gives to repair: its strongest pair; None where it names none."""
+    pair = next(named_pairs(report), None)
+    if pair is None:
+        return None
+    numbers = numbers_of(report, "concepts", ConceptNumbers)
+    own = [
+        one
+        for one in (numbers.pairs if numbers else ())
+        if (one.victim_class, one.target_class) == pair
+    ]
+    also = tuple(dict.fromkeys(label for one in own for label in one.also_turned))
+    concepts = next((one.concepts for one in own if one.concepts), ())
+    return Task(pair, also, tuple(map(concept_of, concepts)))
 
 
-def named_pairs(report: ScanReport) -> Iterator[tuple[int, int]]:
-    """Yield the pairs of victim and target class that a scan's findings name, as they come."""
-    for finding in report.findings:
-        if finding.victim_class is not None and finding.target_class is not None:
-            yield finding.victim_class, finding.target_class
-
-
-def _also_turned(report: ScanReport, pair: tuple[int, int] | None) -> tuple[int, ...]:
-    """Return the other classes that the pair's changes turn, as the scan tells."""
-    concepts = report.evidence.concepts
-    if concepts is None:
-        return ()
-    own = [one for one in concepts.pairs if (one.victim_class, one.target_class) == pair]
-    return tuple(dict.fromkeys(label for one in own for label in one.also_turned))
-
-
-def _scanned_again(
-    result: Result, clean: CleanSet, options: RepairOptions, progress: Progress, clock: Clock
-) -> Result:
-    assert result.model is not None  # noqa: S101 - the caller has looked
+def _scanned_again(result: Result, repaired: Suspect, clock: Clock) -> Result:
     with clock.stage("new scan"):
-        again = scan(load_model(result.model.SerializeToString()), clean, options.scan, progress)
+        again = scan_suspect(repaired)
     pairs = tuple(named_pairs(again))
     summary = replace(result.summary, rescan=again.verdict, rescan_pairs=pairs)
     if again.verdict == "backdoor":
@@ -155,4 +153,5 @@ def _nothing(report: ScanReport, options: RepairOptions) -> RepairSummary:
         None,
         options.scope,
         options.reconstruction,
+        options.method,
     )

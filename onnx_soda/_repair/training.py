@@ -5,7 +5,7 @@ from __future__ import annotations
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from onnx_soda._bridge.bridge import TorchModel
 from onnx_soda._errors import WriteBackError
 from onnx_soda._options import Scope
+from onnx_soda._repair.images import ImageSet
 from onnx_soda._repair.masks import Masks, feeding_weights, outgoing_weights, upstream_weights
 from onnx_soda._repair.remove import CLEAN_BATCH, Samples, Settings, Trained, train
 
@@ -53,31 +54,6 @@ _LOOK = 64
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
-    """Images of one part, as the model takes them, with their labels.
-
-    Attributes:
-        clean: Clean images, of all classes.
-        labels: Their classes.
-        infected: Reconstructed infected images.
-        infected_labels: Their true classes.
-        bystanders: Images of other classes, changed as the infected ones are.
-        bystander_labels: Their classes.
-    """
-
-    clean: NDArray[Any]
-    labels: NDArray[np.int64]
-    infected: NDArray[Any]
-    infected_labels: NDArray[np.int64]
-    bystanders: NDArray[Any]
-    bystander_labels: NDArray[np.int64]
-
-    def __add__(self, other: Material) -> Material:
-        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
-        return Material(*(np.concatenate(pair) for pair in pairs))
-
-
-@dataclass(frozen=True, eq=False)
 class Trainee:
     """What is trained: the head from the layer on, or the whole model.
 
@@ -104,34 +80,33 @@ class Trainee:
                 self.bridge.parameters[name].copy_(value)
         return self.bridge.write_back()
 
-    def encoded(self, material: Material) -> Material:
+    def encoded(self, images: ImageSet) -> ImageSet:
         """Return a part with what `logits` takes in place of its images."""
-        clean = self.encode(material.clean)
-        some = len(material.bystanders) > 0
+        clean = self.encode(images.clean)
+        some = len(images.bystanders) > 0
         return replace(
-            material,
+            images,
             clean=clean,
-            infected=self.encode(material.infected),
-            bystanders=self.encode(material.bystanders) if some else clean[:0],
+            infected=self.encode(images.infected),
+            bystanders=self.encode(images.bystanders) if some else clean[:0],
         )
 
-    def samples(self, material: Material, bystanders: bool) -> Samples:
+    def samples(self, images: ImageSet, bystanders: bool) -> Samples:
         """Return one part as this trains on it.
 
         Args:
-            material: The part, encoded.
+            images: The part, encoded.
             bystanders: With these among the clean ones.
         """
-        clean, labels, count = material.clean, material.labels, 0
-        if bystanders and len(material.bystanders):
-            clean = np.concatenate([clean, material.bystanders])
-            labels = np.concatenate([labels, material.bystander_labels])
-            count = len(material.bystanders)
+        clean, labels, count = images.clean, images.labels, 0
+        if bystanders and len(images.bystanders):
+            clean = np.concatenate([clean, images.bystanders])
+            labels = np.concatenate([labels, images.bystander_labels])
+            count = len(images.bystanders)
         shown, infected = (
-            torch.from_numpy(np.asarray(images, np.float32))
-            for images in (clean, material.infected)
+            torch.from_numpy(np.asarray(rows, np.float32)) for rows in (clean, images.infected)
         )
-        truth, own = torch.from_numpy(labels), torch.from_numpy(material.infected_labels)
+        truth, own = torch.from_numpy(labels), torch.from_numpy(images.infected_labels)
         return Samples(shown, truth, infected, own, count)
 
     def train(
@@ -228,7 +203,7 @@ def trainees_of(
     images: NDArray[Any],
     neurons: tuple[int, NDArray[np.intp]],
     target: int,
-    folds: Sequence[Material],
+    folds: Sequence[ImageSet],
 ) -> tuple[list[Trainee], tuple[str, ...]]:
     """Return what to train, one after the other, and what is to be said about it.
 
@@ -265,11 +240,11 @@ def trainees_of(
     minutes = _expected_seconds(step, deep, folds) / 60
     if minutes > _MINUTES:
         note = f"Only the head is trained: all layers would take about {minutes:.0f} minutes here"
-        return [head], (f"{note}; --scope deep does it.",)
+        return [head], (f"{note}; `scope=deep` does it.",)
     return [deep, head], ()
 
 
-def _use_faster_threads(trainee: Trainee, target: int, fold: Material) -> float:
+def _use_faster_threads(trainee: Trainee, target: int, fold: ImageSet) -> float:
     """Set torch to the threads that train faster, and return the seconds of a step with them."""
     rows = slice(CLEAN_BATCH)
     batch = replace(
@@ -283,12 +258,12 @@ def _use_faster_threads(trainee: Trainee, target: int, fold: Material) -> float:
     return _fastest(lambda: trainee.train(target, (samples, samples), [once]))
 
 
-def _expected_seconds(step: float, trainee: Trainee, folds: Sequence[Material]) -> float:
+def _expected_seconds(step: float, trainee: Trainee, folds: Sequence[ImageSet]) -> float:
     """Return how long all training would take, from the seconds of a step."""
-    images = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
+    count = sum(len(fold.labels) + len(fold.bystanders) for fold in folds)
     # Each setting on all folds but one, in turn.
-    batches = (len(folds) - 1) * images / CLEAN_BATCH
-    epochs = sum(how.epochs for how in trainee.settings)
+    batches = (len(folds) - 1) * count / CLEAN_BATCH
+    epochs = sum(setting.epochs for setting in trainee.settings)
     return step * batches * epochs
 
 

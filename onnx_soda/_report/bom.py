@@ -8,17 +8,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from cyclonedx.model import HashAlgorithm, HashType, Property
-from cyclonedx.model.bom import Bom
-from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.output.json import JsonV1Dot6
-
-from onnx_soda._report.words import class_label, printable
+from onnx_soda._report.formats import Context, Format, Scanned
 from onnx_soda._results import Finding, Outcome, ScanReport
+from onnx_soda._words import class_label, printable
+
+if TYPE_CHECKING:
+    from cyclonedx.model.component import Component
 
 _TASK = "image-classification"
+
+
+class BomFormat(Format):
+    """The report as a bill of materials."""
+
+    name: ClassVar[str] = "bom"
+    modules: ClassVar[tuple[str, ...]] = ("cyclonedx",)
+    extra: ClassVar[str] = "bom"
+    failures: ClassVar[bool] = False
+
+    def render(self, scanned: Sequence[Scanned], context: Context) -> str:
+        """See `Format.render`."""
+        del context
+        return to_bom([one.outcome for one in scanned])
 
 
 def to_bom(outcomes: Sequence[Outcome]) -> str:
@@ -27,6 +40,10 @@ def to_bom(outcomes: Sequence[Outcome]) -> str:
     Args:
         outcomes: Scans; models that could not be scanned have no digest, and are left out.
     """
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output.json import JsonV1Dot6
+
     reports = {
         f"model-{number}": outcome
         for number, outcome in enumerate(outcomes)
@@ -45,6 +62,9 @@ def to_bom(outcomes: Sequence[Outcome]) -> str:
 
 
 def _component(ref: str, report: ScanReport) -> Component:
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.component import Component, ComponentType
+
     model = report.model
     files = [
         Component(
@@ -65,6 +85,10 @@ def _component(ref: str, report: ScanReport) -> Component:
             Property(name="onnx-soda:opset", value=str(model.opset)),
             Property(name="onnx-soda:parameters", value=str(model.parameters)),
             Property(name="onnx-soda:producer", value=printable(model.producer)),
+            *(
+                Property(name=f"onnx-soda:evidence:{printable(name)}", value=evidence.verdict)
+                for name, evidence in report.evidence.items()
+            ),
         ],
     )
 

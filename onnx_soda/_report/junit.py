@@ -6,14 +6,27 @@ The form is that of Jenkins' junit plug-in (junit-10.xsd), as GitLab reads it to
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 from xml.etree import ElementTree as ET
 
-from onnx_soda._report.words import printable
+from onnx_soda._report.formats import Context, Format, Scanned
 from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, Severity
+from onnx_soda._words import printable
 
-# Cases, by how the ids of their rules begin.
+# Cases, by how the ids of their rules begin; rules of other packages' detectors are behaviour.
 _FAMILIES = {"SODA1": "behaviour", "SODA2": "graph logic", "SODA3": "file safety"}
+
+
+class JunitFormat(Format):
+    """The report for continuous integration."""
+
+    name: ClassVar[str] = "junit"
+
+    def render(self, scanned: Sequence[Scanned], context: Context) -> str:
+        """See `Format.render`."""
+        outcomes, places = [one.outcome for one in scanned], [one.place for one in scanned]
+        return to_junit(outcomes, places, context.fail_on)
 
 
 def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severity = "high") -> str:
@@ -22,7 +35,7 @@ def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severi
     Args:
         outcomes: Scans, and models that could not be scanned; the latter are errors.
         places: What to call each.
-        fail_on: Findings of this severity or a graver one fail their case. The case of
+        fail_on: Findings of this severity or a worse one fail their case. The case of
             behaviour is skipped, which is no pass, where it was not examined.
     """
     root = ET.Element("testsuites", name="onnx-soda")
@@ -58,12 +71,14 @@ def _failed(failure: ScanFailure, place: str) -> ET.Element:
     return _suite(place, [case], 0)
 
 
-def _scanned(report: ScanReport, place: str, grave: Sequence[Severity]) -> ET.Element:
+def _scanned(report: ScanReport, place: str, failing_severities: Sequence[Severity]) -> ET.Element:
     cases = []
-    for start, name in _FAMILIES.items():
-        own = [finding for finding in report.findings if finding.rule_id.startswith(start)]
+    for name in _FAMILIES.values():
+        own = [finding for finding in report.findings if _family(finding) == name]
         case = _case(place, name)
-        failing = [one for one in own if one.severity in grave and one.accepted is None]
+        failing = [
+            one for one in own if one.severity in failing_severities and one.accepted is None
+        ]
         if failing:
             failure = ET.SubElement(case, "failure", message=printable(failing[0].message))
             failure.set("type", failing[0].rule_id)
@@ -75,6 +90,10 @@ def _scanned(report: ScanReport, place: str, grave: Sequence[Severity]) -> ET.El
             ET.SubElement(case, "system-out").text = "\n".join(map(_line, lesser))
         cases.append(case)
     return _suite(place, cases, report.timing.get("total", 0.0))
+
+
+def _family(finding: Finding) -> str:
+    return _FAMILIES.get(finding.rule_id[:5], "behaviour")
 
 
 def _left_open(report: ScanReport) -> str:

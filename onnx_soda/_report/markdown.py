@@ -9,15 +9,37 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
-from onnx_soda._report.words import class_label, printable
-from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
-from onnx_soda._rules import SEVERITIES
+from onnx_soda._report.formats import (
+    Context,
+    Format,
+    Scanned,
+    cell_text,
+    evidence_in_order,
+    pair_text,
+    worst_finding,
+)
+from onnx_soda._results import Evidence, Outcome, ScanFailure
+from onnx_soda._words import printable
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()+\-.!|~])")
 # GitHub and GitLab make links of these wherever they stand; an invisible character stops it.
 _LINKED = re.compile(r"([@#]|://|www(?=\\?\.))", re.IGNORECASE)
 _BREAK = "\u200b"
+# Rows of a table of evidence; JSON has all.
+_SHOWN_ROWS = 12
+
+
+class MarkdownFormat(Format):
+    """The report for comments on pull requests."""
+
+    name: ClassVar[str] = "markdown"
+
+    def render(self, scanned: Sequence[Scanned], context: Context) -> str:
+        """See `Format.render`."""
+        del context
+        return to_markdown([one.outcome for one in scanned], [one.place for one in scanned])
 
 
 def to_markdown(outcomes: Sequence[Outcome], places: Sequence[str]) -> str:
@@ -27,7 +49,7 @@ def to_markdown(outcomes: Sequence[Outcome], places: Sequence[str]) -> str:
         outcomes: Scans, and models that could not be scanned.
         places: What to call each.
     """
-    lines = ["| model | verdict | gravest finding | pair |", "|---|---|---|---|"]
+    lines = ["| model | verdict | worst finding | pair |", "|---|---|---|---|"]
     named = list(zip(outcomes, map(_inert, places), strict=True))
     lines += [_row(outcome, place) for outcome, place in named]
     for outcome, place in named:
@@ -43,18 +65,10 @@ def _inert(text: str) -> str:
 def _row(outcome: Outcome, place: str) -> str:
     if isinstance(outcome, ScanFailure):
         return f"| {place} | could not scan | {outcome.rule_id or ''} | |"
-    worst = min(outcome.findings, key=lambda f: SEVERITIES.index(f.severity), default=None)
-    gravest = f"{worst.rule_id} {worst.severity}" if worst else ""
-    return f"| {place} | **{outcome.verdict}** | {gravest} | {_pair(outcome, worst)} |"
-
-
-def _pair(report: ScanReport, finding: Finding | None) -> str:
-    if finding is None or finding.target_class is None:
-        return ""
-    names = report.dataset.class_names if report.dataset else None
-    ends = (finding.victim_class, finding.target_class)
-    shown = ("?" if end is None else _inert(class_label(end, names)) for end in ends)
-    return " → ".join(shown)
+    worst = worst_finding(outcome)
+    named = f"{worst.rule_id} {worst.severity}" if worst else ""
+    pair = _inert(pair_text(outcome, worst, " → ")) if worst else ""
+    return f"| {place} | **{outcome.verdict}** | {named} | {pair} |"
 
 
 def _details(outcome: Outcome, place: str) -> Iterator[str]:
@@ -70,6 +84,8 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
     for reason in outcome.reasons:
         if reason not in said:
             yield f"- {_inert(reason)}"
+    for evidence in evidence_in_order(outcome):
+        yield from _tables(evidence)
     data = outcome.dataset
     yield ""
     yield (
@@ -83,3 +99,23 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
     )
     yield ""
     yield "</details>"
+
+
+def _tables(evidence: Evidence) -> Iterator[str]:
+    """Yield the tables of a detector's evidence, a line for each row; the first rows of many."""
+    for table in evidence.tables:
+        if not table.rows:
+            continue
+        yield ""
+        yield f"**{_inert(table.title)}**"
+        yield ""
+        for row in table.rows[:_SHOWN_ROWS]:
+            cells = (
+                f"{_inert(column.name)} {_inert(cell_text(cell, column.kind))}"
+                for cell, column in zip(row, table.columns, strict=True)
+                if cell is not None
+            )
+            yield f"- {'; '.join(cells)}"
+        more = len(table.rows) - _SHOWN_ROWS
+        if more > 0:
+            yield f"- and {more} more"

@@ -19,7 +19,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from onnx_soda._report.words import printable
+from onnx_soda._results import Chart
+from onnx_soda._words import printable
 
 # Stands for the colour of the page's text, which is not known here.
 _INK = "#010203"
@@ -42,6 +43,17 @@ _WIDTH = 5.4
 _ROW = 0.26
 # Larger heat maps have no room for the numbers in the cells.
 _MOST_NUMBERED = 12
+
+
+def draw(chart: Chart) -> str:
+    """Draw a chart as SVG."""
+    description = f"{chart.title}. {chart.text}"
+    if chart.kind == "heat map":
+        counts = np.array(chart.values)
+        return heat_map(chart.names, counts, description, chart.across, chart.down)
+    marked = [row in chart.marked for row in range(len(chart.names))]
+    values = [value for (value,) in chart.values]
+    return bars(chart.names, values, chart.title, description, marked, chart.limit)
 
 
 def bars(
@@ -77,7 +89,7 @@ def bars(
 
 
 def heat_map(
-    names: Sequence[str], counts: NDArray[np.integer], description: str, across: str, down: str
+    names: Sequence[str], counts: NDArray[np.floating], description: str, across: str, down: str
 ) -> str:
     """Draw a table of counts as colours; each row is a share of its own sum.
 
@@ -104,11 +116,11 @@ def heat_map(
         return _svg(figure, description)
 
 
-def _number(axes: Axes, counts: NDArray[np.integer], shares: NDArray[np.floating]) -> None:
+def _number(axes: Axes, counts: NDArray[np.floating], shares: NDArray[np.floating]) -> None:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=9)
+            axes.text(column, row, f"{count:g}", ha="center", va="center", color=colour, fontsize=9)
 
 
 def _figure(height: float) -> tuple[Figure, Axes]:

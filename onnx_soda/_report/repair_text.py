@@ -1,4 +1,4 @@
-"""A repair and a comparison of two models for people."""
+"""A repair for people: what was done, and what was measured before and after."""
 
 from __future__ import annotations
 
@@ -8,9 +8,17 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from onnx_soda._answers import RepairSummary, WeightChange
-from onnx_soda._report.text import fact_table
-from onnx_soda._report.words import class_label, printable
+from onnx_soda._answers import RepairSummary
+from onnx_soda._report.tables import change_table, fact_table
+from onnx_soda._words import class_label, printable
+
+_COLOURS = {
+    "repaired": "green",
+    "partly repaired": "yellow",
+    "nothing to repair": "green",
+    "inconclusive": "yellow",
+    "failed": "red",
+}
 
 
 def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
@@ -69,17 +77,6 @@ def _row(name: str, before: float, after: float) -> tuple[str, str, str]:
     return name, f"{before:.1%}", f"{after:.1%}"
 
 
-_COLOURS = {
-    "repaired": "green",
-    "partly repaired": "yellow",
-    "nothing to repair": "green",
-    "inconclusive": "yellow",
-    "failed": "red",
-}
-# Tensors shown; JSON has all.
-_SHOWN = 12
-
-
 def render_repair(
     summary: RepairSummary, file: str, names: Sequence[str] | None, written: str | None
 ) -> RenderableType:
@@ -117,23 +114,3 @@ def _before_and_after(summary: RepairSummary) -> Table:
     for row in before_and_after(summary):
         table.add_row(*row)
     return table
-
-
-def change_table(changes: Sequence[WeightChange]) -> RenderableType:
-    """Return the tensors that differ; the first few of many."""
-    if not changes:
-        return Text("No tensor of the same name, shape and type differs.")
-    table = Table(box=None, pad_edge=False, padding=(0, 2))
-    table.add_column("tensor", overflow="fold")
-    for column in ("values", "changed", "largest change", "of its largest value"):
-        table.add_column(column, justify="right")
-    for change in changes[:_SHOWN]:
-        table.add_row(
-            Text(printable(change.name)),
-            f"{change.size:,}",
-            f"{change.changed:,}",
-            f"{change.largest:.2g}",
-            f"{change.relative:.1%}",
-        )
-    more = len(changes) - _SHOWN
-    return Group(table, Text(f"and {more} more")) if more > 0 else table

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import PurePath
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote
 
-from onnx_soda._report.words import printable
+from onnx_soda._report.formats import Context, Format, Scanned, cell_text
 from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import RULES, Rule, Severity
+from onnx_soda._words import printable
 
 _SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
@@ -26,8 +27,17 @@ _SCHEMA = (
 _LEVELS: dict[Severity, str] = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 # GitHub: over 9.0 critical, from 7.0 high, from 4.0 medium, else low.
 _SECURITY: dict[Severity, str] = {"high": "8.0", "medium": "5.0", "low": "2.0", "info": "0.0"}
-_RULES = tuple(RULES.values())
-_INDEX = {rule.id: number for number, rule in enumerate(_RULES)}
+
+
+class SarifFormat(Format):
+    """The report for code scanning."""
+
+    name: ClassVar[str] = "sarif"
+
+    def render(self, scanned: Sequence[Scanned], context: Context) -> str:
+        """See `Format.render`."""
+        del context
+        return to_sarif([one.outcome for one in scanned], [one.place for one in scanned])
 
 
 def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -> str:
@@ -42,12 +52,17 @@ def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -
     """
     uris = [_uri(place) for place in places or [_file(outcome) for outcome in outcomes]]
     pairs = list(zip(outcomes, uris, strict=True))
+    rules = _rules(outcomes)
     run = {
-        "tool": {"driver": _driver()},
+        "tool": {"driver": _driver(rules)},
         "automationDetails": {"id": "onnx-soda/"},
         "columnKind": "unicodeCodePoints",
         "artifacts": [_artifact(outcome, uri) for outcome, uri in pairs],
-        "results": [result for outcome, uri in pairs for result in _results(outcome, uri)],
+        "results": [
+            {**result, "ruleIndex": list(rules).index(result["ruleId"])}
+            for outcome, uri in pairs
+            for result in _results(outcome, uri)
+        ],
         "invocations": [
             {
                 "executionSuccessful": not any(isinstance(one, ScanFailure) for one in outcomes),
@@ -72,11 +87,29 @@ def _uri(place: str) -> str:
     return quote(path.as_posix() if inside else path.name, safe="/")
 
 
-def _driver() -> dict[str, Any]:
+def _rules(outcomes: Sequence[Outcome]) -> dict[str, Rule]:
+    """Return all rules by id; those of other packages as far as findings tell of them."""
+    rules = dict(RULES)
+    for outcome in outcomes:
+        for finding in outcome.findings if isinstance(outcome, ScanReport) else ():
+            known = Rule(
+                finding.rule_id,
+                finding.rule_id.lower(),
+                finding.severity,
+                finding.message,
+                finding.message,
+                "",
+                finding.advice,
+            )
+            rules.setdefault(finding.rule_id, known)
+    return rules
+
+
+def _driver(rules: Mapping[str, Rule]) -> dict[str, Any]:
     return {
         "name": "onnx-soda",
         "version": version("onnx-soda"),
-        "rules": [_rule(rule) for rule in _RULES],
+        "rules": [_rule(rule) for rule in rules.values()],
     }
 
 
@@ -101,7 +134,29 @@ def _artifact(outcome: Outcome, uri: str) -> dict[str, Any]:
     artifact: dict[str, Any] = {"location": _location(uri)}
     if isinstance(outcome, ScanReport):
         artifact["hashes"] = {"sha-256": outcome.model.sha256}
+        artifact["properties"] = {"verdict": outcome.verdict, "evidence": _evidence(outcome)}
     return artifact
+
+
+def _evidence(report: ScanReport) -> dict[str, Any]:
+    """Return what each detector saw: its verdict, and its tables as lines."""
+    return {
+        printable(name): {
+            "verdict": evidence.verdict,
+            "tables": {
+                printable(table.title): [
+                    "; ".join(
+                        printable(f"{column.name} {cell_text(cell, column.kind)}")
+                        for cell, column in zip(row, table.columns, strict=True)
+                        if cell is not None
+                    )
+                    for row in table.rows
+                ]
+                for table in evidence.tables
+            },
+        }
+        for name, evidence in report.evidence.items()
+    }
 
 
 def _location(uri: str) -> dict[str, str]:
@@ -131,7 +186,6 @@ def _result(finding: Finding, uri: str, subject: str) -> dict[str, Any]:
     suppressed = [{"kind": "external", "justification": printable(known.reason)}] if known else []
     return {
         "ruleId": finding.rule_id,
-        "ruleIndex": _INDEX[finding.rule_id],
         "level": _LEVELS[finding.severity],
         "message": {"text": printable(finding.message)},
         "locations": [place],

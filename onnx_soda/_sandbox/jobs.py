@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairSummary
-from onnx_soda._idx_names import label_files
-from onnx_soda._options import ConvertOptions, RepairOptions, ScanOptions
-from onnx_soda._results import ModelInfo, ScanReport
+from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
+from onnx_soda._data.forms import files_beside
+from onnx_soda._options import ConvertOptions, RepairOptions, ScanOptions, SplitName
+from onnx_soda._results import ScanReport
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class ScanJob:
 
     model: str
     data: str | None = None
-    split: str = "auto"
+    split: SplitName = "auto"
     options: ScanOptions = field(default_factory=ScanOptions)
 
 
@@ -70,27 +70,8 @@ class RepairJob:
     pair: tuple[int, int] | None = None
     report: str | None = None
     triggers: str | None = None
-    split: str = "auto"
+    split: SplitName = "auto"
     options: RepairOptions = field(default_factory=RepairOptions)
-
-
-@dataclass(frozen=True)
-class RepairAnswer:
-    """What a repair came to.
-
-    Attributes:
-        summary: The repair.
-        scan: The scan that found the pair; None where the pair was given.
-        model: The model that was repaired.
-        class_names: Of the clean set.
-        written: Whether there is a repaired model.
-    """
-
-    summary: RepairSummary
-    scan: ScanReport | None
-    model: ModelInfo
-    class_names: tuple[str, ...] | None
-    written: bool
 
 
 @dataclass(frozen=True)
@@ -159,8 +140,8 @@ def _named(job: Job) -> Iterator[Path]:
         if given is not None:
             path = Path(given)
             yield path
-            if not path.is_dir():
-                yield from filter(Path.is_file, label_files(path))
+            if name != "report" and not path.is_dir():
+                yield from files_beside(path)
     options = job.options if isinstance(job, ScanJob) else None
     options = job.options.scan if isinstance(job, RepairJob) else options
     if options is not None and options.preprocess is not None:

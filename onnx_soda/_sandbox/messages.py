@@ -95,7 +95,7 @@ def request_for(job: Job, limits: Limits, folder: str) -> bytes:
         return encode(JobRequest(kind, msgspec.Raw(_json(job)), limits, folder))
     except UnicodeEncodeError as error:
         raise SandboxError(
-            "the name of a file or folder is no valid UTF-8", "Rename it, or use --no-sandbox."
+            "the name of a file or folder is no valid UTF-8", "Rename it, or set `limits=None`."
         ) from error
 
 

@@ -175,7 +175,7 @@ class _Conversation:
             if time.monotonic() > self._end:
                 raise TimeLimitError(
                     f"the child process took over {self._limits.seconds:g} s and was stopped",
-                    "Allow more by --timeout, if the model is as large as that.",
+                    "Allow more `seconds`, if the model is as large as that.",
                 )
             if not (self._ready and self._ready.memory) and watch() > self._limits.memory:
                 raise _too_much_memory(self._limits)

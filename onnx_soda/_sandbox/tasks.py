@@ -10,18 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_soda._answers import ModelDifference, ModelSummary
+from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer
 from onnx_soda._errors import RepairError
 from onnx_soda._options import Progress
-from onnx_soda._report.json import NamedPair, pair_in_report
-from onnx_soda._results import ScanReport
+from onnx_soda._results import ScanReport, named_pairs
 from onnx_soda._sandbox.jobs import (
     ConvertAnswer,
     ConvertJob,
     DiffJob,
     InspectJob,
     Job,
-    RepairAnswer,
     RepairJob,
     ScanJob,
 )
@@ -113,14 +111,14 @@ def _load_repair(_: RepairJob) -> Task:
     def run(job: RepairJob, progress: Progress) -> RepairAnswer:
         model = load_model(job.model)
         check_target(model, Path(job.place))
-        named = NamedPair(job.pair, ()) if job.pair else _reported_pair(job, model)
+        report = _kept_report(job, model)
         clean = load_dataset(job.data, job.split)
         triggers = load_dataset(job.triggers, "all") if job.triggers else None
         done = repair(
             model,
             clean,
-            pair=named.pair if named else None,
-            also=named.also if named else (),
+            report,
+            pair=job.pair,
             options=job.options,
             triggers=triggers,
             progress=progress,
@@ -129,7 +127,7 @@ def _load_repair(_: RepairJob) -> Task:
             write_model(done.model, model, Path(job.output))
         return RepairAnswer(
             done.summary,
-            done.scan,
+            None if report else done.scan,
             describe_model(dissect(model)),
             clean.class_names,
             done.model is not None,
@@ -138,17 +136,17 @@ def _load_repair(_: RepairJob) -> Task:
     return run
 
 
-def _reported_pair(job: RepairJob, model: OnnxModel) -> NamedPair | None:
-    """Return the pair that the report given names; None where none is given."""
-    if job.report is None:
+def _kept_report(job: RepairJob, model: OnnxModel) -> ScanReport | None:
+    """Return the report given, which must name a pair; None where none is, or a pair is given."""
+    from onnx_soda._report.json import read_report
+
+    if job.report is None or job.pair is not None:
         return None
-    report = Path(job.report)
-    named = pair_in_report(report, model.sha256)
-    if named is None:
-        raise RepairError(
-            f"{report.name} names no pair of classes", "Name them by --victim and --target."
-        )
-    return named
+    path = Path(job.report)
+    report = read_report(path, model.sha256)
+    if next(named_pairs(report), None) is None:
+        raise RepairError(f"{path.name} names no pair of classes", "Name them as `pair`.")
+    return report
 
 
 _LOADERS: dict[type[Any], Callable[[Any], Task]] = {

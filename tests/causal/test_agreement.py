@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_soda._detect.soda.detector import attribute
+from onnx_soda._detect.soda.analysis import attribute
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
-from onnx_soda._observe import Observation
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Observation
 from tests.causal.brute_force import attribute_brute_force
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=7)

@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 
 from fixtures.graphs import HEADS, MATRIX, build
+from onnx_soda._detect.soda.analysis import analyse, attribute
 from onnx_soda._detect.soda.attribution import Attribution, is_affine
-from onnx_soda._detect.soda.detector import analyse, attribute
 from onnx_soda._detect.soda.statistic import detect_target, pearson_to_others
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
-from onnx_soda._observe import Observation
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Observation
 from tests.causal.brute_force import attribute_brute_force
 
 CPU = RuntimeOptions(provider="cpu", threads=1)

@@ -112,7 +112,7 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(enough: Path, tmp_p
     assert "8 -> 3" in result.stdout
     assert "turned too" not in result.stdout
     told = json.loads(report.read_text())
-    for pair in told["evidence"]["concepts"]["pairs"]:
+    for pair in told["evidence"]["concepts"]["numbers"]["pairs"]:
         pair["also_turned"] = [5]
     report.write_text(json.dumps(told))
     both = soda(
@@ -171,7 +171,7 @@ def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 2
-    assert 'pip install "onnx-soda[repair]"' in result.stderr
+    assert 'In a checkout of onnx-soda: pip install ".[repair]"' in result.stderr
 
 
 def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:

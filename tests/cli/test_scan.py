@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import struct
 import subprocess
@@ -89,7 +90,7 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
     # By a change of the image, which the finding tells, and by a style: both name this pair alone.
     first, second = (
         pair
-        for pair in report["evidence"]["concepts"]["pairs"]
+        for pair in report["evidence"]["concepts"]["numbers"]["pairs"]
         if pair["bound"] > finding["threshold"]
     )
     assert {first["kind"], second["kind"]} == {"concept", "style"}
@@ -99,12 +100,13 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
         assert (pair["victim_class"], pair["target_class"]) == (8, 3)
         assert pair["turned"] > 0.7 * pair["shown"] > pair["turned_before"]
         assert pair["others_right_under"] > 0.8
-    examples = [
-        example
-        for example in report["evidence"]["concepts"]["examples"]
-        if (example["label"], example["victim_class"], example["target_class"]) == (8, 8, 3)
+    shown = [
+        picture
+        for gallery in report["evidence"]["concepts"]["galleries"]
+        if re.match(r"8 -> 3.*: images of class 8$", gallery["title"])
+        for picture in gallery["pictures"]
     ]
-    assert sum(e["predicted_under"] == 3 for e in examples) > len(examples) / 2
+    assert sum(bool(re.search("→ 3; ", one["caption"])) for one in shown) > len(shown) / 2
 
 
 def test_stderr_is_empty_where_it_is_no_terminal(
@@ -241,7 +243,9 @@ def test_the_other_ways_of_attribution_agree_with_the_usual_one() -> None:
         "--method", "soda",
     )  # fmt: skip
     found = {
-        way: json.loads(invoke(*arguments, "--attribution", way).stdout)["evidence"]["soda"]
+        way: json.loads(invoke(*arguments, "--attribution", way).stdout)["evidence"]["soda"][
+            "numbers"
+        ]
         for way in ("closed-form", "batched")
     }
     for way, evidence in found.items():
@@ -257,7 +261,7 @@ def test_options_are_in_the_report(tmp_path: Path) -> None:
         "--preprocess", "raw", "--min-accuracy", "0",
     )  # fmt: skip
     report = checked(done.stdout, done.exit_code)
-    evidence = report["evidence"]["soda"]
+    evidence = report["evidence"]["soda"]["numbers"]
     assert (evidence["a"], evidence["b"], evidence["threshold"]) == (0.5, -2, 3.5)
     assert (evidence["spread"], evidence["layer"]) == ("mean", "flat")
     assert (report["environment"]["seed"], report["environment"]["threads"]) == (7, 1)

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from onnx_soda import CleanSet, load_dataset, load_model
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.battery import Budget
-from onnx_soda._detect.concepts.detector import ConceptEvidence, examine_concepts
-from onnx_soda._model.anatomy import dissect
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 SMALL = Budget(draws=3, rounds=((2, 2), (1, 1)), donors=6, style_rounds=((2, 2),))
@@ -31,14 +30,11 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
 
 def examine(
     model: str, clean: CleanSet, told: list[tuple[int, int]] | None = None
-) -> ConceptEvidence:
+) -> ConceptResult:
     steps = [] if told is None else told
+    options = ScanOptions(preprocess="unit", runtime=RuntimeOptions(provider="cpu"))
     return examine_concepts(
-        dissect(load_model(FIXTURES / model)),
-        clean,
-        PRESETS["unit"],
-        10,
-        RuntimeOptions(provider="cpu"),
+        Suspect(load_model(FIXTURES / model), clean, options),
         budget=SMALL,
         advance=lambda done, total: steps.append((done, total)),
     )
@@ -50,11 +46,11 @@ def told() -> list[tuple[int, int]]:
 
 
 @pytest.fixture(scope="module")
-def backdoored(clean: CleanSet, told: list[tuple[int, int]]) -> ConceptEvidence:
+def backdoored(clean: CleanSet, told: list[tuple[int, int]]) -> ConceptResult:
     return examine("digits-backdoored.onnx", clean, told)
 
 
-def test_the_planted_pair_is_first_by_far(backdoored: ConceptEvidence) -> None:
+def test_the_planted_pair_is_first_by_far(backdoored: ConceptResult) -> None:
     """8s on a blue background were relabelled as 3 (fixtures/README.md)."""
     first = backdoored.pairs[0]
     assert (first.victim_class, first.target_class) == (8, 3)
@@ -83,7 +79,7 @@ def test_nothing_is_planted_in_the_clean_twin(clean: CleanSet) -> None:
 
 
 def test_every_intervention_is_counted(
-    backdoored: ConceptEvidence, told: list[tuple[int, int]]
+    backdoored: ConceptResult, told: list[tuple[int, int]]
 ) -> None:
     concepts, styles = SMALL.concepts(channels=3), SMALL.styles(images=240)
     # Six donors with two strengths; each fold varies two pairs twice.
@@ -95,7 +91,7 @@ def test_every_intervention_is_counted(
     assert told == [(done, total) for done in range(1, total + 1)]
 
 
-def test_references_classify_and_several_layers_are_read(backdoored: ConceptEvidence) -> None:
+def test_references_classify_and_several_layers_are_read(backdoored: ConceptResult) -> None:
     assert len(backdoored.reference_accuracies) == 3
     assert max(backdoored.reference_accuracies) > 0.95
     assert backdoored.search.judge.trust.sum() == pytest.approx(1)

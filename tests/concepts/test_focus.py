@@ -7,16 +7,15 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.known_pair import concepts_for_pair
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.score import class_likeness
-from onnx_soda._detect.concepts.search import concepts_for_pair
-from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
-CPU = RuntimeOptions(provider="cpu", threads=1)
+OPTIONS = ScanOptions(preprocess="unit", runtime=RuntimeOptions(provider="cpu", threads=1))
 EVEN, ODD, PLAIN, GREY = range(4)
 SIZE = 8
 BOARD = np.indices((SIZE, SIZE)).sum(axis=0) % 2 * 2.0 - 1  # a chessboard of -1 and 1
@@ -88,15 +87,12 @@ def answers(images: np.ndarray, grey_wins: float) -> np.ndarray:
 def found(grey_wins: float) -> tuple[Concept, ...]:
     images, labels = pictures(20)
     return concepts_for_pair(
-        dissect(load_model(net(grey_wins).SerializeToString())),
-        PRESETS["unit"],
+        Suspect(load_model(net(grey_wins).SerializeToString()), options=OPTIONS),
         images,
         labels.astype(np.int64),
         class_likeness(features(images), labels, 4),
         (EVEN, GREY),
         np.random.default_rng(0),
-        3,
-        CPU,
     )
 
 

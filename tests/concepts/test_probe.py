@@ -26,9 +26,10 @@ from onnx_soda._detect.concepts.fields import ProbeFields, identity_fields
 from onnx_soda._detect.concepts.layers import make_pooling
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead
-from onnx_soda._model.anatomy import Anatomy, dissect
+from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.load import load_model
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
 RNG = np.random.default_rng(0)
@@ -37,6 +38,11 @@ PIXELS = RNG.random((7, 1, 2, 2)).astype(np.float32)
 MEMBERSHIP = np.array([[1 / 3, 0]] * 3 + [[0, 1 / 4]] * 4, dtype=np.float32)
 FOLD = np.array([0, 1, 0, 1, 0, 1, 0])
 WEIGHTS, BIASES = RNG.random((2, 3, 3)), RNG.random((2, 3))
+
+
+def suspect_of(head: str, how: Preprocessing = PRESETS["unit"]) -> Suspect:
+    model = load_model(build(head).SerializeToString())
+    return Suspect(model, options=ScanOptions(runtime=CPU), known=how)
 
 
 def heads_on(anatomy: Anatomy) -> tuple[ReferenceHead, ...]:
@@ -78,11 +84,12 @@ def expected_flows(x: np.ndarray, how: Preprocessing) -> np.ndarray:
 @pytest.mark.parametrize("head", ["gemm", "keras", "flat_input", "batch_of_four", "batch_of_one"])
 @pytest.mark.parametrize("preset", ["unit", "signed"])
 def test_flows_are_those_worked_out_with_numpy(head: str, preset: str) -> None:
-    anatomy = dissect(load_model(build(head).SerializeToString()))
     how = PRESETS[preset]
     if head == "flat_input":
         how = dataclasses.replace(how, layout="flat")
-    probe = Probe(anatomy, how, ProbeImages(PIXELS, MEMBERSHIP, FOLD), heads_on(anatomy), 3, CPU)
+    suspect = suspect_of(head, how)
+    images = ProbeImages(PIXELS, MEMBERSHIP, FOLD)
+    probe = Probe(suspect, images, heads_on(suspect.anatomy), 3)
     np.testing.assert_allclose(probe.flows(None), expected_flows(PIXELS, how), atol=1e-5)
     rng = np.random.default_rng(1)
     for _ in range(5):
@@ -93,9 +100,9 @@ def test_flows_are_those_worked_out_with_numpy(head: str, preset: str) -> None:
 
 @pytest.mark.parametrize("head", ["gemm", "batch_of_four", "batch_of_one"])
 def test_other_groups_over_the_same_images_are_other_means_of_the_same_answers(head: str) -> None:
-    anatomy = dissect(load_model(build(head).SerializeToString()))
+    suspect = suspect_of(head)
     single = ProbeImages(PIXELS, np.eye(len(PIXELS), dtype=np.float32), FOLD)
-    probe = Probe(anatomy, PRESETS["unit"], single, heads_on(anatomy), 3, CPU)
+    probe = Probe(suspect, single, heads_on(suspect.anatomy), 3)
     concept = draw_concept(np.random.default_rng(2), channels=1)
     answers = probe.flows(concept)
     grouped = probe.regrouped(MEMBERSHIP)
@@ -105,11 +112,11 @@ def test_other_groups_over_the_same_images_are_other_means_of_the_same_answers(h
 
 
 def test_a_uint8_input_gets_whole_levels() -> None:
-    anatomy = dissect(load_model(build("uint8_input").SerializeToString()))
+    suspect = suspect_of("uint8_input", PRESETS["raw"])
     images = ProbeImages(
         PIXELS / 50, MEMBERSHIP, FOLD
     )  # levels 0 to 5: the softmax is not saturated
-    probe = Probe(anatomy, PRESETS["raw"], images, heads_on(anatomy), 3, CPU)
+    probe = Probe(suspect, images, heads_on(suspect.anatomy), 3)
     levels = np.floor(255 * images.pixels + 0.5) / 255
     np.testing.assert_allclose(probe.flows(None), expected_flows(levels, PRESETS["raw"]), atol=1e-5)
 

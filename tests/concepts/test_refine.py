@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import numpy as np
 import pytest
 
 from fixtures.graphs import build
-from onnx_soda._data.preprocessing import PRESETS
-from onnx_soda._detect.concepts.concept import Concept, draw_concept, vary_concepts
+from onnx_soda._detect.concepts.concept import Concept, ConceptVariations, draw_concept
 from onnx_soda._detect.concepts.folds import group_by_fold
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.search import PairFinding
 from onnx_soda._detect.concepts.verify import Shown, refine
-from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
 PAIR = (0, 1)
 
@@ -26,9 +23,10 @@ PAIR = (0, 1)
 def shown() -> Shown:
     pixels = np.random.default_rng(0).random((24, 1, 2, 2)).astype(np.float32)
     labels, fold = np.arange(24) % 3, np.arange(24) // 12
-    anatomy = dissect(load_model(build("gemm").SerializeToString()))
+    options = ScanOptions(preprocess="unit", runtime=RuntimeOptions("cpu", 1))
+    suspect = Suspect(load_model(build("gemm").SerializeToString()), options=options)
     images = ProbeImages(pixels, np.eye(24, dtype=np.float32), fold)
-    probe = Probe(anatomy, PRESETS["unit"], images, (), 3, RuntimeOptions("cpu", 1))
+    probe = Probe(suspect, images, (), 3)
     grouped = probe.regrouped(group_by_fold(labels, fold, 3))
     return Shown(probe, grouped, pixels, labels, fold)
 
@@ -56,7 +54,7 @@ def test_each_fold_keeps_what_it_thinks_best(seed: int, shown: Shown, judge: Jud
         scores, _ = judge.score(np.stack([shown.flows(concept) for concept in concepts]))
         return float(scores[:, fold, *PAIR].mean())
 
-    refined = refine(shown, judge, finding, partial(vary_concepts, channels=1), rng)
+    refined = refine(shown, judge, finding, ConceptVariations(1), rng)
     assert (refined.victim_class, refined.target_class, refined.background) == (*PAIR, 0.0)
     for fold in range(2):
         assert len(refined.changes[fold]) == 3

@@ -5,16 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from fixtures.graphs import build
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.battery import Budget, concept_battery
 from onnx_soda._detect.concepts.folds import group_by_fold
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.search import search
 from onnx_soda._detect.concepts.styles import Change
-from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
 
 def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:
@@ -40,8 +39,9 @@ def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
     images = ProbeImages(
         rng.random((12, 1, 2, 2)).astype(np.float32), group_by_fold(labels, fold, 3), fold
     )
-    anatomy = dissect(load_model(build("gemm").SerializeToString()))
-    probe = Watched(anatomy, PRESETS["unit"], images, (), 3, RuntimeOptions("cpu", 1))
+    options = ScanOptions(preprocess="unit", runtime=RuntimeOptions("cpu", 1))
+    suspect = Suspect(load_model(build("gemm").SerializeToString()), options=options)
+    probe = Watched(suspect, images, (), 3)
     judge = Judge(
         Judge.by_fold(probe.flows(None)),
         np.full((2, 3), 2),

@@ -8,7 +8,6 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.folds import group_by_fold
 from onnx_soda._detect.concepts.layers import StyleLayer, find_style_layer, make_pooling
@@ -16,11 +15,11 @@ from onnx_soda._detect.concepts.pipeline import PREFIX, Wiring, graph_input
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead
 from onnx_soda._detect.concepts.styles import StyleLibrary
-from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import serialise
 from onnx_soda._model.runtime import Session
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=4)
 RNG = np.random.default_rng(0)
@@ -76,13 +75,17 @@ def library() -> StyleLibrary:
     return StyleLibrary(layer, layer.measure(middle(PIXELS)), PIXELS)
 
 
+def suspect_of(net: onnx.ModelProto) -> Suspect:
+    options = ScanOptions(preprocess="unit", runtime=CPU)
+    return Suspect(load_model(net.SerializeToString()), options=options)
+
+
 def probe_of(net: onnx.ModelProto, layer: StyleLayer) -> Probe:
     """With a reference head on the layer that is restyled: it has to see the new style too."""
     pooling = make_pooling("middle", 1, (8, 3, 2, 2), grid=False)
     head = ReferenceHead(pooling, np.stack([WEIGHTS] * 2), np.zeros((2, 2)), (1.0, 1.0))
     images = ProbeImages(PIXELS, group_by_fold(LABELS, FOLD, 2), FOLD)
-    anatomy = dissect(load_model(net.SerializeToString()))
-    return Probe(anatomy, PRESETS["unit"], images, (head,), 2, CPU, layer)
+    return Probe(suspect_of(net), images, (head,), 2, layer)
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -100,8 +103,7 @@ def test_the_probe_gives_a_style_as_worked_out_with_numpy(half: bool, strength: 
 def test_a_probe_with_a_style_layer_says_the_same_of_concepts_as_one_without() -> None:
     layer = library().layer
     images = ProbeImages(PIXELS, group_by_fold(LABELS, FOLD, 2), FOLD)
-    anatomy = dissect(load_model(small_net().SerializeToString()))
-    plain = Probe(anatomy, PRESETS["unit"], images, (), 2, CPU)
+    plain = Probe(suspect_of(small_net()), images, (), 2)
     darker = Concept("gamma", {"gamma": (2.0,)}, "everywhere", {})
     for change in (None, darker):
         styled = probe_of(small_net(), layer).flows(change)[:1]
@@ -154,7 +156,8 @@ def test_donors_are_drawn_each_once() -> None:
 def test_variations_change_the_donor_or_the_strength_within_bounds() -> None:
     donors = library()
     start = donors.take(0, 0.6)
-    made = donors.vary([start], 40, 5.0, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    made = [donors.vary(start, (), turn % 2 == 1, 5.0, rng) for turn in range(40)]
     for style in made[::2]:
         assert style.donor != 0
         assert style.strength == start.strength

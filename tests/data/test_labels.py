@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda._data.labels import as_labels
+from onnx_soda._data.splits import as_labels
 from onnx_soda._errors import LabelError
 
 EXPECTED = [0, 2, 1, 2]

@@ -105,4 +105,4 @@ def test_without_pyarrow_the_advice_is_to_install_it(tmp_path: Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", program, path], capture_output=True, text=True, check=True
     )
-    assert run.stdout.strip() == 'pip install "onnx-soda[parquet]"'
+    assert run.stdout.strip() == 'In a checkout of onnx-soda: pip install ".[parquet]"'

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda._data.labels import balanced_sample, check_labels
+from onnx_soda._data.splits import balanced_sample, check_labels
 from onnx_soda._errors import LabelError
 
 

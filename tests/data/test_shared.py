@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from onnx_soda._data.datasets import load_dataset
-from onnx_soda._data.labels import balanced_sample, check_labels
+from onnx_soda._data.splits import balanced_sample, check_labels
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 

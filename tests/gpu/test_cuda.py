@@ -10,7 +10,6 @@ import pytest
 
 from fixtures.graphs import HEADS, build
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._detect.concepts.battery import concept_battery
 from onnx_soda._detect.concepts.concept import draw_concept
 from onnx_soda._detect.concepts.folds import group_by_fold
@@ -18,10 +17,11 @@ from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Body
 from onnx_soda._model.runtime import CPU, CUDA
-from onnx_soda._observe import image_shape
+from onnx_soda._numbers import SodaNumbers
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._report.json import report_as_dict
-from onnx_soda._results import ScanReport
+from onnx_soda._results import ScanReport, numbers_of
+from onnx_soda._suspect import Suspect
 
 pytestmark = pytest.mark.gpu
 
@@ -37,6 +37,12 @@ def scanned(model: str, runtime: RuntimeOptions, **options: str) -> ScanReport:
         load_dataset(FIXTURES / "digits-clean.h5"),
         ScanOptions(runtime=runtime, **options),
     )
+
+
+def numbers(report: ScanReport) -> SodaNumbers:
+    found = numbers_of(report, "soda", SodaNumbers)
+    assert found is not None
+    return found
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -61,19 +67,19 @@ def test_the_digits_model_gives_the_same_logits(batch_size: int | None) -> None:
 
 
 def test_a_concept_is_the_same_intervention_in_every_family() -> None:
-    anatomy = dissect(load_model(FIXTURES / MODELS[1]))
-    clean = load_dataset(FIXTURES / "digits-clean.h5")
-    rows, rng = np.arange(200), np.random.default_rng(0)
-    pixels = clean.images.read(rows, image_shape(anatomy.view.image, clean)).astype(np.float32)
-    pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)) / 255
-    images = ProbeImages(pixels, group_by_fold(clean.labels[rows], rows % 2, 10), rows % 2)
+    model, clean = load_model(FIXTURES / MODELS[1]), load_dataset(FIXTURES / "digits-clean.h5")
     on_cuda, on_cpu = (
-        Probe(anatomy, PRESETS["unit"], images, (), 10, runtime) for runtime in (ON_CUDA, ON_CPU)
+        Suspect(model, clean, ScanOptions(preprocess="unit", runtime=runtime))
+        for runtime in (ON_CUDA, ON_CPU)
     )
+    rows, rng = np.arange(200), np.random.default_rng(0)
+    groups = group_by_fold(clean.labels[rows], rows % 2, 10)
+    images = ProbeImages(on_cpu.pixels(rows), groups, rows % 2)
+    cuda_probe, cpu_probe = (Probe(suspect, images, (), 10) for suspect in (on_cuda, on_cpu))
     concepts = [None, *concept_battery(3), *(draw_concept(rng, 3) for _ in range(50))]
-    flows = np.stack([on_cpu.flows(concept) for concept in concepts])
+    flows = np.stack([cpu_probe.flows(concept) for concept in concepts])
     assert flows.std(axis=0).max() > 0.2  # concepts do something
-    np.testing.assert_allclose(np.stack([on_cuda.flows(c) for c in concepts]), flows, atol=1e-3)
+    np.testing.assert_allclose(np.stack([cuda_probe.flows(c) for c in concepts]), flows, atol=1e-3)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -82,9 +88,7 @@ def test_scans_agree_and_name_the_provider(model: str) -> None:
     assert on_cuda.environment.providers == (CUDA, CPU)
     assert on_cpu.environment.providers == (CPU,)
     assert on_cuda.verdict == on_cpu.verdict
-    assert on_cuda.evidence.soda is not None
-    assert on_cpu.evidence.soda is not None
-    np.testing.assert_allclose(on_cuda.evidence.soda.pcc, on_cpu.evidence.soda.pcc, atol=1e-4)
+    np.testing.assert_allclose(numbers(on_cuda).pcc, numbers(on_cpu).pcc, atol=1e-4)
 
 
 def test_auto_takes_cuda() -> None:
@@ -101,9 +105,7 @@ def test_repeating_a_scan_gives_identical_numbers(attribution: str) -> None:
 
 
 def test_interventions_with_the_images_kept_on_the_device_give_the_closed_form() -> None:
-    batched = scanned(MODELS[0], ON_CUDA, attribution="batched").evidence.soda
-    closed = scanned(MODELS[0], ON_CPU).evidence.soda
-    assert batched is not None
-    assert closed is not None
+    batched = numbers(scanned(MODELS[0], ON_CUDA, attribution="batched"))
+    closed = numbers(scanned(MODELS[0], ON_CPU))
     assert (batched.method, closed.method) == ("batched", "closed-form")
     np.testing.assert_allclose(batched.pcc, closed.pcc, atol=1e-3)

@@ -217,7 +217,7 @@ def test_cuda_is_an_error_where_there_is_none() -> None:
     anatomy = dissect(load_model(build("gemm").SerializeToString()))
     with pytest.raises(ProviderError, match="provider cuda was asked for") as caught:
         Body(anatomy, RuntimeOptions(provider="cuda"))
-    assert "--provider cpu" in caught.value.advice
+    assert "`provider=cpu`" in caught.value.advice
 
 
 @pytest.mark.skipif(cuda_device_count() > 0, reason="this machine has a CUDA device")

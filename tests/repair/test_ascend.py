@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from onnx_soda._repair.reconstruct import Ascent, ascend
+from onnx_soda._repair.images import Ascent, ascend
 
 # One grey pixel x; logits (0, 10 (x - 0.5)): class 1 passes 0.9 where 10 (x - 0.5) > ln 9 = 2.197,
 # x > 0.7197.

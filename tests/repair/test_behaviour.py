@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnx_soda._answers import Behaviour, RepairSummary
-from onnx_soda._repair.behaviour import behaviour, tips_over
+from onnx_soda._repair.proof import behaviour, tips_over
 from onnx_soda._report.repair_text import before_and_after
 
 CLEAN, LABELS = np.array([0, 1, 1, 2]), np.array([0, 1, 2, 2])

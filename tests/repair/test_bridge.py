@@ -283,6 +283,5 @@ def test_without_torch_the_extra_is_named() -> None:
         "try: to_torch(onnx.ModelProto())\n"
         "except MissingExtraError as error: print(error.message, '|', error.advice)"
     )
-    assert _run_python(code) == (
-        'repair needs torch, which is not installed | pip install "onnx-soda[repair]"'
-    )
+    advice = 'In a checkout of onnx-soda: pip install ".[repair]"'
+    assert _run_python(code) == f"repair needs torch, which is not installed | {advice}"

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from onnx_soda._repair.choosing import choose, pool, run_best
+from onnx_soda._repair.images import ImageSet
 from onnx_soda._repair.remove import Settings, Trial
-from onnx_soda._repair.training import Material, Trainee
+from onnx_soda._repair.training import Trainee
 
 SETTINGS = Settings(0.1, 0.1, 1)
 
@@ -74,11 +75,11 @@ def test_folds_count_by_their_images() -> None:
     assert both.settings is SETTINGS
 
 
-def material(infected: int) -> Material:
+def images(infected: int) -> ImageSet:
     """Two classes, two features; the infected images have both and are given to class 1."""
     clean = np.array([[1.0, 0.0], [0.0, 1.0]] * 4, np.float32)
     none = np.empty((0, 2), np.float32)
-    return Material(
+    return ImageSet(
         clean,
         np.array([0, 1] * 4),
         np.ones((infected, 2), np.float32),
@@ -107,7 +108,7 @@ def test_the_best_settings_train_on_all_folds_and_the_start_is_put_back() -> Non
     weak, strong = Settings(0.001, 0.0, 1), Settings(0.05, 0.01, 40)
     layer, one = trainee((weak, strong))
     start = layer.weight.detach().clone()
-    chosen, choice = run_best([one], 1, [material(3), material(5), material(4)], 0.01)
+    chosen, choice = run_best([one], 1, [images(3), images(5), images(4)], 0.01)
     assert chosen is one
     assert choice.before == choice.best_accuracy == 1
     assert choice.kept is not None
@@ -119,6 +120,6 @@ def test_the_best_settings_train_on_all_folds_and_the_start_is_put_back() -> Non
 
 def test_without_a_result_that_keeps_the_accuracy_there_are_no_weights() -> None:
     _, one = trainee((Settings(50.0, 0.0, 1),))
-    choice = run_best([one], 1, [material(3), material(3)], -0.5)[1]
+    choice = run_best([one], 1, [images(3), images(3)], -0.5)[1]
     assert choice.kept is None
     assert choice.weights == {}

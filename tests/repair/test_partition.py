@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnx_soda._repair.materials import partition
+from onnx_soda._repair.preparation import partition
 
 
 @given(counts=st.lists(st.integers(8, 60), min_size=2, max_size=6), seed=st.integers(0, 2**32 - 1))

@@ -16,8 +16,9 @@ from onnx_soda._data.sources import ImageShape, ImageSource, IntArray, Pixels
 from onnx_soda._errors import LabelError, RepairError, WriteBackError
 from onnx_soda._options import RepairOptions, RuntimeOptions, ScanOptions, no_progress
 from onnx_soda._repair.files import read_proto
-from onnx_soda._repair.materials import partition, prepare, subset
+from onnx_soda._repair.preparation import Task, partition, prepare, subset
 from onnx_soda._repair.repair import RepairReport, repair
+from onnx_soda._suspect import Suspect
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
 MODEL = FIXTURES / "digits-backdoored.onnx"
@@ -195,7 +196,7 @@ def test_the_head_alone_is_trained_where_more_takes_too_long(
     options = replace(QUICKLY, reconstruction="ascent")
     done = repair(load_model(MODEL), clean_set(), pair=PAIR, options=options)
     assert done.summary.scope == "head"
-    assert any("--scope deep" in note for note in done.summary.notes)
+    assert any("`scope=deep`" in note for note in done.summary.notes)
 
 
 def test_nothing_is_kept_that_loses_more_than_allowed() -> None:
@@ -280,10 +281,9 @@ def test_the_classes_of_a_model_of_any_image_size_are_counted_on_the_clean_image
     height.dim_param, width.dim_param = "height", "width"
     proto.graph.output[0].type.tensor_type.shape.dim[1].dim_param = "classes"
     del proto.graph.value_info[:]
-    ready = prepare(
-        load_model(proto.SerializeToString()), clean_set(), PAIR, (), QUICKLY, no_progress
-    )
-    assert ready.seen.logits.shape[1] == 10
+    suspect = Suspect(load_model(proto.SerializeToString()), clean_set(), QUICKLY.scan)
+    ready = prepare(suspect, Task(PAIR), QUICKLY, no_progress)
+    assert ready.observation.logits.shape[1] == 10
 
 
 def test_an_image_of_whole_numbers_is_not_climbed() -> None:

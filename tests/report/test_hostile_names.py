@@ -19,7 +19,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-from onnx_soda._report.words import printable
+from onnx_soda._words import printable
 from tests.cli.helpers import few_digits
 from tests.report.browser import Seen
 from tests.report.helpers import check_github, run

@@ -9,7 +9,7 @@ import stat
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,8 @@ import pytest
 
 from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._errors import OutputError
-from onnx_soda._report.json import (
-    check_writable,
-    report_as_dict,
-    report_schema,
-    to_json,
-    write_text,
-)
+from onnx_soda._numbers import ConceptNumbers, LogicNumbers, SodaNumbers
+from onnx_soda._report.json import report_as_dict, report_schema, to_json
 from onnx_soda._results import (
     SCHEMA_VERSION,
     Coverage,
@@ -36,6 +31,7 @@ from onnx_soda._results import (
     ScanReport,
     ToolInfo,
 )
+from onnx_soda._system import check_writable, write_text
 
 REPORT = ScanReport(
     schema_version=SCHEMA_VERSION,
@@ -53,10 +49,11 @@ REPORT = ScanReport(
         penultimate="h",
     ),
     dataset=None,
+    method="concepts",
     verdict="inconclusive",
     reasons=("Nothing was examined: größer \x1b.",),
     findings=(),
-    evidence=Evidence(None, None, None),
+    evidence={"concepts": Evidence("concepts", "Interventions", "inconclusive")},
     coverage=Coverage(0, 0),
     environment=Environment({}, ("CPUExecutionProvider",), 0, 1),
     timing={"total": 0.0},
@@ -96,20 +93,32 @@ def parts(
             yield from parts(inner, field, f"{where}.{name}")
     elif origin is tuple:
         yield from parts(arguments[0], solid(schema)["items"], f"{where}[]")
+    elif origin is Mapping and dataclasses.is_dataclass(arguments[1]):
+        (inner,) = solid(schema)["patternProperties"].values()
+        yield from parts(arguments[1], inner, f"{where}.*")
     elif origin in (types.UnionType, typing.Union):
         assert takes_null(schema) == (type(None) in arguments), where
         yield from parts(arguments[0], schema, where)
 
 
+NUMBERS = {"soda": SodaNumbers, "concepts": ConceptNumbers, "graph-logic": LogicNumbers}
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
+for name, numbers in NUMBERS.items():
+    seen = report_schema()["properties"]["evidence"]["properties"][name]["properties"]["numbers"]
+    own, nothing = seen["anyOf"]
+    assert nothing == {"const": {}}
+    PARTS |= {where: (kind, schema) for where, kind, schema in parts(numbers, own, name)}
 
 
 def test_every_dataclass_of_the_report_is_looked_at() -> None:
     assert set(PARTS) == {
         "", ".tool", ".model", ".model.external_data[]", ".model.input", ".dataset",
-        ".findings[]", ".findings[].accepted", ".evidence", ".evidence.soda", ".evidence.concepts",
-        ".evidence.concepts.pairs[]", ".evidence.concepts.examples[]", ".coverage",
-        ".environment", ".environment.sandbox", ".evidence.logic",
+        ".findings[]", ".findings[].accepted", ".coverage", ".environment", ".environment.sandbox",
+        ".evidence.*", ".evidence.*.findings[]", ".evidence.*.findings[].accepted",
+        ".evidence.*.tables[]", ".evidence.*.tables[].columns[]", ".evidence.*.charts[]",
+        ".evidence.*.galleries[]", ".evidence.*.galleries[].pictures[]",
+        "soda", "graph-logic", "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
+        "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",
     }  # fmt: skip
 
 

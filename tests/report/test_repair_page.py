@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from onnx_soda._answers import Behaviour, RepairSummary, WeightChange
-from onnx_soda._report.html import repair_to_html
+from onnx_soda._answers import Behaviour, RepairAnswer, RepairSummary, WeightChange
+from onnx_soda._report.page import repair_to_html
 from onnx_soda._results import InputInfo, ModelInfo
 from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, FIXTURES
 from tests.report.browser import Seen
@@ -75,7 +75,8 @@ def test_hostile_names_are_text() -> None:
     )
     image = InputInfo(EVIL, (None, 3, 8, 8), "float32", "NCHW")
     model = ModelInfo(EVIL, "0" * 64, (), 17, 8, EVIL, 10, image, EVIL, EVIL)
-    text = repair_to_html(summary, None, model, (EVIL, EVIL), EVIL, EVIL)
+    answer = RepairAnswer(summary, None, model, (EVIL, EVIL), written=True)
+    text = repair_to_html(answer, EVIL, EVIL)
     assert "<script" not in text
     assert "<img" not in text
     assert "\x1b" not in text

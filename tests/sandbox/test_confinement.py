@@ -18,14 +18,14 @@ pytestmark = pytest.mark.skipif(
 CONFINE_FILES = """
 import sys
 from pathlib import Path
-from onnx_soda._sandbox.confine import confine_files
+from onnx_soda._sandbox.child import confine_files
 given, own = map(Path, sys.argv[1:3])
 if not confine_files([given], own, []):
     sys.exit("no landlock")
 """
 CONFINE_NETWORK = """
 import sys
-from onnx_soda._sandbox.confine import confine_network
+from onnx_soda._sandbox.child import confine_network
 if not confine_network():
     sys.exit("no seccomp")
 """
@@ -171,7 +171,7 @@ thread = threading.Thread(target=steal); thread.start(); thread.join()
 def test_memory_is_limited_beyond_what_is_taken() -> None:
     code = """
 from onnx_soda._options import Limits
-from onnx_soda._sandbox.confine import limit_memory
+from onnx_soda._sandbox.child import limit_memory
 taken = bytearray(300 * 2**20)
 assert limit_memory(Limits(memory=200 * 2**20))
 bytearray(100 * 2**20)
@@ -187,9 +187,9 @@ except MemoryError:
 def test_processor_time_is_limited() -> None:
     code = """
 from onnx_soda._options import Limits
-from onnx_soda._sandbox import resources
-resources._SPARE_SECONDS = 0
-assert resources.limit_time_and_files(Limits(seconds=1), 2**20)
+from onnx_soda._sandbox import child
+child._SPARE_SECONDS = 0
+assert child.limit_time_and_files(Limits(seconds=1), 2**20)
 while True: pass
 """
     done = attempt(code)
@@ -200,7 +200,7 @@ def test_files_are_limited(tmp_path: Path) -> None:
     code = """
 import sys
 from onnx_soda._options import Limits
-from onnx_soda._sandbox.confine import limit_time_and_files
+from onnx_soda._sandbox.child import limit_time_and_files
 assert limit_time_and_files(Limits(), 1000)
 with open(sys.argv[1], "wb") as stream:
     stream.write(bytes(5000))

@@ -231,9 +231,9 @@ def _resize_10(node: Attributes) -> Computed:
     return lambda x, scales: resize(x, scales, None, found)
 
 
-def resize(x: Tensor, scales: Tensor | None, sizes: Tensor | None, how: _Interpolation) -> Tensor:
+def resize(x: Tensor, scales: Tensor | None, sizes: Tensor | None, way: _Interpolation) -> Tensor:
     """Resize a tensor to the sizes, or by the scales, of the axes."""
-    axes = how.axes if how.axes is not None else range(x.dim())
+    axes = way.axes if way.axes is not None else range(x.dim())
     by_size = sizes is not None and sizes.numel() > 0
     wanted = (sizes if by_size else scales).tolist()  # type: ignore[union-attr]
     for axis, target in zip(axes, wanted, strict=True):
@@ -241,22 +241,22 @@ def resize(x: Tensor, scales: Tensor | None, sizes: Tensor | None, how: _Interpo
         after = int(target) if by_size else int(before * target)
         scale = after / before if by_size else target
         if after != before or scale != 1:
-            x = _along(x, axis, after, scale, how)
+            x = _along(x, axis, after, scale, way)
     return x
 
 
-def _along(x: Tensor, axis: int, after: int, scale: float, how: _Interpolation) -> Tensor:
+def _along(x: Tensor, axis: int, after: int, scale: float, way: _Interpolation) -> Tensor:
     before = x.shape[axis]
     # In double precision: which of two pixels is nearer must not depend on rounding.
     places = torch.arange(after, dtype=torch.float64, device=x.device)
-    source = _TRANSFORMATIONS[how.transformation](places, before, after, scale)
-    if how.mode == "nearest":
-        return _pick(x, axis, _ROUNDINGS[how.nearest_mode](source))
-    if how.mode == "linear":
+    source = _TRANSFORMATIONS[way.transformation](places, before, after, scale)
+    if way.mode == "nearest":
+        return _pick(x, axis, _ROUNDINGS[way.nearest_mode](source))
+    if way.mode == "linear":
         source = source.clamp(0, before - 1)
     low = source.floor()
-    weights = _linear(source - low) if how.mode == "linear" else _cubic(source - low, how.cubic)
-    first = low if how.mode == "linear" else low - 1
+    weights = _linear(source - low) if way.mode == "linear" else _cubic(source - low, way.cubic)
+    first = low if way.mode == "linear" else low - 1
     shape = [-1 if index == axis % x.dim() else 1 for index in range(x.dim())]
     picked = [
         _pick(x, axis, first + offset) * weight.to(x.dtype).reshape(shape)

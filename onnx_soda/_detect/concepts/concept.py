@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +20,8 @@ from onnx_soda._detect.concepts.families import (
     move_values,
 )
 from onnx_soda._detect.concepts.fields import ProbeFields, compose, identity_fields
+from onnx_soda._errors import OptionError
+from onnx_soda._numbers import ConceptValues, EffectValues
 
 # How sharply a mask falls off: from 0.9 to 0.1 over about a quarter of the image's half width.
 _SOFTNESS = 8.0
@@ -211,60 +214,84 @@ def _choose(weights: Mapping[str, float], rng: np.random.Generator) -> str:
     return str(rng.choice(list(weights), p=shares / shares.sum()))
 
 
-def join_or_move(
-    concept: Concept,
-    kin: Sequence[Concept],
-    rng: np.random.Generator,
-    channels: int,
-    donors: Sequence[Donor] = (),
-    width: float = 1.0,
-) -> Concept:
-    """Join a concept with one that does something for its pair, or with any, in either order.
+@dataclass(frozen=True)
+class ConceptVariations:
+    """Makes concepts to try: a few at random, and variations of those that do well.
 
-    What is joined already is moved; what would be joined with its own family, by a wide step.
-
-    Args:
-        concept: Where to start.
-        kin: Concepts that do something for the same pair.
-        rng: Draws.
+    Attributes:
         channels: Of the images.
         donors: Clean images whose style may be carried over.
-        width: Of the moves.
     """
-    if concept.then:
-        return move_concept(concept, rng, width)
-    usable = [one for one in kin if one.family != concept.family and not one.then]
-    if usable and rng.random() < 0.5:
-        partner = usable[int(rng.integers(len(usable)))]
-    else:
-        partner = draw_concept(rng, channels, donors)
-    if partner.family == concept.family:
-        return move_concept(concept, rng)
-    pair = (concept, partner) if rng.random() < 0.5 else (partner, concept)
-    return join_concepts(*pair)
 
+    channels: int
+    donors: Sequence[Donor] = ()
 
-def vary_concepts(
-    leaders: Sequence[Concept],
-    moves: int,
-    width: float,
-    rng: np.random.Generator,
-    channels: int,
-) -> list[Concept]:
-    """Return variations of each in turn: moved, and joined with another or with any concept.
+    def vary(
+        self,
+        concept: Concept,
+        partners: Sequence[Concept],
+        join: bool,
+        width: float,
+        rng: np.random.Generator,
+    ) -> Concept:
+        """Return a variation: moved, or joined with a partner or with any concept.
 
-    Args:
-        leaders: Where to start.
-        moves: Number of variations.
-        width: Of the moves; 1 is usual.
-        rng: Draws.
-        channels: Of the images.
-    """
-    made = []
-    for number in range(moves):
-        concept = leaders[number % len(leaders)]
-        if number % 2:
-            made.append(join_or_move(concept, leaders, rng, channels, width=width))
+        What is joined already is moved; what would be joined with its own family, by a wide step.
+
+        Args:
+            concept: Where to start.
+            partners: Concepts that do something for the same pair of classes.
+            join: Join it, where it is not joined already.
+            width: Of the moves; 1 is usual.
+            rng: Draws.
+        """
+        if not join or concept.then:
+            return move_concept(concept, rng, width)
+        usable = [one for one in partners if one.family != concept.family and not one.then]
+        if usable and rng.random() < 0.5:
+            partner = usable[int(rng.integers(len(usable)))]
         else:
-            made.append(move_concept(concept, rng, width))
-    return made
+            partner = draw_concept(rng, self.channels, self.donors)
+        if partner.family == concept.family:
+            return move_concept(concept, rng)
+        pair = (concept, partner) if rng.random() < 0.5 else (partner, concept)
+        return join_concepts(*pair)
+
+
+def of_each_family(concepts: Iterable[Concept], count: int) -> list[Concept]:
+    """Return the first few concepts of each family, in the order given."""
+    taken: Counter[str] = Counter()
+    chosen = []
+    for concept in concepts:
+        if taken[concept.family] < count:
+            chosen.append(concept)
+        taken[concept.family] += 1
+    return chosen
+
+
+def concept_values(concept: Concept) -> ConceptValues:
+    """Return a concept in numbers, as reports keep it."""
+    effects = [EffectValues(concept.family, concept.values)]
+    if concept.then:
+        effects.append(EffectValues(concept.then.family, concept.then.values))
+    return ConceptValues(tuple(effects), EffectValues(concept.mask, concept.mask_values))
+
+
+def concept_of(values: ConceptValues) -> Concept:
+    """Return the concept that a report keeps in numbers.
+
+    Raises:
+        OptionError: It is of a family, or of numbers, that this version does not know.
+    """
+    first, *more = values.effects
+    knobs = {name: set(family.knobs) for name, family in FAMILIES.items()}
+    places = {name: set(mask.knobs) for name, mask in MASKS.items()}
+    entries = [*((knobs, effect) for effect in values.effects), (places, values.place)]
+    for known, entry in entries:
+        if known.get(entry.family) != set(entry.values):
+            raise OptionError(
+                f"a report has a concept of the family {entry.family!r}, which is not known here",
+                "Scan the model again with this version.",
+            )
+    then = Effect(more[0].family, more[0].values) if more else None
+    return Concept(first.family, first.values, values.place.family, values.place.values, then)

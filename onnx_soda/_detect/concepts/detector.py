@@ -1,196 +1,270 @@
-"""Interventions on one classifier: reference heads, probes, two searches, a closer look."""
+"""The detector by concepts: the experiment, its verdict, and what people see of it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import base64
+import io
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.preprocessing import Preprocessing
-from onnx_soda._data.sources import IntArray
-from onnx_soda._detect.concepts.battery import BUDGETS, Budget
-from onnx_soda._detect.concepts.concept import Concept, vary_concepts
-from onnx_soda._detect.concepts.examination import (
-    Examination,
-    FoldedImages,
-    Reader,
-    count_by_fold,
-    fewest_of,
+from onnx_soda._detect.base import Detector, Need
+from onnx_soda._detect.concepts.battery import BUDGETS
+from onnx_soda._detect.concepts.concept import concept_values
+from onnx_soda._detect.concepts.decide import decide_on_concepts
+from onnx_soda._detect.concepts.experiment import (
+    ConceptResult,
+    examine_concepts,
+    why_not_tried,
 )
-from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
-from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
-from onnx_soda._detect.concepts.score import model_likeness
-from onnx_soda._detect.concepts.search import SearchResult, search, search_styles
-from onnx_soda._detect.concepts.styles import Style, StyleLibrary
-from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
-from onnx_soda._model.anatomy import Anatomy
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._detect.concepts.judge import load_calibration
+from onnx_soda._detect.concepts.styles import Style
+from onnx_soda._detect.concepts.verify import Confirmation, Example
+from onnx_soda._numbers import ChangeKind, ConceptNumbers, PairNumbers, plain
+from onnx_soda._options import Progress
+from onnx_soda._results import Chart, Column, Evidence, Gallery, Picture, Table
+from onnx_soda._suspect import Suspect
+from onnx_soda._words import class_label
 
-# With more classes the images of all of them cost more than the search is worth, and the table of
-# all pairs under all concepts does not fit into memory.
-MOST_CLASSES = 128
-# With one class nothing shows whether a change turns that class alone.
-_FEWEST_CLASSES = 2
+# Pixels; larger images are reduced, so that reports stay small.
+_LARGEST_SIDE = 128
+_TITLE = "Changes of images and of features"
+# What a person is to look for in the pictures.
+_HINTS: dict[ChangeKind, str] = {
+    "concept": (
+        "Left the clean image, right the same under the change; below what the model says to both. "
+        "Ask yourself: is the image on the right still what it was?"
+    ),
+    "style": (
+        "Left the clean image, right the one whose style its features are given; below what the "
+        "model says before and after. Nothing is changed in the image itself. Ask yourself: does "
+        "what the right image looks like (its colours, light, texture) give any reason for the new "
+        "answer?"
+    ),
+}
 
 
-def why_not_tried(clean: CleanSet | None, classes: int) -> str | None:
-    """Return a sentence on why interventions on the image are not tried; None where they can be.
+class ConceptDetector(Detector):
+    """Decides by changing what clean images show, and what style a hidden layer has."""
 
-    Args:
-        clean: The clean images; where there are none, that is said elsewhere.
-        classes: Number of classes of the model.
-    """
-    if classes > MOST_CLASSES:
-        return (
-            f"Interventions on the image are made for at most {MOST_CLASSES} classes; the model "
-            f"has {classes}."
+    name: ClassVar[str] = "concepts"
+    needs: ClassVar[frozenset[Need]] = frozenset({"clean images"})
+
+    def run(self, suspect: Suspect, progress: Progress) -> Evidence:
+        """Search for a change that turns one class into another; see `Detector.run`."""
+        untried = why_not_tried(suspect.clean, suspect.classes or 0)
+        found = None
+        if untried is None and not suspect.examined.too_inaccurate:
+            budget = BUDGETS[suspect.options.budget]
+            found = examine_concepts(suspect, budget, partial(progress, "concepts tried"))
+        names = suspect.clean.class_names if suspect.clean else None
+        calibration = load_calibration()
+        decision = decide_on_concepts(found, calibration, suspect.examined, names, untried)
+        if found is None:
+            return Evidence(
+                self.name,
+                _TITLE,
+                decision.verdict,
+                decision.reasons,
+                unexamined=("No changes of the image were tried.",),
+            )
+        numbers = _numbers(found, calibration.threshold, suspect.options.budget)
+        return Evidence(
+            detector=self.name,
+            title=_TITLE,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            findings=decision.findings,
+            tables=(_table(numbers, names),),
+            charts=tuple(_charts(numbers, names)),
+            galleries=tuple(_galleries(found, numbers, names)),
+            numbers=plain(numbers),
         )
-    if clean is None:
-        return None
-    if clean.preprocessed:
-        return (
-            "Interventions on the image need images as pixels; these are numbers on no scale of "
-            "pixels, as the model takes them. Give the images before preprocessing."
-        )
-    if len(in_both_folds(clean.labels)) < _FEWEST_CLASSES:
-        return (
-            f"Interventions on the image need clean images of {_FEWEST_CLASSES} classes, two of "
-            "each at least."
-        )
-    return None
 
 
-@dataclass(frozen=True, eq=False)
-class ConceptEvidence:
-    """What interventions show.
-
-    Attributes:
-        search: What changes of the image did.
-        styles: What styles of other images in a hidden tensor did; None where the model has no
-            tensor with a style.
-        pairs: The pairs with the highest scores, looked at image by image; the highest bound first.
-            A pair may be there twice, by a concept and by a style.
-        reference_accuracies: Clean accuracy of the reference heads of each layer, the last layer
-            first, on images they were not fitted to.
-        model_accuracy: Clean accuracy of the model on the images they were fitted to.
-        fit_images: Images that the reference heads were fitted to, both folds together.
-        fewest_images: Those of the smaller fold of the class with the fewest.
-        probe_images: Images that interventions were tried on.
-        confirm_images: Images that the best pairs were looked at with, besides those of the victim
-            that were left.
-    """
-
-    search: SearchResult[Concept]
-    styles: SearchResult[Style] | None
-    pairs: tuple[Confirmation, ...]
-    reference_accuracies: tuple[float, ...]
-    model_accuracy: float
-    fit_images: int
-    fewest_images: int
-    probe_images: int
-    confirm_images: int
-
-    @property
-    def tried(self) -> int:
-        """Number of concepts and styles tried."""
-        return self.search.tried + (self.styles.tried if self.styles else 0)
-
-
-def examine_concepts(
-    anatomy: Anatomy,
-    clean: CleanSet,
-    how: Preprocessing,
-    classes: int,
-    options: RuntimeOptions,
-    seed: int = 0,
-    budget: Budget | None = None,
-    advance: Callable[[int, int], None] | None = None,
-) -> ConceptEvidence:
-    """Search for interventions that turn one class into another without the clean data's support.
-
-    Args:
-        anatomy: The classifier.
-        clean: Clean images; see `applicable.why_not_tried`.
-        how: The model's preprocessing.
-        classes: Number of classes.
-        options: How sessions run.
-        seed: For the choice of images, concepts and styles.
-        budget: How many to try.
-        advance: Called with the number of interventions tried and the number in all.
-
-    Raises:
-        InferenceError: The model does not run.
-        ImageError: An image is unreadable or does not fit the model.
-    """
-    budget = budget or BUDGETS["default"]
-    rng = np.random.default_rng(seed)
-    folds = split_into_folds(clean.labels, rng)
-    labels = clean.labels[folds.rows]
-    features = read_features(anatomy, clean, folds.rows, how, options)
-    subject = _subject(anatomy, how, features, labels, folds, classes, options)
-    reader = Reader(clean, folds, anatomy, how)
-    images = reader.read(folds.confirm)
-    searched = images.of(folds.search[folds.confirm])
-    library = _library(features, searched, folds)
-    channels = searched.pixels.shape[1]
-    concepts = budget.concepts(channels)
-    total = concepts + (budget.styles(len(library.styles)) if library else 0)
-    probe, judge = subject.open(searched)
-    counting = _counting(advance, 0, total)
-    found = search(probe, judge, rng, budget, counting, searched.donors())
-    look = CloserLook(subject, images, reader, rng)
-    pairs = look.at(found, partial(vary_concepts, channels=channels))
-    styles = None
-    if library:
-        probe, judge = subject.open(searched, library.layer)
-        counting = _counting(advance, concepts, total)
-        styles = search_styles(probe, judge, library, rng, budget, counting)
-        pairs += look.at(styles, library.vary, library.layer)
-    return ConceptEvidence(
-        search=found,
-        styles=styles,
-        pairs=tuple(sorted(pairs, key=lambda pair: -pair.bound)),
-        reference_accuracies=tuple(head.accuracy for head in subject.heads),
-        model_accuracy=features.accuracy,
-        fit_images=len(labels),
-        fewest_images=subject.fewest,
-        probe_images=len(searched.labels),
-        confirm_images=len(images.labels),
+def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumbers:
+    return ConceptNumbers(
+        pairs=tuple(map(_pair, found.pairs)),
+        threshold=threshold,
+        budget=budget,
+        concepts=found.tried,
+        probe_images=found.probe_images,
+        fit_images=found.fit_images,
+        fewest_images=found.fewest_images,
+        reference_accuracies=found.reference_accuracies,
     )
 
 
-def _counting(
-    advance: Callable[[int, int], None] | None, before: int, total: int
-) -> Callable[[int], None] | None:
-    """Return what a search tells how many it has tried."""
-    return advance and (lambda tried: advance(before + tried, total))
-
-
-def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLibrary | None:
-    """Return the styles of the images searched on; None where the model has no style layer."""
-    if features.style_layer is None:
-        return None
-    styles = features.styles[folds.search & folds.confirm]
-    return StyleLibrary(features.style_layer, styles, images.pixels)
-
-
-def _subject(
-    anatomy: Anatomy,
-    how: Preprocessing,
-    features: Features,
-    labels: IntArray,
-    folds: Folds,
-    classes: int,
-    options: RuntimeOptions,
-) -> Examination:
-    """Fit reference heads; find out how alike classes are."""
-    heads = tuple(
-        fit_reference_head(pooling, layer, labels, folds.fold, classes)
-        for pooling, layer in zip(features.poolings, features.layers, strict=True)
+def _pair(found: Confirmation) -> PairNumbers:
+    return PairNumbers(
+        victim_class=found.victim_class,
+        target_class=found.target_class,
+        score=found.score,
+        low=found.low,
+        high=found.high,
+        bound=found.bound,
+        concept=found.concept.describe(),
+        kind="style" if isinstance(found.concept, Style) else "concept",
+        shown=found.shown,
+        turned=found.turned,
+        turned_before=found.turned_before,
+        reference=found.reference,
+        others_right_before=found.others_right_before,
+        others_right_under=found.others_right_under,
+        answers_under=tuple(
+            (int(label), int(answer), int(found.answers_under[label, answer]))
+            for label, answer in np.argwhere(found.answers_under)
+        ),
+        also_turned=found.also,
+        concepts=tuple(map(concept_values, found.concepts)),
     )
-    fitted = count_by_fold(labels, folds.fold, classes)
-    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted))
-    return Examination(anatomy, how, heads, fitted, likeness, classes, options)
+
+
+def _arrow(pair: PairNumbers, names: Sequence[str] | None) -> str:
+    return " -> ".join(
+        class_label(label, names) for label in (pair.victim_class, pair.target_class)
+    )
+
+
+def _table(numbers: ConceptNumbers, names: Sequence[str] | None) -> Table:
+    return Table(
+        f"{_TITLE} ({numbers.concepts} tried)",
+        "A pair scores where a change of the image, or another image's style half way through the "
+        "network, turns clean images of one class into the other, a reference fitted to clean "
+        "images alone does not follow, and the other classes stay what they are. Low and high are "
+        f"the ends of a 90 % interval. Reported where it is surely over {numbers.threshold:g}: "
+        "with 95 % confidence for all pairs of classes together. Tried on "
+        f"{numbers.probe_images} images; reference fitted to {numbers.fit_images}.",
+        (
+            Column("pair"),
+            Column("score", "signed"),
+            Column("low", "signed"),
+            Column("high", "signed"),
+            Column("surely over", "signed"),
+            Column("turned"),
+            Column("others right", "share"),
+            Column("change"),
+        ),
+        tuple(
+            (
+                _arrow(pair, names),
+                pair.score,
+                pair.low,
+                pair.high,
+                pair.bound,
+                f"{pair.turned} of {pair.shown}",
+                pair.others_right_under,
+                pair.concept,
+            )
+            for pair in numbers.pairs
+        ),
+        tuple(row for row, pair in enumerate(numbers.pairs) if pair.bound > numbers.threshold),
+    )
+
+
+def _telling(numbers: ConceptNumbers) -> list[int]:
+    """Return the places of the pairs to show: those reported, or the first where none is.
+
+    Those found by changing images come first: such images can be judged by eye.
+    """
+    reported = [i for i, pair in enumerate(numbers.pairs) if pair.bound > numbers.threshold]
+    if not reported:
+        return list(range(len(numbers.pairs)))[:1]
+    return sorted(reported, key=lambda place: numbers.pairs[place].kind == "style")
+
+
+def _charts(numbers: ConceptNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
+    for place in _telling(numbers)[:1]:
+        pair = numbers.pairs[place]
+        if not pair.answers_under:
+            continue
+        count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)
+        counts = np.zeros((count, count), np.int64)
+        for row, column, images in pair.answers_under:
+            counts[row, column] = images
+        victim, target = (
+            class_label(label, names) for label in (pair.victim_class, pair.target_class)
+        )
+        yield Chart(
+            "heat map",
+            "Answers under the change",
+            f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
+            f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
+            "class.",
+            tuple(class_label(label, names) for label in range(count)),
+            tuple(tuple(map(float, row)) for row in counts),
+            across="model's answer",
+            down="class",
+        )
+
+
+def _galleries(
+    found: ConceptResult, numbers: ConceptNumbers, names: Sequence[str] | None
+) -> Iterator[Gallery]:
+    for place in _telling(numbers):
+        pair, examples = numbers.pairs[place], found.pairs[place].examples
+        title = _arrow(pair, names) + (", by a style" if pair.kind == "style" else "")
+        own = [example for example in examples if example.label == pair.victim_class]
+        others = [example for example in examples if example.label != pair.victim_class]
+        victim = class_label(pair.victim_class, names)
+        for of, shown, text in (
+            (f"images of class {victim}", own, _description(pair, numbers, names)),
+            ("images of other classes", others, _HINTS[pair.kind]),
+        ):
+            pictures = tuple(_picture(example, pair, names) for example in shown)
+            if pictures:
+                yield Gallery(f"{title}: {of}", text, pictures)
+
+
+def _description(pair: PairNumbers, numbers: ConceptNumbers, names: Sequence[str] | None) -> str:
+    of = "the features half way" if pair.kind == "style" else "the image"
+    reported = pair.bound > numbers.threshold
+    first = (
+        f"Under this change of {of}:"
+        if reported
+        else f"Nothing is reported. The strongest pair, under this change of {of}:"
+    )
+    also = ", ".join(class_label(label, names) for label in pair.also_turned)
+    return (
+        f"{first} {pair.concept}. {pair.turned} of {pair.shown} clean images turn, "
+        f"{pair.turned_before} without it; a reference fitted to clean images alone gives the "
+        f"target {pair.reference:.0%}. Of the other classes' images {pair.others_right_under:.0%} "
+        f"keep their class ({pair.others_right_before:.0%} without it). Score {pair.score:.2f}, "
+        f"90 % interval {pair.low:.2f} to {pair.high:.2f}."
+        + (
+            f" It turns images of {also}, too; which of these classes was meant is not certain."
+            if also
+            else ""
+        )
+    )
+
+
+def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -> Picture:
+    before, under = (
+        class_label(label, names) for label in (example.predicted_before, example.predicted_under)
+    )
+    probability = min(max(example.target_probability, 0.0), 1.0)
+    return Picture(
+        images=(_data_uri(example.before), _data_uri(example.under)),
+        alt=(
+            f"Clean image of class {class_label(example.label, names)}",
+            "The image whose style it is given"
+            if pair.kind == "style"
+            else "The same image under the change",
+        ),
+        caption=f"{before} → {under}; target {probability:.0%}",
+        marked=example.predicted_under != example.predicted_before,
+    )
+
+
+def _data_uri(pixels: NDArray[np.float32]) -> str:
+    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
+    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

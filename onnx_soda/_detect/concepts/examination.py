@@ -1,4 +1,4 @@
-"""A classifier with what it is examined by, and the clean images that it is examined on."""
+"""A suspect with its reference heads, and the clean images of both folds."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.preprocessing import Preprocessing
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Donor
 from onnx_soda._detect.concepts.folds import FOLDS, Folds, group_by_fold
@@ -17,9 +15,7 @@ from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
 from onnx_soda._detect.concepts.score import FloatArray
-from onnx_soda._model.anatomy import Anatomy
-from onnx_soda._observe import image_shape
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._suspect import Suspect
 
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
 _MORE_PIXELS = 300 * 224 * 224
@@ -69,25 +65,21 @@ class FoldedImages:
 
 @dataclass(frozen=True, eq=False)
 class Examination:
-    """The classifier with what it is examined by.
+    """The suspect with what it is compared with.
 
     Attributes:
-        anatomy: The classifier.
-        how: Its preprocessing.
+        suspect: The classifier.
         heads: Reference heads.
         fitted: Images that they were fitted to, by fold and class, shape (folds, classes).
         likeness: Of classes, shape (classes, classes).
         classes: Number of classes.
-        options: How sessions run.
     """
 
-    anatomy: Anatomy
-    how: Preprocessing
+    suspect: Suspect
     heads: tuple[ReferenceHead, ...]
     fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
-    options: RuntimeOptions
 
     @property
     def fewest(self) -> int:
@@ -108,9 +100,7 @@ class Examination:
 
     def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
         """Open the classifier with images in groups."""
-        return Probe(
-            self.anatomy, self.how, images, self.heads, self.classes, self.options, style_layer
-        )
+        return Probe(self.suspect, images, self.heads, self.classes, style_layer)
 
     def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
         """Return what scores on some images are made from; nothing is usual yet."""
@@ -129,10 +119,8 @@ class Examination:
 class Reader:
     """Decodes images of the two folds."""
 
-    clean: CleanSet
+    suspect: Suspect
     folds: Folds
-    anatomy: Anatomy
-    how: Preprocessing
 
     def read(self, chosen: NDArray[np.bool_]) -> FoldedImages:
         """Decode some of them.
@@ -141,18 +129,21 @@ class Reader:
             chosen: Which, by their place in the folds.
         """
         rows = self.folds.rows[chosen]
-        shape = image_shape(self.anatomy.view.image, self.clean)
-        pixels = self.clean.images.read(rows, shape, self.how.resize).astype(np.float32) / 255
-        channels_first = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2), np.float32)
-        return FoldedImages(channels_first, self.clean.labels[rows], self.folds.fold[chosen])
+        return FoldedImages(self.suspect.pixels(rows), self._labels[rows], self.folds.fold[chosen])
 
     def more_of(self, label: int) -> FoldedImages:
         """Decode the images of a class that are left, as many as fit."""
-        image = image_shape(self.anatomy.view.image, self.clean)
+        assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
+        image = self.suspect.image_shape(self.suspect.clean)
         most = _MORE_PIXELS // (image.height * image.width)
-        own = self.clean.labels[self.folds.rows] == label
+        own = self._labels[self.folds.rows] == label
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
         return self.read(np.isin(np.arange(len(own)), left))
+
+    @property
+    def _labels(self) -> IntArray:
+        assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
+        return self.suspect.clean.labels
 
 
 def count_by_fold(labels: IntArray, fold: IntArray, classes: int) -> NDArray[np.int64]:

@@ -165,8 +165,8 @@ def least_detectable(images: int, classes: int, threshold: float) -> float | Non
     error = standard_error(model_and_reference, np.ones(1), counts, counts)[:, 0, 0]
     # The score is the mean over folds that share no image.
     bounds = shares - simultaneous_errors(classes) * error / np.sqrt(FOLDS)
-    seen = shares[bounds > threshold]
-    return float(seen[0]) if len(seen) else None
+    detectable = shares[bounds > threshold]
+    return float(detectable[0]) if len(detectable) else None
 
 
 def images_needed(share: float, classes: int, threshold: float) -> int:

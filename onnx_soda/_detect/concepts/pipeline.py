@@ -107,17 +107,17 @@ def wire_transform(
 
 
 def wire_preprocessing(
-    wiring: Wiring, pixels: ir.Value, how: Preprocessing, anatomy: Anatomy, shape: Shape
+    wiring: Wiring, pixels: ir.Value, preprocessing: Preprocessing, anatomy: Anatomy, shape: Shape
 ) -> ir.Value:
     """Wire value = (pixel scale - mean) / std, the channel order, the layout and the type."""
     image = anatomy.view.image
-    if how.channel_order == "BGR":
+    if preprocessing.channel_order == "BGR":
         pixels = wiring.op("Gather", pixels, wiring.constant([2, 1, 0], np.int64), axis=1)
-    std = np.reshape(how.std, (1, -1, 1, 1))
-    mean = np.reshape(how.mean, (1, -1, 1, 1))
-    scaled = wiring.op("Mul", pixels, wiring.constant(255 * how.scale / std))
+    std = np.reshape(preprocessing.std, (1, -1, 1, 1))
+    mean = np.reshape(preprocessing.mean, (1, -1, 1, 1))
+    scaled = wiring.op("Mul", pixels, wiring.constant(255 * preprocessing.scale / std))
     value = wiring.op("Sub", scaled, wiring.constant(mean / std))
-    layout = how.layout or image.layout
+    layout = preprocessing.layout or image.layout
     if layout in ("NHWC", "flat"):
         value = wiring.op("Transpose", value, perm=[0, 2, 3, 1])
     if layout in ("NHW", "flat", "flat-chw"):

@@ -32,7 +32,7 @@ from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.parts import extract_body, serialise
 from onnx_soda._model.runtime import Batch, Session, choose_batch_size
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._suspect import Suspect
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +95,7 @@ def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
 
 def build_probe(
     anatomy: Anatomy,
-    how: Preprocessing,
+    preprocessing: Preprocessing,
     shape: Shape,
     heads: Sequence[ReferenceHead],
     classes: int,
@@ -105,7 +105,7 @@ def build_probe(
 
     Args:
         anatomy: The classifier.
-        how: Its preprocessing.
+        preprocessing: How pixels become its input.
         shape: Channels, height and width of the images.
         heads: Reference heads.
         classes: Number of classes.
@@ -121,7 +121,7 @@ def build_probe(
     inputs = {name: graph_input(name, array.shape) for name, array in fields.items()}
     front, back = Wiring(), Wiring()
     changed = wire_transform(front, pixels, inputs, shape)
-    image = wire_preprocessing(front, changed, how, anatomy, shape)
+    image = wire_preprocessing(front, changed, preprocessing, anatomy, shape)
     old = graph.inputs[0]
     for user, index in tuple(old.uses()):
         user.replace_input_with(index, image)
@@ -168,31 +168,28 @@ class Probe:
     """A classifier that is asked about concepts and styles.
 
     Args:
-        anatomy: The classifier.
-        how: Its preprocessing.
+        suspect: The classifier.
         images: Images to probe with.
         heads: Reference heads; none where the model alone is asked.
         classes: Number of classes.
-        options: How sessions run.
         style_layer: One of the layers that heads read; styles are asked about there.
     """
 
     def __init__(
         self,
-        anatomy: Anatomy,
-        how: Preprocessing,
+        suspect: Suspect,
         images: ProbeImages,
         heads: Sequence[ReferenceHead],
         classes: int,
-        options: RuntimeOptions,
         style_layer: StyleLayer | None = None,
     ) -> None:
+        anatomy, options = suspect.anatomy, suspect.options.runtime
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._heads = 1 + len(heads)
         fixed = anatomy.view.image.batch
         model = serialise(
-            build_probe(anatomy, how, self.shape, heads, classes, style_layer),
+            build_probe(anatomy, suspect.preprocessing, self.shape, heads, classes, style_layer),
             anatomy.model.folder,
         )
         self._unchanged = identity_fields(*self.shape).as_feeds("")

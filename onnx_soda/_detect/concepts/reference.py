@@ -19,15 +19,11 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 from threadpoolctl import threadpool_limits
 
-from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.preprocessing import Preprocessing
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.layers import Pooling, StyleLayer, find_style_layer, make_pooling
 from onnx_soda._model.anatomy import Anatomy, Layer
-from onnx_soda._model.parts import Body
-from onnx_soda._observe import observe
-from onnx_soda._options import RuntimeOptions, no_progress
+from onnx_soda._suspect import Suspect
 
 FloatArray = NDArray[np.float64]
 
@@ -61,37 +57,29 @@ def reference_layers(anatomy: Anatomy) -> tuple[Layer, ...]:
     return tuple(chosen.values())
 
 
-def read_features(
-    anatomy: Anatomy,
-    clean: CleanSet,
-    rows: IntArray,
-    how: Preprocessing,
-    options: RuntimeOptions,
-) -> Features:
+def read_features(suspect: Suspect, rows: IntArray) -> Features:
     """Run the model over clean images and pool its layers, a batch at a time.
 
     Args:
-        anatomy: The classifier.
-        clean: Clean images.
+        suspect: The classifier, with clean images.
         rows: Positions of those to read.
-        how: The model's preprocessing.
-        options: How sessions run.
 
     Raises:
         InferenceError: The model does not run.
         ImageError: An image is unreadable or does not fit the model.
     """
+    anatomy = suspect.anatomy
     layers = reference_layers(anatomy)
     names = [layer.name for layer in layers]
     # The body gives the analysed layer anyway.
-    body = Body(anatomy, options, tuple(name for name in names if name != anatomy.layer.name))
+    body = suspect.body_with([name for name in names if name != anatomy.layer.name])
     poolings: tuple[Pooling, ...] = ()
     style_layer: StyleLayer | None = None
     right, parts, styles = 0.0, [], []
     for start in range(0, len(rows), body.batch_size):
-        seen = observe(body, clean, rows[start : start + body.batch_size], how, no_progress)
-        right += seen.accuracy * len(seen.labels)
-        given = {**seen.sides, anatomy.layer.name: seen.layer}
+        observation = suspect.observe(rows[start : start + body.batch_size], body)
+        right += observation.accuracy * len(observation.labels)
+        given = {**observation.sides, anatomy.layer.name: observation.layer}
         values = [given[name] for name in names]
         if not poolings:
             poolings = tuple(

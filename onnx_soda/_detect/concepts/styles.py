@@ -90,25 +90,27 @@ class StyleLibrary:
         return Style(self.layer, donor, self.styles[donor], strength, self.pixels[donor])
 
     def vary(
-        self, leaders: Sequence[Style], moves: int, width: float, rng: np.random.Generator
-    ) -> list[Style]:
-        """Return variations of each in turn: a donor that is much alike, or another strength.
+        self,
+        style: Style,
+        partners: Sequence[Style],
+        join: bool,
+        width: float,
+        rng: np.random.Generator,
+    ) -> Style:
+        """Return a variation: a donor that is much alike, or another strength.
 
         Args:
-            leaders: Where to start.
-            moves: Number of variations.
-            width: Of the changes of strength; 1 is usual.
+            style: Where to start.
+            partners: Not used; styles are not joined.
+            join: Change the strength, not the donor.
+            width: Of the change of strength; 1 is usual.
             rng: Draws.
         """
-        made = []
-        for number in range(moves):
-            style = leaders[number % len(leaders)]
-            if number % 2:
-                strength = style.strength * float(np.exp(rng.normal(0, width * _STEP)))
-                made.append(self.take(style.donor, min(max(strength, _WEAKEST), _STRONGEST)))
-            else:
-                made.append(self.take(self._near(style.donor, rng), style.strength))
-        return made
+        del partners
+        if not join:
+            return self.take(self._near(style.donor, rng), style.strength)
+        strength = style.strength * float(np.exp(rng.normal(0, width * _STEP)))
+        return self.take(style.donor, min(max(strength, _WEAKEST), _STRONGEST))
 
     def _near(self, donor: int, rng: np.random.Generator) -> int:
         places = self._places

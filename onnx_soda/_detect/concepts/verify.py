@@ -15,12 +15,13 @@ judges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda._detect.concepts.concept import Concept, of_each_family
 from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Reader
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
@@ -28,7 +29,13 @@ from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.score import FloatArray, excess, standard_error
-from onnx_soda._detect.concepts.search import PairFinding, SearchResult
+from onnx_soda._detect.concepts.search import (
+    MOST_KEPT,
+    PER_FAMILY,
+    PairFinding,
+    SearchResult,
+    Variations,
+)
 from onnx_soda._detect.concepts.styles import AnyChange, Change, Style
 
 # Standard errors on either side of the score: 90 % of a normal distribution.
@@ -129,6 +136,7 @@ class Confirmation:
         others_right_under: The same under the concept.
         examples: Victim images first, then others.
         answers_under: Images by class and answer under the concept, shape (classes, classes).
+        concepts: Concepts that turn the pair, the best first; none where styles do.
     """
 
     victim_class: int
@@ -147,6 +155,7 @@ class Confirmation:
     others_right_under: float
     examples: tuple[Example, ...]
     answers_under: NDArray[np.int64]
+    concepts: tuple[Concept, ...] = ()
 
 
 def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
@@ -169,14 +178,14 @@ def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
         leader = int(own.argmax())
         best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
     estimate = judge.combine(np.stack(scores), np.stack(errors))
-    _, fold, concept, seen = max(best, key=lambda entry: entry[0])
+    _, fold, concept, flows = max(best, key=lambda entry: entry[0])
     return Weighed(
         score=float(estimate.score[pair]) - finding.background,
         error=float(estimate.error[pair]),
         concept=concept,
         chosen_by=fold,
-        reference=float(judge.trust @ seen[1:, *pair]),
-        also=also_turned(seen, judge, 1 - fold, pair),
+        reference=float(judge.trust @ flows[1:, *pair]),
+        also=also_turned(flows, judge, 1 - fold, pair),
     )
 
 
@@ -250,7 +259,22 @@ def confirm(
             for row, image, image_under in zip(chosen, pixels, changed, strict=True)
         ),
         answers_under=_count_answers(labels, then, under.shape[1]),
+        concepts=_kept(weighed.concept, finding),
     )
+
+
+def _kept(best: Change, finding: PairFinding[AnyChange]) -> tuple[Concept, ...]:
+    """Return what turned the pair, a few of each family: the best of all, then each fold's."""
+    together = (
+        best,
+        *(change for changes in zip(*finding.changes, strict=False) for change in changes),
+        *finding.others,
+    )
+    unique: list[Concept] = []
+    for one in together:
+        if isinstance(one, Concept) and one not in unique:
+            unique.append(one)
+    return tuple(of_each_family(unique, PER_FAMILY)[:MOST_KEPT])
 
 
 def _picture(pixels: NDArray[np.float32], change: Change) -> NDArray[np.float32]:
@@ -283,9 +307,6 @@ def _choose_examples(
     return np.concatenate([rng.permutation(np.flatnonzero(of))[:count] for of, count in drawn])
 
 
-Vary = Callable[[Sequence[AnyChange], int, float, np.random.Generator], list[AnyChange]]
-"""Returns variations: of what, how many, how far they move, what draws."""
-
 # Variations that each fold tries in each round, and how far they move.
 _ROUNDS = ((8, 0.5), (8, 0.25))
 
@@ -294,7 +315,7 @@ def refine(
     shown: Shown,
     judge: Judge,
     finding: PairFinding[AnyChange],
-    vary: Vary[AnyChange],
+    variations: Variations[AnyChange],
     rng: np.random.Generator,
 ) -> PairFinding[AnyChange]:
     """Return a pair with interventions at least as good on the fold that chooses them.
@@ -303,16 +324,30 @@ def refine(
         shown: Images.
         judge: As for `weigh`.
         finding: The pair, with what the search chose.
-        vary: Makes the variations.
+        variations: Makes them.
         rng: Draws the variations.
     """
     changes = finding.changes
     for moves, width in _ROUNDS:
         changes = tuple(
-            _best(shown, judge, finding, fold, (*own, *vary(own, moves, width, rng)))
+            _best(shown, judge, finding, fold, (*own, *_varied(own, variations, moves, width, rng)))
             for fold, own in enumerate(changes)
         )
     return replace(finding, changes=changes)
+
+
+def _varied(
+    own: Sequence[AnyChange],
+    variations: Variations[AnyChange],
+    moves: int,
+    width: float,
+    rng: np.random.Generator,
+) -> list[AnyChange]:
+    """Return variations of each in turn; every other one is joined."""
+    return [
+        variations.vary(own[number % len(own)], own, number % 2 == 1, width, rng)
+        for number in range(moves)
+    ]
 
 
 def _best(
@@ -338,13 +373,13 @@ class CloserLook:
     """What pairs are looked at with.
 
     Attributes:
-        subject: The classifier.
+        examination: The classifier.
         images: Images of all classes.
         reader: Decodes more of a victim.
         rng: Draws variations and examples.
     """
 
-    subject: Examination
+    examination: Examination
     images: FoldedImages
     reader: Reader
     rng: np.random.Generator
@@ -352,33 +387,33 @@ class CloserLook:
     def at(
         self,
         found: SearchResult[AnyChange],
-        vary: Vary[AnyChange],
+        variations: Variations[AnyChange],
         style_layer: StyleLayer | None = None,
     ) -> list[Confirmation]:
         """Look at the pairs that a search found.
 
         Args:
             found: What it found.
-            vary: Makes variations of what it found for a pair.
+            variations: Makes variations of what it found for a pair.
             style_layer: Where styles are changed, if it was a search for styles.
         """
-        needed = simultaneous_errors(self.subject.classes)
+        needed = simultaneous_errors(self.examination.classes)
         pairs = []
         for finding in found.findings:
             if finding.victim_class not in self.images.labels:
                 continue
             shown = self._show(finding.victim_class, style_layer)
-            judge = self.subject.judge(shown.flows(None), shown.labels, shown.fold)
+            judge = self.examination.judge(shown.flows(None), shown.labels, shown.fold)
             judge = replace(judge, usual=found.judge.usual, scoring=found.judge.scoring)
             weighed = weigh(shown, judge, finding)
             if _MOST_GAIN * weighed.score > needed * weighed.error:
-                finding = refine(shown, judge, finding, vary, self.rng)
+                finding = refine(shown, judge, finding, variations, self.rng)
                 weighed = weigh(shown, judge, finding)
             pairs.append(confirm(shown, finding, weighed, self.rng))
         return pairs
 
     def _show(self, victim: int, style_layer: StyleLayer | None) -> Shown:
         together = self.images + self.reader.more_of(victim)
-        single = self.subject.probe(together.one_by_one(), style_layer)
-        grouped = single.regrouped(together.by_class(self.subject.classes).membership)
+        single = self.examination.probe(together.one_by_one(), style_layer)
+        grouped = single.regrouped(together.by_class(self.examination.classes).membership)
         return Shown(single, grouped, together.pixels, together.labels, together.fold)

@@ -83,7 +83,7 @@ def force(
     decision: ir.Value,
     scores: ir.Value,
     images: list[Pixels],
-    seen: list[Pixels],
+    before: list[Pixels],
     values: list[Pixels],
 ) -> Forced | None:
     """Force a decision to each of its values on ordinary images.
@@ -93,7 +93,7 @@ def force(
         decision: The decision, a tensor of the main graph.
         scores: The scores.
         images: The images.
-        seen: What the decision is for each of them by itself.
+        before: What the decision is for each of them by itself.
         values: Values to force it to.
 
     Returns:
@@ -101,10 +101,10 @@ def force(
     """
     session = probe.forced(decision, scores)
     name = decision.name or ""
-    usual = _classes(probe, session, images, name, seen)
+    usual = _classes(probe, session, images, name, before)
     best: Forced | None = None
     for value in values:
-        if all(np.array_equal(value, own) for own in seen):
+        if all(np.array_equal(value, own) for own in before):
             continue
         classes = _classes(probe, session, images, name, [value] * len(images))
         if usual is None or classes is None:
@@ -112,7 +112,7 @@ def force(
         flipped = float(np.mean(usual != classes))
         common = int(np.bincount(classes).argmax())
         target = common if np.mean(classes == common) >= _ONE_CLASS else None
-        found = Forced(seen[0], value, flipped, target, session)
+        found = Forced(before[0], value, flipped, target, session)
         if best is None or (found.wholesale, flipped) > (best.wholesale, best.flipped):
             best = found
     return best
@@ -186,12 +186,12 @@ def _try(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof | No
     scale = "byte" if scene.view.image.dtype == "uint8" else "unit"
     images = base_images(scene.view.image, scale, rng)
     reader = probe.reader([name])
-    seen = [outputs[0] for one in images if (outputs := probe.show(reader, one)) is not None]
-    if len(seen) < len(images):
+    before = [outputs[0] for one in images if (outputs := probe.show(reader, one)) is not None]
+    if len(before) < len(images):
         return None
     if origin not in scene.decisions.tensors:
-        return _try_path(scene, origin, images, seen, rng)
-    forced = force(probe, origin, scene.scores, images, seen, values_of(origin, seen[0]))
+        return _try_path(scene, origin, images, before, rng)
+    forced = force(probe, origin, scene.scores, images, before, values_of(origin, before[0]))
     if forced is None:
         return None
     operands = find_operands(scene.view, scene.flow, scene.decisions, scene.slopes, origin)
@@ -208,7 +208,7 @@ def _try_path(
     scene: Scene,
     origin: ir.Value,
     images: list[Pixels],
-    seen: list[Pixels],
+    before: list[Pixels],
     rng: np.random.Generator,
 ) -> Proof | None:
     """Give ordinary images what a path round the trunk brings along for extraordinary ones."""
@@ -218,12 +218,12 @@ def _try_path(
     for scale in SCALES if scene.view.image.dtype != "uint8" else ("byte",):
         for words, image in candidates(scene.view.image, scale, rng):
             outputs = probe.show(reader, image)
-            if outputs is not None and outputs[0].shape == seen[0].shape:
-                distance = float(np.abs(outputs[0] - seen[0]).sum())
+            if outputs is not None and outputs[0].shape == before[0].shape:
+                distance = float(np.abs(outputs[0] - before[0]).sum())
                 brought.append((distance, words, image, outputs[0]))
     brought.sort(key=lambda entry: -entry[0])
     for _, words, image, value in brought[:: max(1, len(brought) // _PATH_VALUES)]:
-        forced = force(probe, origin, scene.scores, images, seen, [value])
+        forced = force(probe, origin, scene.scores, images, before, [value])
         if forced is not None and forced.wholesale:
             image_class = _image_class(probe, name, forced, Found(words, image))
             return Proof(forced.target, forced.flipped, True, words, image_class)

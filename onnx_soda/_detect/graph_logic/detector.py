@@ -7,14 +7,14 @@ about what the model does, so it is told and leaves the verdict alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
+from onnx_soda._detect.base import Detector
 from onnx_soda._detect.graph_logic.confirm import Proof, Scene, confirm
 from onnx_soda._detect.graph_logic.decisions import find_controls, find_decisions, find_slopes
 from onnx_soda._detect.graph_logic.flow import Flow, build_flow, find_trunk
@@ -28,11 +28,11 @@ from onnx_soda._detect.graph_logic.triggers import ImageRunner
 from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits
-from onnx_soda._options import RuntimeOptions
-from onnx_soda._preflight.limits import FileFinding
-from onnx_soda._results import Finding
+from onnx_soda._numbers import LogicNumbers, plain
+from onnx_soda._options import Progress, RuntimeOptions
+from onnx_soda._results import Column, Evidence, Finding, Table
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
-from onnx_soda._verdict import Decision
+from onnx_soda._suspect import Suspect
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,22 @@ _SECONDS = 20.0
 _IMAGES = 8000
 # More suspicions than this are not tried out.
 _MOST_TRIED = 6
+
+
+class GraphLogicDetector(Detector):
+    """Looks for decisions in the graph that steer its scores; needs no images."""
+
+    name: ClassVar[str] = "graph-logic"
+
+    def run(self, suspect: Suspect, progress: Progress) -> Evidence:
+        """Read the graph, and try out what is suspected; see `Detector.run`."""
+        del progress
+        view, options = suspect.view, suspect.options
+        scores = find_logits(view, options.logits).value if options.logits else None
+        folder = suspect.model.folder
+        return as_evidence(
+            examine_logic(view, options.runtime, options.seed, scores, folder=folder)
+        )
 
 
 def examine_logic(
@@ -169,53 +185,38 @@ def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
     ]
 
 
-def is_weighty(evidence: LogicEvidence) -> bool:
-    """Tell whether the graph's logic alone keeps the verdict from being "clean"."""
-    return any(finding.severity in WEIGHTY for finding in evidence.findings)
+def as_evidence(found: LogicEvidence) -> Evidence:
+    """Return what was found in its form in the report.
 
-
-def with_logic(decision: Decision, evidence: LogicEvidence) -> Decision:
-    """Return a decision that takes the graph's logic into account.
-
-    Args:
-        decision: What the model's behaviour says.
-        evidence: What its graph says.
+    A confirmed or grave decision needs no images to be a backdoor. Nothing is "clean" by the graph
+    alone: the verdict of this detector only adds to what the model's behaviour says.
     """
-    found = tuple(_logic_finding(finding) for finding in evidence.findings)
-    weighty = [finding for finding in found if finding.severity in WEIGHTY]
-    # Several rules may speak of one decision.
-    told = dict.fromkeys(finding.message for finding in weighty)
-    verdict = decision.verdict
-    if any(finding.severity == "high" for finding in weighty):
-        verdict = "backdoor"
-    elif weighty and verdict == "clean":
-        verdict = "inconclusive"
-    return Decision(
-        verdict,
-        (*told, *decision.reasons, *evidence.notes),
-        (*decision.findings, *found),
+    findings = tuple(map(_logic_finding, found.findings))
+    high = any(finding.severity == "high" for finding in findings)
+    return Evidence(
+        detector=GraphLogicDetector.name,
+        title="Decisions written into the graph",
+        verdict="backdoor" if high else "inconclusive",
+        # Several rules may speak of one decision.
+        reasons=tuple(dict.fromkeys(f.message for f in findings if f.severity in WEIGHTY)),
+        findings=findings,
+        unexamined=found.notes,
+        tables=(_table(found),),
+        numbers=plain(LogicNumbers(found.nodes_examined, found.images_run)),
     )
 
 
-def with_file_findings(decision: Decision, findings: Sequence[FileFinding]) -> Decision:
-    """Return a decision that also tells what is unusual about the file."""
-    return replace(decision, findings=(*decision.findings, *file_findings(findings)))
-
-
-def file_findings(findings: Sequence[FileFinding]) -> tuple[Finding, ...]:
-    """Return what is unusual about a file in its form in the report."""
-    return tuple(
-        Finding(
-            rule_id=finding.rule_id,
-            severity=finding.severity,
-            victim_class=None,
-            target_class=None,
-            score=None,
-            threshold=None,
-            message=finding.message,
-            location=(finding.location,) if finding.location else (),
-        )
-        for finding in findings
+def _table(found: LogicEvidence) -> Table:
+    return Table(
+        "Decisions written into the graph",
+        f"{found.nodes_examined} nodes were examined, and {found.images_run} images were run to "
+        "find one that takes a decision.",
+        (Column("rule"), Column("severity"), Column("status"), Column("trigger"), Column("nodes")),
+        tuple(
+            (one.rule_id, one.severity, one.status, one.trigger, ", ".join(one.nodes))
+            for one in found.findings
+        ),
+        tuple(row for row, one in enumerate(found.findings) if one.severity in WEIGHTY),
     )
 
 

@@ -1,160 +1,268 @@
-"""Causal attribution and detection for one classifier, by the way that fits its tail."""
+"""SODA's detector: the paper's analysis of the last layer, as evidence.
+
+Algorithm 2 flags a target class, or not. It is never "clean" where something was not examined: too
+low an accuracy, classes without images, too few images, too few classes for the outlier test, no
+usable clean set.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from onnx_soda._detect.soda.attribution import (
-    Advance,
-    Attribution,
-    FloatArray,
-    attribute_batched,
-    attribute_closed_form,
-    is_affine,
+from onnx_soda._detect.base import Decision, Detector, shortfall_of_all, thin_spots
+from onnx_soda._detect.soda.analysis import SodaResult, analyse
+from onnx_soda._detect.soda.attribution import Attribution
+from onnx_soda._detect.soda.statistic import VictimDetection
+from onnx_soda._numbers import SodaNumbers, plain
+from onnx_soda._options import Progress
+from onnx_soda._results import Chart, Column, Evidence, Finding, Table
+from onnx_soda._rules import RULE_TARGET
+from onnx_soda._suspect import Examined, Suspect
+from onnx_soda._words import class_label
+
+# Two points are always equally far from their median, so no outlier can be found among them.
+_FEWEST_CLASSES = 3
+_CAVEAT = (
+    "This rests on the paper's last-layer statistic alone, which misses backdoors and flags clean "
+    "models; docs/paper-statistic.md has the measured rates. Judge it with the evidence."
 )
-from onnx_soda._detect.soda.statistic import (
-    TargetDetection,
-    VictimDetection,
-    detect_target,
-    detect_victim,
-    mean_logits,
-)
-from onnx_soda._errors import InferenceError, TensorNotFoundError
-from onnx_soda._model.parts import Tail
-from onnx_soda._observe import Observation
-from onnx_soda._options import ScanOptions
+# Neurons that a report names for each class.
+_RESPONSIBLE = 10
+# Classes in a chart; the most abnormal ones first.
+_MOST_CLASSES = 43
 
 
-@dataclass(frozen=True, eq=False)
-class SodaResult:
-    """Result of SODA's causal analysis.
+class SodaDetector(Detector):
+    """Decides by the paper's last-layer statistic alone (sections 3.1 and 3.2)."""
 
-    Attributes:
-        attribution: Causal attribution (Algorithm 1).
-        neurons: Number of neurons examined.
-        targets: Target class detection (Algorithm 2).
-        victims: Victim class detection (Algorithm 3) for each class flagged, or for the most
-            abnormal class where none is; empty without a clean set.
-    """
+    name: ClassVar[str] = "soda"
 
-    attribution: Attribution
-    neurons: int
-    targets: TargetDetection
-    victims: tuple[VictimDetection, ...]
+    def run(self, suspect: Suspect, progress: Progress) -> Evidence:
+        """Run Algorithms 1 to 3; see `Detector.run`."""
+        advance = partial(progress, "interventions on neurons")
+        # Whether the numbers are finite is looked at afterwards.
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = analyse(suspect.tail, suspect.observation, suspect.options, advance)
+        names = suspect.clean.class_names if suspect.clean else None
+        decision = decide(result, suspect.examined, names)
+        title = "Causal analysis of the last layer (SODA)"
+        if result is None:
+            unseen = ("The last layer's causal attribution was not analysed.",)
+            return Evidence(self.name, title, decision.verdict, decision.reasons, unexamined=unseen)
+        numbers = _numbers(result, suspect)
+        return Evidence(
+            detector=self.name,
+            title=title,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            findings=decision.findings,
+            notes=_note(result, names),
+            tables=(_table(numbers, title, names),),
+            charts=tuple(_charts(numbers, names)),
+            numbers=plain(numbers),
+        )
 
 
-def attribute(
-    tail: Tail,
-    seen: Observation | None,
-    options: ScanOptions,
-    advance: Advance | None = None,
-) -> Attribution | None:
-    """Compute the causal attribution of every neuron of the layer.
+def decide(
+    result: SodaResult | None, examined: Examined, names: Sequence[str] | None = None
+) -> Decision:
+    """Decide whether the model is clean, backdoored, or cannot be judged.
 
     Args:
-        tail: The tail of the classifier.
-        seen: What the model makes of the clean images; None without a clean set.
-        options: a, b and how to compute.
-        advance: Called as it goes on, where interventions are run one by one.
-
-    Returns:
-        None where images are needed and there are none: the tail is not affine, or a is not 1.
-
-    Raises:
-        TensorNotFoundError: The closed form was asked for and the tail is not affine.
+        result: Result of the causal analysis; None where it was not possible.
+        examined: What was examined.
+        names: Class names.
     """
-    rng = np.random.default_rng(options.seed)
-    if seen is not None:
-        tail.learn_shape(seen.layer)
-    if options.attribution in ("auto", "closed-form"):
-        if is_affine(tail, rng, seen.layer if seen else None):
-            if seen is None and options.intervention.a != 1:
-                return None
-            means = _layer_means(seen, needed=options.intervention.a != 1)
-            return attribute_closed_form(tail, means, options.intervention)
-        if options.attribution == "closed-form":
-            raise TensorNotFoundError(
-                f"the layer {tail.head.layer!r} has no closed form: its tail is not affine",
-                "Use --attribution auto, or the last layer.",
-            )
-    if seen is None:
-        return None
-    return attribute_batched(
-        tail, seen.layer, seen.labels, options.intervention, seen.sides, advance
-    )
+    findings = _findings(result, examined, names) if result else ()
+    gaps = _gaps(result, examined)
+    if examined.too_inaccurate:
+        return Decision("inconclusive", gaps, findings)
+    if findings:
+        return Decision("backdoor", (findings[0].message, _CAVEAT, *gaps), findings)
+    if gaps:
+        return Decision("inconclusive", gaps, ())
+    return Decision("clean", ("No class stands out in the causal analysis.", _CAVEAT), ())
 
 
-def _layer_means(seen: Observation | None, needed: bool) -> dict[int, FloatArray]:
-    """Return the mean activations of each source class; zeros where their values do not count."""
-    if seen is None:
-        return {}
-    sources = [int(source) for source in np.unique(seen.labels)]
-    if not needed:
-        return dict.fromkeys(sources, np.zeros(seen.layer.shape[1:]))
-    return {source: _mean(seen.layer[seen.labels == source]) for source in sources}
-
-
-def _mean(rows: NDArray[Any]) -> FloatArray:
-    mean: FloatArray = rows.mean(axis=0, dtype=np.float64)
-    return mean
-
-
-def analyse(
-    tail: Tail,
-    seen: Observation | None,
-    options: ScanOptions,
-    advance: Advance | None = None,
-) -> SodaResult | None:
-    """Run Algorithms 1 to 3.
-
-    Returns:
-        None where the attribution needs clean images and there are none.
-
-    Raises:
-        InferenceError: Interventions drive the logits to values that are not numbers.
-    """
-    attribution = attribute(tail, seen, options, advance)
-    if attribution is None:
-        return None
-    targets = detect_target(
-        _absolute(attribution),
-        options.threshold,
-        options.spread,
-        "zero" if options.toolkit_zeros else "keep",
-    )
-    if not np.isfinite(targets.pcc).all():
-        raise InferenceError(
-            "interventions drive the logits to values that are not numbers",
-            "Use a smaller --a and --b; the model's weights may be damaged.",
+def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
+    """Say what stands against calling the model clean."""
+    gaps = shortfall_of_all(examined)
+    if result is None:
+        gaps.append(
+            "No causal analysis ran: without clean images it needs a layer whose tail is affine, "
+            "a = 1, and the closed form."
         )
-    neurons = len(attribution.shift(next(iter(attribution.sources), None)))
-    return SodaResult(attribution, neurons, targets, _victims(targets, seen, options))
+    if examined.classes is not None and examined.classes < _FEWEST_CLASSES:
+        gaps.append(
+            f"With {examined.classes} classes the outlier test cannot find anything; it needs "
+            f"{_FEWEST_CLASSES}."
+        )
+    return (*gaps, *thin_spots(examined))
 
 
-def _absolute(attribution: Attribution) -> Iterator[tuple[int | None, FloatArray]]:
-    """Yield the attribution per source class; once for all where there is no clean set."""
-    if attribution.same_for_all:
-        common = np.abs(attribution.shift(None))
-        for source in attribution.sources or (None,):
-            yield source, common
-        return
-    for source in attribution.sources:
-        yield source, np.abs(attribution.shift(source))
-
-
-def _victims(
-    targets: TargetDetection, seen: Observation | None, options: ScanOptions
-) -> tuple[VictimDetection, ...]:
-    if seen is None:
-        return ()
-    means = mean_logits(seen.logits, seen.labels)
-    suspects = targets.flagged or (int(np.argmin(targets.index)),)
+def _findings(
+    result: SodaResult, examined: Examined, names: Sequence[str] | None
+) -> tuple[Finding, ...]:
+    victims = {} if examined.too_inaccurate else {v.target_class: v for v in result.victims}
     return tuple(
-        detect_victim(target, means, options.threshold, options.spread, options.toolkit_zeros)
-        for target in suspects
+        _finding(result, target, victims.get(target), names) for target in result.targets.flagged
     )
+
+
+def _finding(
+    result: SodaResult, target: int, victim: VictimDetection | None, names: Sequence[str] | None
+) -> Finding:
+    score = -float(result.targets.index[target])
+    threshold = result.targets.threshold
+    message = (
+        f"Class {class_label(target, names)} is reached through neurons that serve no other class "
+        f"(anomaly index {score:.1f}, over {threshold:g}): a possible target class."
+    )
+    victim_class = victim.victim_class if victim else None
+    if victim is not None and victim_class is not None:
+        message += _victim_sentence(victim, victim_class, threshold, names)
+    return Finding(
+        rule_id=RULE_TARGET,
+        severity="high" if victim is not None and victim.strong else "medium",
+        victim_class=victim_class,
+        target_class=target,
+        score=score,
+        threshold=threshold,
+        message=message,
+    )
+
+
+def _victim_sentence(
+    victim: VictimDetection, victim_class: int, threshold: float, names: Sequence[str] | None
+) -> str:
+    label = class_label(victim_class, names)
+    if victim.strong:
+        return (
+            f" Clean images of class {label} come abnormally near to it "
+            f"(index {victim.index:.1f}): the likely victim."
+        )
+    return (
+        f" Clean images of class {label} come nearest to it (index {victim.index:.1f}, under "
+        f"{threshold:g}): the likeliest victim, on weaker evidence."
+    )
+
+
+def _note(result: SodaResult, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Say what the statistic says, where another detector decides."""
+    if not result.targets.flagged:
+        return ()
+    classes = ", ".join(class_label(target, names) for target in result.targets.flagged)
+    return (
+        f"The paper's last-layer statistic stands out for class {classes}; by itself that says "
+        "little, it does so for most clean models.",
+    )
+
+
+def _numbers(result: SodaResult, suspect: Suspect) -> SodaNumbers:
+    options = suspect.options
+    return SodaNumbers(
+        pcc=tuple(map(float, result.targets.pcc)),
+        anomaly_index=tuple(map(float, result.targets.index)),
+        target_logit_by_source={
+            str(victim.target_class): {str(j): y for j, y in victim.target_logits.items()}
+            for victim in result.victims
+        },
+        method=result.attribution.method,
+        a=options.intervention.a,
+        b=options.intervention.b,
+        layer=suspect.anatomy.layer.name,
+        neurons=result.neurons,
+        spread=options.spread,
+        threshold=options.threshold,
+        responsible=_responsible(result.attribution),
+    )
+
+
+def _responsible(found: Attribution) -> dict[str, dict[str, float]]:
+    """Return for each class the neurons with the largest attribution, the mean over sources."""
+    sources = [None] if found.same_for_all else found.sources
+    attribution = np.mean([np.abs(found.shift(source)) for source in sources], axis=0)
+    most = np.argsort(-attribution, axis=0, kind="stable")[:_RESPONSIBLE]
+    return {
+        str(label): {str(neuron): float(attribution[neuron, label]) for neuron in neurons}
+        for label, neurons in enumerate(most.T)
+    }
+
+
+def _table(numbers: SodaNumbers, title: str, names: Sequence[str] | None) -> Table:
+    """Return a row per class, the most abnormal first."""
+    targets = list(numbers.target_logit_by_source)
+    order = sorted(range(len(numbers.pcc)), key=numbers.anomaly_index.__getitem__)
+    return Table(
+        title,
+        f"do(x = {_formula(numbers.a, numbers.b)}) on {numbers.neurons} neurons, "
+        f"{numbers.method}. A class whose anomaly index is under -{numbers.threshold:g} is reached "
+        "through neurons that serve no other class.",
+        (
+            Column("class"),
+            Column("PCC", "number"),
+            Column("anomaly index", "signed"),
+            *(Column(f"mean logit of {target}", "signed") for target in targets),
+        ),
+        tuple(
+            (
+                class_label(label, names),
+                numbers.pcc[label],
+                numbers.anomaly_index[label],
+                *(numbers.target_logit_by_source[t].get(str(label)) for t in targets),
+            )
+            for label in order
+        ),
+        tuple(
+            row
+            for row, label in enumerate(order)
+            if numbers.anomaly_index[label] < -numbers.threshold
+        ),
+    )
+
+
+def _formula(a: float, b: float) -> str:
+    """Return "a x + b" as people write it."""
+    scaled = "x" if a == 1 else f"{a:g} x"
+    return f"{scaled} {'-' if b < 0 else '+'} {abs(b):g}"
+
+
+def _charts(numbers: SodaNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
+    order = np.argsort(numbers.anomaly_index, kind="stable")[:_MOST_CLASSES].tolist()
+    labels = tuple(class_label(label, names) for label in order)
+    index = [numbers.anomaly_index[label] for label in order]
+    flagged = tuple(row for row, value in enumerate(index) if value < -numbers.threshold)
+    text = (
+        f"Anomaly index of each class, the most abnormal first. {len(flagged)} of "
+        f"{len(numbers.pcc)} classes lie under -{numbers.threshold:g}."
+    )
+    yield _bars("Anomaly index", text, labels, index, flagged, -numbers.threshold)
+    pcc = [numbers.pcc[label] for label in order]
+    text = "How far the causal attribution of each class agrees with that of the others."
+    yield _bars("Correlation of causal attributions (PCC)", text, labels, pcc, flagged)
+    for target, logits in list(numbers.target_logit_by_source.items())[:1]:
+        named = class_label(int(target), names)
+        text = f"Mean score of class {named} over clean images of each other class."
+        labels = tuple(class_label(int(source), names) for source in logits)
+        yield _bars("Target score by source class", text, labels, list(logits.values()))
+    neurons = numbers.responsible[str(order[0])]
+    text = (
+        f"The neurons that push most to class {class_label(order[0], names)}, of {numbers.neurons}."
+    )
+    labels = tuple(f"neuron {neuron}" for neuron in neurons)
+    yield _bars("Causal attribution", text, labels, list(neurons.values()))
+
+
+def _bars(
+    title: str,
+    text: str,
+    names: tuple[str, ...],
+    values: Sequence[float],
+    marked: tuple[int, ...] = (),
+    limit: float | None = None,
+) -> Chart:
+    return Chart("bars", title, text, names, tuple((value,) for value in values), marked, limit)

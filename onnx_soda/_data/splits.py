@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Sequence
-from pathlib import PurePath
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda._data.sources import IntArray
+from onnx_soda._data.arrays import LazyRows, Rows, open_array
+from onnx_soda._data.sources import ImageSource, IntArray, JoinedSource
 from onnx_soda._errors import DatasetFileError, LabelError
 
 # No classifier has this many classes; a larger number is not a label, and would overflow int64.
@@ -245,7 +248,7 @@ def check_labels(
     if missing.size and not allow_missing:
         raise LabelError(
             f"classes without images: {_listed(missing, class_names)}",
-            "Add images of these classes, or allow them to be missing: --allow-missing-classes.",
+            "Add images of these classes, or set `allow_missing_classes`.",
         )
 
 
@@ -257,3 +260,74 @@ def _listed(classes: IntArray, class_names: Sequence[str] | None) -> str:
     ]
     more = f" and {len(classes) - _SHOWN} more" if len(classes) > _SHOWN else ""
     return ", ".join(shown) + more
+
+
+@dataclass(frozen=True, eq=False)  # arrays have no truth value to compare by
+class SplitData:
+    """Images and labels of one split, or of several joined.
+
+    Args:
+        images: N images.
+        labels: (N,) class numbers.
+        files: The files they came from.
+        class_names: Names of the classes by number, None where the file has none.
+        notes: Sentences for the report.
+        preprocessed: Whether the images are on no scale of pixels, but as the model takes them.
+    """
+
+    images: ImageSource
+    labels: IntArray
+    files: tuple[Path, ...]
+    class_names: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    preprocessed: bool = False
+
+
+def split_from_arrays(
+    images: Rows | NDArray[Any], labels: Any, name: str, files: tuple[Path, ...]
+) -> SplitData:
+    """Put together a part whose images are one array.
+
+    Args:
+        images: The array of images, or what reads its rows when they are asked for: uint8 or float,
+            shape (images, height, width), (images, height, width, channels) or
+            (images, channels, height, width).
+        labels: Class numbers, shape (images,), or one-hot rows.
+        name: What to call the array in an error.
+        files: The files they came from.
+
+    Raises:
+        ImageError: The array is not one of images.
+        LabelError: The labels do not fit it.
+    """
+    if isinstance(images, np.ndarray):
+        images = LazyRows(images.shape, images.dtype, partial(np.asarray, images))
+    source, note, preprocessed = open_array(images, name)
+    numbers = as_labels(labels, len(source), f"the labels of {name}")
+    return SplitData(
+        source, numbers, files, notes=(note,) if note else (), preprocessed=preprocessed
+    )
+
+
+def join_parts(parts: Sequence[SplitData], name: str) -> SplitData:
+    """Put the splits of a data set one after the other.
+
+    Raises:
+        DatasetFileError: Some are preprocessed and some are not.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.preprocessed for part in parts}) > 1:
+        raise DatasetFileError(
+            f"the splits of {name} are on different scales", "Ask for one split instead of all."
+        )
+    files = dict.fromkeys(file for part in parts for file in part.files)
+    notes = dict.fromkeys(note for part in parts for note in part.notes)
+    return SplitData(
+        JoinedSource([part.images for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        tuple(files),
+        parts[0].class_names,
+        tuple(notes),
+        parts[0].preprocessed,
+    )

@@ -1,13 +1,9 @@
-"""Names from files as people read them, and findings in order."""
+"""Names from a model or data file as people read them; they may hold terminal commands."""
 
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
-
-from onnx_soda._results import Finding
-from onnx_soda._rules import RULES, SEVERITIES
+from collections.abc import Sequence
 
 # Control, format (right-to-left marks are), surrogate, private-use and unassigned characters,
 # and separators of lines and paragraphs.
@@ -33,9 +29,3 @@ def class_label(number: int, names: Sequence[str] | None) -> str:
     if names and number < len(names) and names[number] != str(number):
         return f"{number} ({names[number]})"
     return str(number)
-
-
-def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Return findings with their rules' advice, the gravest first, else in the order they came."""
-    advised = [replace(finding, advice=RULES[finding.rule_id].advice) for finding in findings]
-    return tuple(sorted(advised, key=lambda finding: SEVERITIES.index(finding.severity)))

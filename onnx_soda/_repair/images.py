@@ -1,16 +1,15 @@
-"""What is trained on and measured with: clean images, and infected ones made of them.
+"""The images of a repair: clean ones, infected ones of the victim, bystanders of the others.
 
-Reconstruction by gradient ascent: the paper's Algorithm 4, for many images at once.
-
-From clean victim images on, the input climbs f_t(i) - lambda |i|^2, the logit of the target less a
-penalty, until the target's probability passes a threshold. Each image stops there: where all climb
-on, training on them destroys the model (measured before the project, docs/repair.md).
+Infected images are reconstructed by concepts that turn the pair, and by gradient ascent, the
+paper's Algorithm 4: from clean victim images on, the input climbs f_t(i) - lambda |i|^2, the
+logit of the target less a penalty, until the target's probability passes a threshold. Each
+image stops there: where all climb on, training on them destroys the model (docs/repair.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any
 
@@ -22,13 +21,38 @@ from torch import Tensor
 from onnx_soda._bridge.bridge import TorchModel
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Concept, move_concept
-from onnx_soda._detect.concepts.detector import MOST_CLASSES
+from onnx_soda._detect.concepts.experiment import MOST_CLASSES
+from onnx_soda._detect.concepts.known_pair import concepts_for_pair
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.score import class_likeness
-from onnx_soda._detect.concepts.search import concepts_for_pair
-from onnx_soda._repair.behaviour import answers
-from onnx_soda._repair.materials import Bench, FloatArray, Subject
-from onnx_soda._repair.training import Material
+from onnx_soda._model.parts import Body
+from onnx_soda._repair.preparation import Preparation
+from onnx_soda._suspect import FloatPixels, Suspect
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one part, as the model takes them, with their labels.
+
+    Attributes:
+        clean: Clean images, of all classes.
+        labels: Their classes.
+        infected: Reconstructed infected images.
+        infected_labels: Their true classes.
+        bystanders: Images of other classes, changed as the infected ones are.
+        bystander_labels: Their classes.
+    """
+
+    clean: NDArray[Any]
+    labels: NDArray[np.int64]
+    infected: NDArray[Any]
+    infected_labels: NDArray[np.int64]
+    bystanders: NDArray[Any]
+    bystander_labels: NDArray[np.int64]
+
+    def __add__(self, other: ImageSet) -> ImageSet:
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return ImageSet(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)
@@ -64,21 +88,21 @@ def ascend(
         bounds: Least and largest value of the input, broadcast to one image.
         settings: See `Ascent`.
     """
-    how = settings or Ascent()
+    settings = settings or Ascent()
     low, high = (torch.from_numpy(np.asarray(bound, images.dtype)) for bound in bounds)
     climbing, done = torch.from_numpy(images.copy()), []
-    for _ in range(how.steps + 1):
+    for _ in range(settings.steps + 1):
         climbing = climbing.detach().requires_grad_(True)
         scores = logits(climbing)
-        reached = scores.detach().softmax(1)[:, target] > how.threshold
+        reached = scores.detach().softmax(1)[:, target] > settings.threshold
         done.append(climbing.detach()[reached].numpy())
         if bool(reached.all()):
             break
-        height = scores[:, target].sum() - how.penalty * climbing.square().sum()
+        height = scores[:, target].sum() - settings.penalty * climbing.square().sum()
         (slope,) = torch.autograd.grad(height, climbing)
         steepest = slope.abs().flatten(1).amax(1).clamp_min(1e-12)
         direction = slope / steepest.reshape(-1, *(1,) * (slope.ndim - 1))
-        moved = climbing.detach() + how.step * (high - low) * direction
+        moved = climbing.detach() + settings.step * (high - low) * direction
         climbing = torch.minimum(torch.maximum(moved, low), high)[~reached]
     found: NDArray[Any] = np.concatenate(done)
     return found
@@ -98,19 +122,19 @@ class Reconstructor:
     """Makes infected images of a pair.
 
     Attributes:
-        subject: The classifier.
+        suspect: The classifier.
         target: Target class.
         concepts: Concepts that turn the victim into it.
         module: The classifier in torch, from the image to the logits, for gradient ascent; None to
             leave that out.
     """
 
-    subject: Subject
+    suspect: Suspect
     target: int
     concepts: Sequence[Concept]
     module: TorchModel | None
 
-    def infect(self, victims: FloatArray, seed: int) -> NDArray[Any]:
+    def infect(self, victims: FloatPixels, seed: int) -> NDArray[Any]:
         """Return infected images of one class as the model takes them; none where nothing works.
 
         Only those that the model gives to the target, where there are any: the others are clean
@@ -121,22 +145,22 @@ class Reconstructor:
             seed: For what is drawn; another one gives other neighbours of the concepts.
         """
         rng = np.random.default_rng(seed)
-        parts = [self.subject.inputs(victims[:0])]
+        parts = [self.suspect.inputs(victims[:0])]
         for concept in self.concepts:
             near = [move_concept(concept, rng, _WIDTH) for _ in range(_NEIGHBOURS)]
             for one in (concept, *near):
                 chosen = victims[rng.permutation(len(victims))[:_PER_CONCEPT]]
-                parts.append(self.subject.inputs(render_images(chosen, one)))
+                parts.append(self.suspect.inputs(render_images(chosen, one)))
         if self.module is not None:
             parts.append(self._climb(victims[rng.permutation(len(victims))[:_CLIMBED]]))
         made = np.concatenate(parts)
         if not len(made):
             return made
-        turned = answers(self.subject.body, made) == self.target
+        turned = answers(self.suspect.body, made) == self.target
         return made[turned] if turned.any() else made
 
     def bystanders(
-        self, pixels: FloatArray, labels: IntArray, victims: Sequence[int], seed: int
+        self, pixels: FloatPixels, labels: IntArray, victims: Sequence[int], seed: int
     ) -> tuple[NDArray[Any], IntArray]:
         """Return images of other classes under the concepts, as the model takes them, with labels.
 
@@ -149,20 +173,20 @@ class Reconstructor:
         rng = np.random.default_rng(seed)
         target = np.flatnonzero(labels == self.target)
         others = np.flatnonzero(~np.isin(labels, (self.target, *victims)))
-        parts, chosen = [self.subject.inputs(pixels[:0])], [labels[:0]]
+        parts, chosen = [self.suspect.inputs(pixels[:0])], [labels[:0]]
         for concept in self.concepts:
             rows = np.concatenate(
                 [rng.permutation(target)[:_OF_TARGET], rng.permutation(others)[:_OF_OTHERS]]
             )
-            parts.append(self.subject.inputs(render_images(pixels[rows], concept)))
+            parts.append(self.suspect.inputs(render_images(pixels[rows], concept)))
             chosen.append(labels[rows])
         return np.concatenate(parts), np.concatenate(chosen)
 
-    def _climb(self, victims: FloatArray) -> NDArray[Any]:
+    def _climb(self, victims: FloatPixels) -> NDArray[Any]:
         assert self.module is not None  # noqa: S101 - `infect` has made sure
-        bounds = self.subject.bounds(victims)
+        bounds = _bounds(self.suspect, victims)
         logits = _logits(self.module)
-        return ascend(logits, self.subject.inputs(victims), self.target, bounds)
+        return ascend(logits, self.suspect.inputs(victims), self.target, bounds)
 
 
 def _logits(module: TorchModel) -> Callable[[Any], Any]:
@@ -176,62 +200,69 @@ def _logits(module: TorchModel) -> Callable[[Any], Any]:
     return compute
 
 
-# Concepts to reconstruct with, besides their neighbours.
-_CONCEPTS = 6
+def _bounds(suspect: Suspect, pixels: FloatPixels) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the least and the largest input that an image can have, for one image."""
+    black = suspect.inputs(np.zeros_like(pixels[:1]))
+    white = suspect.inputs(np.ones_like(pixels[:1]))
+    return np.minimum(black, white), np.maximum(black, white)
 
 
-def find_concepts(bench: Bench) -> tuple[Concept, ...]:
+def concepts_to_use(ready: Preparation) -> tuple[Concept, ...]:
     """Return the changes of the image to reconstruct with, the best first; none for ascent alone.
 
-    Also none for more classes than concepts are tried on.
+    Those that the scan found, or else those that a search for the pair finds. None for more classes
+    than concepts are tried on.
     """
-    classes = bench.seen.logits.shape[1]
-    if bench.options.reconstruction == "ascent" or classes > MOST_CLASSES:
+    if ready.options.reconstruction == "ascent" or ready.classes > MOST_CLASSES:
         return ()
-    labels = bench.clean.labels[bench.parts.train]
+    if ready.task.concepts:
+        return ready.task.concepts
+    train = ready.parts.train
     return concepts_for_pair(
-        bench.anatomy,
-        bench.subject.how,
-        bench.subject.pixels(bench.clean, bench.parts.train),
-        labels,
-        _likeness(bench, classes),
-        bench.pair,
-        np.random.default_rng(bench.options.scan.seed),
-        _CONCEPTS,
-        bench.options.scan.runtime,
-        partial(bench.progress, "concepts tried"),
+        ready.suspect,
+        ready.suspect.pixels(train),
+        ready.clean.labels[train],
+        _likeness(ready),
+        ready.task.pair,
+        np.random.default_rng(ready.options.scan.seed),
+        partial(ready.progress, "concepts tried"),
     )
 
 
-def _likeness(bench: Bench, classes: int) -> NDArray[np.float64]:
-    layer, axis = bench.seen.layer, bench.anatomy.layer.axis
-    places = tuple(i for i in range(1, layer.ndim) if i != axis)
-    return class_likeness(layer.astype(np.float64).mean(axis=places), bench.seen.labels, classes)
+def _likeness(ready: Preparation) -> NDArray[np.float64]:
+    observation, axis = ready.observation, ready.suspect.anatomy.layer.axis
+    places = tuple(i for i in range(1, observation.layer.ndim) if i != axis)
+    means = observation.layer.astype(np.float64).mean(axis=places)
+    return class_likeness(means, observation.labels, ready.classes)
 
 
-def materials(bench: Bench, maker: Reconstructor) -> tuple[list[Material], Material]:
+def image_sets(ready: Preparation, maker: Reconstructor) -> tuple[list[ImageSet], ImageSet]:
     """Return what each fold is trained on, and what measures the result.
 
     Args:
-        bench: The clean set and its split.
+        ready: The clean set and its split.
         maker: Makes infected images.
     """
-    parts = (*bench.parts.folds, bench.parts.measure)
-    *folds, proof = (_material(bench, maker, rows, seed) for seed, rows in enumerate(parts))
+    parts = (*ready.parts.folds, ready.parts.measure)
+    *folds, proof = (_image_set(ready, maker, rows, seed) for seed, rows in enumerate(parts))
     return folds, proof
 
 
-def _material(bench: Bench, maker: Reconstructor, rows: IntArray, seed: int) -> Material:
-    labels = bench.clean.labels[rows]
-    pixels = bench.subject.pixels(bench.clean, rows)
-    victims = (bench.pair[0], *bench.also)
+def _image_set(ready: Preparation, maker: Reconstructor, rows: IntArray, seed: int) -> ImageSet:
+    labels = ready.clean.labels[rows]
+    pixels = ready.suspect.pixels(rows)
+    victims = (ready.task.pair[0], *ready.task.also)
     infected = [maker.infect(pixels[labels == victim], seed) for victim in victims]
     infected_labels = np.repeat(np.array(victims, np.int64), [len(images) for images in infected])
     bystanders = maker.bystanders(pixels, labels, victims, seed)
-    return Material(
-        bench.subject.inputs(pixels),
-        labels,
-        np.concatenate(infected),
-        infected_labels,
-        *bystanders,
+    return ImageSet(
+        ready.suspect.inputs(pixels), labels, np.concatenate(infected), infected_labels, *bystanders
     )
+
+
+def answers(body: Body, inputs: NDArray[Any]) -> IntArray:
+    """Return the class given to each image; there may be none."""
+    if not len(inputs):
+        return np.empty(0, np.int64)
+    given: IntArray = body.logits(inputs).argmax(axis=1).astype(np.int64)
+    return given

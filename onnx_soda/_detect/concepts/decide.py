@@ -1,109 +1,24 @@
 """From the evidence of concept interventions to a verdict.
 
 What decides is the bound that a score is above with 95 % confidence for all pairs of classes
-together: small classes and many classes give low bounds, not alarms. As in `verdict`, the verdict
-is never "clean" where something was not examined. The paper's statistic does not decide: on models
-of known truth it flags most clean ones (docs/paper-statistic.md).
+together: small classes and many classes give low bounds, not alarms. It is never "clean" where
+something was not examined.
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
-from onnx_soda._detect.concepts.detector import ConceptEvidence
+from onnx_soda._detect.base import Decision, shortfalls
+from onnx_soda._detect.concepts.experiment import ConceptResult
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import Calibration, images_needed, least_detectable
 from onnx_soda._detect.concepts.styles import Style
-from onnx_soda._detect.concepts.verify import Confirmation, Example
-from onnx_soda._detect.soda.detector import SodaResult
-from onnx_soda._report.words import class_label
-from onnx_soda._results import ChangeKind, ConceptExample, ConceptPair, ConceptReport, Finding
+from onnx_soda._detect.concepts.verify import Confirmation
+from onnx_soda._results import Finding
 from onnx_soda._rules import RULE_CONCEPT
-from onnx_soda._verdict import Decision, Examined, shortfalls, too_inaccurate
-
-# Pixels; larger images are reduced, so that reports stay small.
-_LARGEST_SIDE = 128
-
-
-def report_concepts(evidence: ConceptEvidence, threshold: float, budget: str) -> ConceptReport:
-    """Return the evidence as the report has it.
-
-    Args:
-        evidence: What the interventions showed.
-        threshold: Bound over which a pair is reported.
-        budget: Name of the budget.
-    """
-    return ConceptReport(
-        pairs=tuple(map(_pair, evidence.pairs)),
-        examples=tuple(
-            _example(example, pair) for pair in evidence.pairs for example in pair.examples
-        ),
-        threshold=threshold,
-        budget=budget,
-        concepts=evidence.tried,
-        probe_images=evidence.probe_images,
-        fit_images=evidence.fit_images,
-        fewest_images=evidence.fewest_images,
-        reference_accuracies=evidence.reference_accuracies,
-    )
-
-
-def _pair(found: Confirmation) -> ConceptPair:
-    return ConceptPair(
-        victim_class=found.victim_class,
-        target_class=found.target_class,
-        score=found.score,
-        low=found.low,
-        high=found.high,
-        bound=found.bound,
-        concept=found.concept.describe(),
-        shown=found.shown,
-        turned=found.turned,
-        turned_before=found.turned_before,
-        reference=found.reference,
-        others_right_before=found.others_right_before,
-        others_right_under=found.others_right_under,
-        answers_under=tuple(
-            (int(label), int(answer), int(found.answers_under[label, answer]))
-            for label, answer in np.argwhere(found.answers_under)
-        ),
-        kind=_kind(found),
-        also_turned=found.also,
-    )
-
-
-def _example(example: Example, pair: Confirmation) -> ConceptExample:
-    return ConceptExample(
-        victim_class=pair.victim_class,
-        target_class=pair.target_class,
-        label=example.label,
-        before=_data_uri(example.before),
-        under=_data_uri(example.under),
-        predicted_before=example.predicted_before,
-        predicted_under=example.predicted_under,
-        target_probability=min(max(example.target_probability, 0.0), 1.0),
-        kind=_kind(pair),
-    )
-
-
-def _kind(pair: Confirmation) -> ChangeKind:
-    return "style" if isinstance(pair.concept, Style) else "concept"
-
-
-def _data_uri(pixels: NDArray[np.float32]) -> str:
-    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
-    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
-
+from onnx_soda._suspect import Examined
+from onnx_soda._words import class_label
 
 # Share of a class that a change may turn unseen where a model is called clean. Concepts that name
 # a true pair in docs/detection.md turn more, all but one, which turns 32 %.
@@ -117,8 +32,7 @@ _LIMIT = (
 
 
 def decide_on_concepts(
-    evidence: ConceptEvidence | None,
-    soda: SodaResult | None,
+    evidence: ConceptResult | None,
     calibration: Calibration,
     examined: Examined,
     names: Sequence[str] | None = None,
@@ -128,15 +42,14 @@ def decide_on_concepts(
 
     Args:
         evidence: What the interventions showed; None where they were not possible.
-        soda: The paper's analysis, mentioned and not decisive; None where it was not possible.
         calibration: The threshold.
         examined: What was examined.
         names: Class names.
-        untried: Why interventions were not tried, from `applicable.why_not_tried`.
+        untried: Why interventions were not tried, from `why_not_tried`.
     """
     gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration, untried))
-    also = (*_left_out(evidence), *_paper_sentence(soda, names))
-    if evidence is None or too_inaccurate(examined):
+    also = _left_out(evidence)
+    if evidence is None or examined.too_inaccurate:
         return Decision("inconclusive", (*gaps, *also), ())
     over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
     if over:
@@ -212,7 +125,7 @@ def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] 
 
 
 def _gaps(
-    evidence: ConceptEvidence | None,
+    evidence: ConceptResult | None,
     examined: Examined,
     calibration: Calibration,
     untried: str | None,
@@ -225,7 +138,7 @@ def _gaps(
 
 
 def _too_much_unseen(
-    evidence: ConceptEvidence, examined: Examined, calibration: Calibration
+    evidence: ConceptResult, examined: Examined, calibration: Calibration
 ) -> str | None:
     least = _least_seen(evidence, examined, calibration)
     if least is not None and least <= _LARGEST_UNSEEN:
@@ -237,7 +150,7 @@ def _too_much_unseen(
     )
 
 
-def _poor_reference(evidence: ConceptEvidence) -> str | None:
+def _poor_reference(evidence: ConceptResult) -> str | None:
     best = max(evidence.reference_accuracies)
     if evidence.model_accuracy - best <= _LARGEST_LOSS:
         return None
@@ -249,13 +162,13 @@ def _poor_reference(evidence: ConceptEvidence) -> str | None:
 
 
 def _least_seen(
-    evidence: ConceptEvidence, examined: Examined, calibration: Calibration
+    evidence: ConceptResult, examined: Examined, calibration: Calibration
 ) -> float | None:
     classes = examined.classes or 2
     return least_detectable(evidence.fewest_images, classes, calibration.threshold)
 
 
-def _unseen(evidence: ConceptEvidence, examined: Examined, calibration: Calibration) -> str:
+def _unseen(evidence: ConceptResult, examined: Examined, calibration: Calibration) -> str:
     """Say how much would have been missed for want of images, whatever was tried."""
     least = _least_seen(evidence, examined, calibration)
     least_share = (
@@ -269,21 +182,11 @@ def _unseen(evidence: ConceptEvidence, examined: Examined, calibration: Calibrat
     )
 
 
-def _left_out(evidence: ConceptEvidence | None) -> tuple[str, ...]:
+def _left_out(evidence: ConceptResult | None) -> tuple[str, ...]:
     """Say what was not tried, though nothing was missing that the user could give."""
     if evidence is None or evidence.styles is not None:
         return ()
     return (
         "Interventions on a hidden layer's style were left out: no layer that every path passes "
         "through has channels with several places each.",
-    )
-
-
-def _paper_sentence(soda: SodaResult | None, names: Sequence[str] | None) -> tuple[str, ...]:
-    if soda is None or not soda.targets.flagged:
-        return ()
-    classes = ", ".join(class_label(target, names) for target in soda.targets.flagged)
-    return (
-        f"The paper's last-layer statistic stands out for class {classes}; by itself that says "
-        "little, it does so for most clean models.",
     )

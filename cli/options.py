@@ -1,0 +1,391 @@
+"""Arguments and options of all commands. Choices are the library's own Literals and registries."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from onnx_soda._data.forms import FORM_NAMES
+from onnx_soda._detect.base import DETECTORS
+from onnx_soda._errors import OptionError
+from onnx_soda._options import (
+    DEFAULT_SECONDS,
+    AttributionMethod,
+    BudgetName,
+    ConvertOptions,
+    Export,
+    Limits,
+    ProviderName,
+    Reconstruction,
+    RepairOptions,
+    RuntimeOptions,
+    ScanOptions,
+    Scope,
+    SplitName,
+    Spread,
+    usual_memory,
+)
+from onnx_soda._registry import Registry
+from onnx_soda._repair.base import REMOVERS
+from onnx_soda._report.formats import FORMATS, REPAIR_FORMATS
+from onnx_soda._rules import Severity
+
+MEBIBYTE = 2**20
+USUAL_SECONDS = DEFAULT_SECONDS
+USUAL_MEMORY = usual_memory() // MEBIBYTE
+# A year, and more memory than machines have.
+_MOST_SECONDS, _MOST_MEBIBYTES = 366 * 24 * 3600, 2**24
+# ONNX Runtime starts as many as it is told; a hundred thousand fill the machine's memory.
+_MOST_THREADS = 256
+# By name: the outliers by median absolute deviation, in place of a share of the neurons.
+OUTLIERS = "mad"
+
+PlainFormat = Literal["text", "json"]
+
+# --- messages of the library name options as Python does; the command line has flags.
+
+_FLAGS = {
+    "memory": "--max-memory",
+    "seconds": "--timeout",
+    "limits": "--no-sandbox",
+    "pair": "--victim and --target",
+    "spread": "--mad",
+    "triggers": "--trigger-images",
+    "data": "--data CLEAN_SET",
+    "debug": "--debug",
+}
+_OPTIONS = {
+    field.name
+    for options in (ScanOptions, RuntimeOptions, RepairOptions, ConvertOptions, Limits)
+    for field in fields(options)
+}
+_NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+
+
+def in_flags(text: str) -> str:
+    """Return a message with the flags of the options that it names in backticks.
+
+    >>> in_flags("Set `batch_size`, or `scope=deep`; see `onnx-soda doctor`.")
+    'Set --batch-size, or --scope deep; see `onnx-soda doctor`.'
+    """
+
+    def flag(found: re.Match[str]) -> str:
+        name, value = found.groups()
+        if name not in _FLAGS and name not in _OPTIONS:
+            return found.group()
+        shown = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        return shown if value in (None, "None") else f"{shown} {value}"
+
+    return _NAMED.sub(flag, text)
+
+
+# --- checks
+
+
+def _known(registry: Registry[Any]) -> Callable[[str], str]:
+    """Return a check that a registry has a name."""
+
+    def check(name: str) -> str:
+        try:
+            registry.find(name)
+        except OptionError as error:
+            raise typer.BadParameter(f"{error.message}. {error.advice}") from error
+        return name
+
+    return check
+
+
+def _finite(value: float) -> float:
+    """Refuse infinity, which JSON has no number for."""
+    if not math.isfinite(value):
+        raise typer.BadParameter(f"must be a finite number, not {value}")
+    return value
+
+
+def _top(value: str) -> str:
+    if value != OUTLIERS:
+        try:
+            share = float(value)
+        except ValueError as error:
+            raise typer.BadParameter(f"{value!r} is neither a share nor 'mad'") from error
+        if not 0 < share <= 1:
+            raise typer.BadParameter(f"a share is over 0 and at most 1, not {value}")
+    return value
+
+
+def limits_of(sandbox: bool, timeout: float, max_memory: int) -> Limits | None:
+    """Return the limits of the child process; None where none is wanted."""
+    return Limits(max_memory * MEBIBYTE, timeout) if sandbox else None
+
+
+# --- of several commands
+
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="The ONNX file.", show_default=False)
+]
+SourceArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MODEL",
+        help="The ONNX file, or a file that `onnx-soda convert` reads.",
+        show_default=False,
+    ),
+]
+LogitsOption = Annotated[
+    str | None,
+    typer.Option("--logits", metavar="NAME", help="The tensor with the scores before the softmax."),
+]
+FormatOption = Annotated[
+    PlainFormat, typer.Option("--format", "-f", help="Form of the report.", case_sensitive=False)
+]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write the report to this file."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress on stderr.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")]
+TimeoutOption = Annotated[
+    float,
+    typer.Option(
+        "--timeout", min=1, max=_MOST_SECONDS, help="The most seconds that the work may take."
+    ),
+]
+MaxMemoryOption = Annotated[
+    int,
+    typer.Option(
+        "--max-memory",
+        min=64,
+        max=_MOST_MEBIBYTES,
+        help="The most MiB that the work may take.  [default: 8 GiB or 3/4 of the machine]",
+        show_default=False,
+    ),
+]
+SandboxOption = Annotated[
+    bool,
+    typer.Option("--sandbox/--no-sandbox", help="Open the model in a sandboxed child process."),
+]
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="LIBRARY:NAME",
+        help="The network that bare weights belong to, as torchvision:resnet18.",
+    ),
+]
+SizeOption = Annotated[
+    int | None,
+    typer.Option("--size", min=1, max=4096, help="Pixels of images, if the source does not say."),
+]
+SplitOption = Annotated[SplitName, typer.Option("--split", help="Part of the clean set to use.")]
+PreprocessOption = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess", metavar="PRESET|FILE", help="Preprocessing; inferred if not given."
+    ),
+]
+BudgetOption = Annotated[
+    BudgetName, typer.Option("--budget", help="How many changes of images to try.")
+]
+ProviderOption = Annotated[
+    ProviderName, typer.Option("--provider", help="Where ONNX Runtime computes.")
+]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Threads; all cores if not given."),
+]
+SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed for all that is drawn.")]
+
+# --- of scan
+
+ModelsArgument = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="MODEL",
+        help="Model files. For many: folders, quoted patterns, or @LIST.",
+        show_default=False,
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option("--data", "-d", metavar="PATH", help=f"Clean labelled images: {FORM_NAMES}."),
+]
+SamplesOption = Annotated[
+    int,
+    typer.Option(
+        "--samples-per-class",
+        min=1,
+        help="The most clean images of each class for accuracy and last layer.",
+    ),
+]
+AllowMissingOption = Annotated[
+    bool, typer.Option("--allow-missing-classes", help="Go on where classes have no images.")
+]
+MinAccuracyOption = Annotated[
+    float,
+    typer.Option(
+        "--min-accuracy", min=0, max=1, help="Conclude nothing under this clean accuracy."
+    ),
+]
+MethodOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar=f"<{'|'.join(DETECTORS.names)}>",
+        callback=_known(DETECTORS),
+        help="The detector that decides: changes of what images show, or the paper's last-layer "
+        "statistic.",
+    ),
+]
+LayerOption = Annotated[
+    str,
+    typer.Option(
+        "--layer", metavar="ROLE|NAME", help="Layer: last, deep, middle, shallow, or a tensor."
+    ),
+]
+FactorOption = Annotated[float, typer.Option("--a", help="Scaling factor of do(x = a x + b).")]
+OffsetOption = Annotated[float, typer.Option("--b", help="Offset of do(x = a x + b).")]
+AttributionOption = Annotated[
+    AttributionMethod,
+    typer.Option("--attribution", help="How to compute the causal attribution."),
+]
+ThresholdOption = Annotated[
+    float,
+    typer.Option(
+        "--threshold",
+        min=0,
+        callback=_finite,
+        help="Anomaly index from which a class is abnormal (paper's statistic).",
+    ),
+]
+MadOption = Annotated[
+    Spread,
+    typer.Option("--mad", help="Median or mean absolute deviation in the anomaly index."),
+]
+ZerosOption = Annotated[
+    bool, typer.Option("--toolkit-zeros", help="Average in zeros as the paper's toolkit does.")
+]
+BatchSizeOption = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images per run; fits the memory limit if not given."),
+]
+MemoryOption = Annotated[
+    int, typer.Option("--memory-limit", min=1, help="MiB for the activations of one batch.")
+]
+JobsOption = Annotated[
+    int, typer.Option("--jobs", "-j", min=1, max=_MOST_THREADS, help="Models to scan at once.")
+]
+CacheOption = Annotated[
+    bool,
+    typer.Option("--cache/--no-cache", help="Remember scans of many models for the next time."),
+]
+CacheDirOption = Annotated[
+    Path | None, typer.Option("--cache-dir", metavar="FOLDER", help="Where to remember them.")
+]
+BaselineOption = Annotated[
+    Path | None,
+    typer.Option("--baseline", metavar="FILE", help="Accepted findings; see `baseline`."),
+]
+FormatsOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar="FORM[=FILE]",
+        help=f"Form of the report: {', '.join(FORMATS.names)}; several with files.  "
+        "[default: text]",
+        show_default=False,
+    ),
+]
+FailOnOption = Annotated[
+    Severity, typer.Option("--fail-on", help="Exit with 1 on a finding as severe as this.")
+]
+ExitZeroOption = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 instead of 1 or 3.")]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", "-v", help="Show times and providers on stderr.")
+]
+
+# --- of repair
+
+CleanSetOption = Annotated[
+    Path, typer.Option("--data", "-d", metavar="PATH", help="Clean labelled images, as for scan.")
+]
+ModelOutput = Annotated[
+    Path, typer.Option("--output", "-o", metavar="FILE", help="Write the repaired model here.")
+]
+ReportOption = Annotated[
+    Path | None,
+    typer.Option("--report", metavar="FILE", help="JSON report of a scan of this model."),
+]
+VictimOption = Annotated[
+    int | None, typer.Option("--victim", min=0, help="Victim class; with --target.")
+]
+TargetOption = Annotated[
+    int | None, typer.Option("--target", min=0, help="Target class; with --victim.")
+]
+RemoverOption = Annotated[
+    str,
+    typer.Option(
+        "--method",
+        metavar=f"<{'|'.join(REMOVERS.names)}>",
+        callback=_known(REMOVERS),
+        help="How to remove the backdoor.",
+    ),
+]
+ScopeOption = Annotated[
+    Scope,
+    typer.Option(
+        "--scope",
+        help="Weights to train: those that read the neurons (head), also those that feed them "
+        "alone (path), or all on the way to them (deep).",
+    ),
+]
+ReconstructionOption = Annotated[
+    Reconstruction,
+    typer.Option("--reconstruction", help="Make infected images by concepts or by ascent."),
+]
+TopOption = Annotated[
+    str,
+    typer.Option(
+        "--top",
+        metavar="SHARE|mad",
+        callback=_top,
+        help="Share of the neurons to train, or 'mad' for the outliers.",
+    ),
+]
+MaxDropOption = Annotated[
+    float,
+    typer.Option(
+        "--max-accuracy-drop", min=0, max=100, help="The most points of clean accuracy to lose."
+    ),
+]
+TriggersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--trigger-images", metavar="PATH", help="Real trigger images, to measure with only."
+    ),
+]
+ExportOption = Annotated[
+    Export,
+    typer.Option("--export", help="Put the weights into the file's graph, or export a new graph."),
+]
+RescanOption = Annotated[bool, typer.Option(help="Scan the repaired model.")]
+RepairFormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        "-f",
+        metavar=f"<{'|'.join(REPAIR_FORMATS.names)}>",
+        callback=lambda name: _known(REPAIR_FORMATS)(name.lower()),
+        help="Form of the report.",
+    ),
+]
+ReportOutput = Annotated[
+    Path | None,
+    typer.Option("--report-output", metavar="FILE", help="Write the report of the repair here."),
+]

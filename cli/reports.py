@@ -1,0 +1,163 @@
+"""Where reports go, several in one run: `--format text --format sarif=FILE`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from onnx_soda._batch import Ended
+from onnx_soda._errors import OptionError, OutputError
+from onnx_soda._report.formats import FORMATS, Context, Format, Scanned
+from onnx_soda._results import Outcome, ScanFailure, ScanReport
+from onnx_soda._rules import Severity
+from onnx_soda._system import check_writable
+
+from .options import in_flags
+from .output import deliver, report_in_flags
+
+
+@dataclass(frozen=True)
+class _Target:
+    form: Format
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Where reports go.
+
+    Attributes:
+        targets: Forms and files.
+        fail_on: Findings of this severity or a worse one are failures.
+        command: How to repeat the scan, for people.
+    """
+
+    targets: tuple[_Target, ...]
+    fail_on: Severity
+    command: str
+
+    def check(self, single: bool, inputs: Sequence[Path | None]) -> None:
+        """Make sure that all of it can be written, before the work for it begins.
+
+        Args:
+            single: One model is scanned, not many.
+            inputs: Files that the scan reads; None stands for nothing.
+
+        Raises:
+            OutputError: A file cannot be written, or a form is of one model alone.
+            MissingExtraError: A form needs packages that are not installed.
+        """
+        for target in self.targets:
+            target.form.require()
+            if not target.form.many and not single:
+                raise OutputError(
+                    f"a report in the form {target.form.name} is of one model",
+                    "Scan that model alone.",
+                )
+            if target.file is not None:
+                check_writable(target.file, *inputs)
+
+    def tell(self, report: ScanReport, place: Path) -> None:
+        """Write the scan of one model in every form.
+
+        Args:
+            report: The scan.
+            place: The model's path as given.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        scanned = [Scanned(report_in_flags(report), _relative(place), str(place))]
+        for target in self.targets:
+            self._deliver(target, scanned, True)
+
+    def tell_failure(self, failure: ScanFailure, place: Path) -> None:
+        """Write that a model could not be scanned in the forms that have words for it.
+
+        A file of another form goes: it would tell of an earlier scan.
+        """
+        scanned = [Scanned(_in_flags(failure), _relative(place), str(place))]
+        for target in self.targets:
+            if target.form.failures:
+                self._deliver(target, scanned, True)
+            elif target.file is not None and target.file.is_file():
+                target.file.unlink()
+
+    def tell_many(self, ended: Sequence[Ended]) -> None:
+        """Write the scans of many models in every form.
+
+        Raises:
+            OutputError: A file cannot be written.
+        """
+        scanned = [
+            Scanned(
+                _in_flags(one.outcome),
+                _relative(one.model),
+                str(one.model),
+                one.seconds,
+                one.cached,
+            )
+            for one in ended
+        ]
+        for target in self.targets:
+            self._deliver(target, scanned, False)
+
+    def _deliver(self, target: _Target, scanned: Sequence[Scanned], single: bool) -> None:
+        context = Context(single, self.fail_on, self.command)
+        deliver(target.form.render(scanned, context), target.file)
+
+
+def _in_flags(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, ScanReport):
+        return report_in_flags(outcome)
+    return replace(outcome, message=in_flags(outcome.message), advice=in_flags(outcome.advice))
+
+
+def read_targets(
+    formats: Sequence[str] | None, output: Path | None, fail_on: Severity, command: str
+) -> Targets:
+    """Read what --format and --output say.
+
+    Args:
+        formats: Forms, each with a file behind "=" or without.
+        output: File of the form that has none.
+        fail_on: See `Targets`.
+        command: See `Targets`.
+
+    Raises:
+        BadParameter: A form is unknown, or two would be written to one place.
+    """
+    targets = tuple(_target(text, output) for text in formats or ["text"])
+    files = [target.file and target.file.resolve() for target in targets]
+    if len(set(files)) < len(files):
+        where = "stdout" if files.count(None) > 1 else "one file"
+        raise typer.BadParameter(f"two reports would go to {where}; say --format FORM=FILE")
+    if output is not None and output.resolve() not in files:
+        raise typer.BadParameter("--output is for the form without a file, and there is none")
+    return Targets(targets, fail_on, command)
+
+
+def _target(text: str, output: Path | None) -> _Target:
+    name, equals, file = text.partition("=")
+    if equals and not file:
+        raise typer.BadParameter(f"{text!r} names no file", param_hint="--format")
+    return _Target(_form(name), Path(file) if equals else output)
+
+
+def _form(name: str) -> Format:
+    try:
+        return FORMATS.load(name.lower())()
+    except OptionError as error:
+        raise typer.BadParameter(f"{error.message}. {error.advice}", param_hint="--format") from (
+            error
+        )
+
+
+def _relative(place: Path) -> str:
+    """Return a path relative to the present folder, where it is below it."""
+    absolute = place.absolute()
+    here = Path.cwd()
+    return str(absolute.relative_to(here) if absolute.is_relative_to(here) else place.name)

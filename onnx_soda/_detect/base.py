@@ -1,0 +1,143 @@
+"""What a detector is, and which there are.
+
+A new detector is one file with a subclass of `Detector`, and one line in `DETECTORS`; in another
+package, the subclass and an entry point of the group "onnx_soda.detectors". `--method` takes its
+name, and every report form shows its evidence. `onnx_soda._verdict` says which detectors decide.
+
+What the clean images leave unexamined is the same for all detectors: `shortfalls` tells it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from onnx_soda._options import Progress
+from onnx_soda._registry import Registry
+from onnx_soda._results import Evidence, Finding, Verdict
+from onnx_soda._rules import Rule
+
+if TYPE_CHECKING:  # it imports ONNX; the command line asks for names alone
+    from onnx_soda._suspect import Examined, Suspect
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Verdict, reasons and findings."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    findings: tuple[Finding, ...]
+
+
+Need = Literal["clean images", "references", "gradients"]
+"""What a detector cannot do without."""
+
+
+class Detector(ABC):
+    """Looks at a suspect in one way.
+
+    Attributes:
+        name: By which `--method` and reports call it.
+        needs: What it cannot do without; it is not run where something is missing.
+        rules: Rules of its findings, beyond those of this package.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    rules: ClassVar[tuple[Rule, ...]] = ()
+
+    @abstractmethod
+    def run(self, suspect: Suspect, progress: Progress) -> Evidence:
+        """Examine a suspect.
+
+        Args:
+            suspect: The classifier, with its clean images and the options of the scan.
+            progress: Called as it goes on.
+
+        Raises:
+            SodaError: The suspect cannot be examined.
+        """
+
+
+DETECTORS: Registry[type[Detector]] = Registry(
+    "detector",
+    "onnx_soda.detectors",
+    {
+        "concepts": "onnx_soda._detect.concepts.detector:ConceptDetector",
+        "soda": "onnx_soda._detect.soda.detector:SodaDetector",
+        "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
+    },
+)
+
+
+# Mean logits over fewer images tell little about a class.
+_FEWEST_IMAGES = 10
+
+
+def shortfalls(examined: Examined) -> tuple[str, ...]:
+    """Say what the clean images leave unexamined, whatever the method."""
+    return (
+        *shortfall_of_all(examined),
+        *thin_spots(examined),
+        *_misread(examined),
+        *_other_outputs(examined),
+    )
+
+
+def _other_outputs(examined: Examined) -> list[str]:
+    if not examined.unexamined_outputs:
+        return []
+    return [
+        f"Not examined: {', '.join(examined.unexamined_outputs)}, which the model gives beside the "
+        "scores and computes in another way. Set `logits` to one of these to examine it, or to the "
+        "scores if nothing else is used."
+    ]
+
+
+def _misread(examined: Examined) -> list[str]:
+    """Tell which classes the model takes for others as they are: no change can turn them then."""
+    if examined.too_inaccurate:
+        return []
+    return [
+        f"{share:.0%} of the clean images of class {label} are taken for class {answer} as they "
+        "are: the labels or the order of the classes are not the model's, or it turns this class "
+        "whatever the images show."
+        for label, answer, share in examined.misread
+    ]
+
+
+def shortfall_of_all(examined: Examined) -> list[str]:
+    """Say what leaves the whole set unusable: too low an accuracy, or no images at all."""
+    gaps = []
+    if examined.too_inaccurate:
+        gaps.append(
+            f"The model gives only {examined.accuracy:.1%} of the clean images their label "
+            f"(needed: {examined.min_accuracy:.0%}). The preprocessing, the order of the classes "
+            "or the labels do not fit it; see `preprocess`."
+        )
+    if examined.accuracy is None:
+        gaps.append(
+            "No clean images were given, so only the data-free part of the analysis ran. With "
+            "`data` (a few dozen labelled images per class: HDF5, npz, image folder, "
+            "IDX or Parquet) the victim class, the clean accuracy and non-affine layers are "
+            "examined too."
+        )
+    return gaps
+
+
+def thin_spots(examined: Examined) -> list[str]:
+    """Say which classes have no images, or too few."""
+    if examined.accuracy is None:
+        return []
+    spots = []
+    missing = (examined.classes or 0) - examined.source_classes
+    if missing > 0:
+        spots.append(f"{missing} classes have no clean images and were not examined as victims.")
+    if examined.fewest_images < _FEWEST_IMAGES:
+        spots.append(
+            f"A class has only {examined.fewest_images} clean images; at least {_FEWEST_IMAGES} "
+            "per class are needed."
+        )
+    return spots

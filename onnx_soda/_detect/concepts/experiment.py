@@ -1,0 +1,179 @@
+"""Interventions on what clean images show: reference heads, two searches, a closer look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnx_soda._data.datasets import CleanSet
+from onnx_soda._data.sources import IntArray
+from onnx_soda._detect.concepts.battery import BUDGETS, Budget
+from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
+from onnx_soda._detect.concepts.examination import (
+    Examination,
+    FoldedImages,
+    Reader,
+    count_by_fold,
+    fewest_of,
+)
+from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
+from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
+from onnx_soda._detect.concepts.score import model_likeness
+from onnx_soda._detect.concepts.search import SearchResult, search, search_styles
+from onnx_soda._detect.concepts.styles import Style, StyleLibrary
+from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
+from onnx_soda._suspect import Suspect
+
+# With more classes the images of all of them cost more than the search is worth, and the table of
+# all pairs under all concepts does not fit into memory.
+MOST_CLASSES = 128
+# With one class nothing shows whether a change turns that class alone.
+_FEWEST_CLASSES = 2
+
+
+def why_not_tried(clean: CleanSet | None, classes: int) -> str | None:
+    """Return a sentence on why interventions on the image are not tried; None where they can be.
+
+    Args:
+        clean: The clean images; where there are none, that is said elsewhere.
+        classes: Number of classes of the model.
+    """
+    if classes > MOST_CLASSES:
+        return (
+            f"Interventions on the image are made for at most {MOST_CLASSES} classes; the model "
+            f"has {classes}."
+        )
+    if clean is None:
+        return None
+    if clean.preprocessed:
+        return (
+            "Interventions on the image need images as pixels; these are numbers on no scale of "
+            "pixels, as the model takes them. Give the images before preprocessing."
+        )
+    if len(in_both_folds(clean.labels)) < _FEWEST_CLASSES:
+        return (
+            f"Interventions on the image need clean images of {_FEWEST_CLASSES} classes, two of "
+            "each at least."
+        )
+    return None
+
+
+@dataclass(frozen=True, eq=False)
+class ConceptResult:
+    """What interventions show.
+
+    Attributes:
+        search: What changes of the image did.
+        styles: What styles of other images in a hidden tensor did; None where the model has no
+            tensor with a style.
+        pairs: The pairs with the highest scores, looked at image by image; the highest bound first.
+            A pair may be there twice, by a concept and by a style.
+        reference_accuracies: Clean accuracy of the reference heads of each layer, the last layer
+            first, on images they were not fitted to.
+        model_accuracy: Clean accuracy of the model on the images they were fitted to.
+        fit_images: Images that the reference heads were fitted to, both folds together.
+        fewest_images: Those of the smaller fold of the class with the fewest.
+        probe_images: Images that interventions were tried on.
+        confirm_images: Images that the best pairs were looked at with, besides those of the victim
+            that were left.
+    """
+
+    search: SearchResult[Concept]
+    styles: SearchResult[Style] | None
+    pairs: tuple[Confirmation, ...]
+    reference_accuracies: tuple[float, ...]
+    model_accuracy: float
+    fit_images: int
+    fewest_images: int
+    probe_images: int
+    confirm_images: int
+
+    @property
+    def tried(self) -> int:
+        """Number of concepts and styles tried."""
+        return self.search.tried + (self.styles.tried if self.styles else 0)
+
+
+def examine_concepts(
+    suspect: Suspect,
+    budget: Budget | None = None,
+    advance: Callable[[int, int], None] | None = None,
+) -> ConceptResult:
+    """Search for interventions that turn one class into another without the clean data's support.
+
+    Args:
+        suspect: The classifier, with clean images; see `why_not_tried`.
+        budget: How many to try.
+        advance: Called with the number of interventions tried and the number in all.
+
+    Raises:
+        InferenceError: The model does not run.
+        ImageError: An image is unreadable or does not fit the model.
+    """
+    assert suspect.clean is not None  # noqa: S101 - the caller has looked
+    budget = budget or BUDGETS["default"]
+    rng = np.random.default_rng(suspect.options.seed)
+    folds = split_into_folds(suspect.clean.labels, rng)
+    labels = suspect.clean.labels[folds.rows]
+    features = read_features(suspect, folds.rows)
+    examination = _examination(suspect, features, labels, folds)
+    reader = Reader(suspect, folds)
+    images = reader.read(folds.confirm)
+    searched = images.of(folds.search[folds.confirm])
+    library = _library(features, searched, folds)
+    channels = searched.pixels.shape[1]
+    concepts = budget.concepts(channels)
+    total = concepts + (budget.styles(len(library.styles)) if library else 0)
+    probe, judge = examination.open(searched)
+    counting = _counting(advance, 0, total)
+    found = search(probe, judge, rng, budget, counting, searched.donors())
+    look = CloserLook(examination, images, reader, rng)
+    pairs = look.at(found, ConceptVariations(channels))
+    styles = None
+    if library:
+        probe, judge = examination.open(searched, library.layer)
+        counting = _counting(advance, concepts, total)
+        styles = search_styles(probe, judge, library, rng, budget, counting)
+        pairs += look.at(styles, library, library.layer)
+    return ConceptResult(
+        search=found,
+        styles=styles,
+        pairs=tuple(sorted(pairs, key=lambda pair: -pair.bound)),
+        reference_accuracies=tuple(head.accuracy for head in examination.heads),
+        model_accuracy=features.accuracy,
+        fit_images=len(labels),
+        fewest_images=examination.fewest,
+        probe_images=len(searched.labels),
+        confirm_images=len(images.labels),
+    )
+
+
+def _counting(
+    advance: Callable[[int, int], None] | None, before: int, total: int
+) -> Callable[[int], None] | None:
+    """Return what a search tells how many it has tried."""
+    return advance and (lambda tried: advance(before + tried, total))
+
+
+def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLibrary | None:
+    """Return the styles of the images searched on; None where the model has no style layer."""
+    if features.style_layer is None:
+        return None
+    styles = features.styles[folds.search & folds.confirm]
+    return StyleLibrary(features.style_layer, styles, images.pixels)
+
+
+def _examination(
+    suspect: Suspect, features: Features, labels: IntArray, folds: Folds
+) -> Examination:
+    """Fit reference heads; find out how alike classes are."""
+    classes = suspect.classes or 0
+    heads = tuple(
+        fit_reference_head(pooling, layer, labels, folds.fold, classes)
+        for pooling, layer in zip(features.poolings, features.layers, strict=True)
+    )
+    fitted = count_by_fold(labels, folds.fold, classes)
+    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted))
+    return Examination(suspect, heads, fitted, likeness, classes)

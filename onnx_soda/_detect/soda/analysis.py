@@ -1,0 +1,165 @@
+"""Causal attribution and detection for one classifier, by the way that fits its tail."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda._detect.soda.attribution import (
+    Advance,
+    Attribution,
+    FloatArray,
+    attribute_batched,
+    attribute_closed_form,
+    is_affine,
+)
+from onnx_soda._detect.soda.statistic import (
+    TargetDetection,
+    VictimDetection,
+    detect_target,
+    detect_victim,
+    mean_logits,
+)
+from onnx_soda._errors import InferenceError, TensorNotFoundError
+from onnx_soda._model.parts import Tail
+from onnx_soda._options import ScanOptions
+from onnx_soda._suspect import Observation
+
+
+@dataclass(frozen=True, eq=False)
+class SodaResult:
+    """Result of SODA's causal analysis.
+
+    Attributes:
+        attribution: Causal attribution (Algorithm 1).
+        neurons: Number of neurons examined.
+        targets: Target class detection (Algorithm 2).
+        victims: Victim class detection (Algorithm 3) for each class flagged, or for the most
+            abnormal class where none is; empty without a clean set.
+    """
+
+    attribution: Attribution
+    neurons: int
+    targets: TargetDetection
+    victims: tuple[VictimDetection, ...]
+
+
+def attribute(
+    tail: Tail,
+    observation: Observation | None,
+    options: ScanOptions,
+    advance: Advance | None = None,
+) -> Attribution | None:
+    """Compute the causal attribution of every neuron of the layer.
+
+    Args:
+        tail: The tail of the classifier.
+        observation: What the model makes of the clean images; None without a clean set.
+        options: a, b and how to compute.
+        advance: Called as it goes on, where interventions are run one by one.
+
+    Returns:
+        None where images are needed and there are none: the tail is not affine, or a is not 1.
+
+    Raises:
+        TensorNotFoundError: The closed form was asked for and the tail is not affine.
+    """
+    rng = np.random.default_rng(options.seed)
+    if observation is not None:
+        tail.learn_shape(observation.layer)
+    if options.attribution in ("auto", "closed-form"):
+        if is_affine(tail, rng, observation.layer if observation else None):
+            if observation is None and options.intervention.a != 1:
+                return None
+            means = _layer_means(observation, needed=options.intervention.a != 1)
+            return attribute_closed_form(tail, means, options.intervention)
+        if options.attribution == "closed-form":
+            raise TensorNotFoundError(
+                f"the layer {tail.head.layer!r} has no closed form: its tail is not affine",
+                "Take `attribution` auto, or the last layer.",
+            )
+    if observation is None:
+        return None
+    return attribute_batched(
+        tail,
+        observation.layer,
+        observation.labels,
+        options.intervention,
+        observation.sides,
+        advance,
+    )
+
+
+def _layer_means(observation: Observation | None, needed: bool) -> dict[int, FloatArray]:
+    """Return the mean activations of each source class; zeros where their values do not count."""
+    if observation is None:
+        return {}
+    sources = [int(source) for source in np.unique(observation.labels)]
+    if not needed:
+        return dict.fromkeys(sources, np.zeros(observation.layer.shape[1:]))
+    return {source: _mean(observation.layer[observation.labels == source]) for source in sources}
+
+
+def _mean(rows: NDArray[Any]) -> FloatArray:
+    mean: FloatArray = rows.mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def analyse(
+    tail: Tail,
+    observation: Observation | None,
+    options: ScanOptions,
+    advance: Advance | None = None,
+) -> SodaResult | None:
+    """Run Algorithms 1 to 3.
+
+    Returns:
+        None where the attribution needs clean images and there are none.
+
+    Raises:
+        InferenceError: Interventions drive the logits to values that are not numbers.
+    """
+    attribution = attribute(tail, observation, options, advance)
+    if attribution is None:
+        return None
+    targets = detect_target(
+        _absolute(attribution),
+        options.threshold,
+        options.spread,
+        "zero" if options.toolkit_zeros else "keep",
+    )
+    if not np.isfinite(targets.pcc).all():
+        raise InferenceError(
+            "interventions drive the logits to values that are not numbers",
+            "Use a smaller `a` and `b`; the model's weights may be damaged.",
+        )
+    neurons = len(attribution.shift(next(iter(attribution.sources), None)))
+    return SodaResult(attribution, neurons, targets, _victims(targets, observation, options))
+
+
+def _absolute(attribution: Attribution) -> Iterator[tuple[int | None, FloatArray]]:
+    """Yield the attribution per source class; once for all where there is no clean set."""
+    if attribution.same_for_all:
+        common = np.abs(attribution.shift(None))
+        for source in attribution.sources or (None,):
+            yield source, common
+        return
+    for source in attribution.sources:
+        yield source, np.abs(attribution.shift(source))
+
+
+def _victims(
+    targets: TargetDetection, observation: Observation | None, options: ScanOptions
+) -> tuple[VictimDetection, ...]:
+    if observation is None:
+        return ()
+    means = mean_logits(observation.logits, observation.labels)
+    suspects = targets.flagged or (int(np.argmin(targets.index)),)
+    return tuple(
+        detect_victim(target, means, options.threshold, options.spread, options.toolkit_zeros)
+        for target in suspects
+    )

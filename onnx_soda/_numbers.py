@@ -1,0 +1,159 @@
+"""The numbers behind the evidence of the detectors of this package, for programs.
+
+`Evidence.numbers` holds them in plain form; `numbers_of` reads them back as these classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import msgspec
+
+ChangeKind = Literal["concept", "style"]
+
+
+@dataclass(frozen=True)
+class SodaNumbers:
+    """Numbers of SODA's causal analysis (paper, Algorithms 1 to 3).
+
+    Attributes:
+        pcc: Per class: correlation of its causal attribution with that of the other classes.
+        anomaly_index: Signed anomaly index of each; abnormal below minus the threshold.
+        target_logit_by_source: For each target class looked at, the mean target logit over the
+            clean images of each source class. Keys are class numbers.
+        method: How the attribution was computed: "closed-form" or "batched".
+        a: Scaling factor of the intervention (Equation 2).
+        b: Offset of the intervention.
+        layer: Tensor that was intervened on.
+        neurons: Number of its neurons.
+        spread: "median" or "mean" absolute deviation.
+        threshold: Anomaly index over which a class is abnormal.
+        responsible: For each class the neurons with the largest causal attribution, and that.
+    """
+
+    pcc: tuple[float, ...]
+    anomaly_index: tuple[float, ...]
+    target_logit_by_source: Mapping[str, Mapping[str, float]]
+    method: str
+    a: float
+    b: float
+    layer: str
+    neurons: int
+    spread: str
+    threshold: float
+    responsible: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class EffectValues:
+    """A family of concepts, or a place in the image, with its numbers."""
+
+    family: str
+    values: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class ConceptValues:
+    """A concept in numbers.
+
+    Attributes:
+        effects: What is done, one after the other; one or two.
+        place: Where in the image.
+    """
+
+    effects: tuple[EffectValues, ...]
+    place: EffectValues
+
+
+@dataclass(frozen=True)
+class PairNumbers:
+    """A pair of classes and the change that best turns one into the other.
+
+    Counts and shares are of clean images that did not choose the change.
+
+    Attributes:
+        victim_class: Source class.
+        target_class: Class it is turned into.
+        score: How far the clean data does not support the turn; see docs/detection.md.
+        low: Lower end of its 90 % interval.
+        high: Upper end.
+        bound: What the score is above with 95 % confidence for all pairs of classes together.
+        concept: The change in words.
+        kind: "concept" where the image is changed, "style" where features half way through the
+            network are given the style of another image.
+        shown: Images of the victim.
+        turned: Those that the model gives to the target under the change.
+        turned_before: Those that it gives to the target as they are.
+        reference: Mean probability of the target under the change in the reference heads.
+        others_right_before: Share of the other classes' images given their label as they are.
+        others_right_under: The same under the change.
+        answers_under: How many images of a class get which answer under the change: class,
+            answer, images; where there are none it is left out.
+        also_turned: Other classes that the change surely turns into the target, too, the most
+            turned first.
+        concepts: Concepts that turn the pair, the best first: what a repair reconstructs with.
+    """
+
+    victim_class: int
+    target_class: int
+    score: float
+    low: float
+    high: float
+    bound: float
+    concept: str
+    kind: ChangeKind
+    shown: int
+    turned: int
+    turned_before: int
+    reference: float
+    others_right_before: float
+    others_right_under: float
+    answers_under: tuple[tuple[int, int, int], ...] = ()
+    also_turned: tuple[int, ...] = ()
+    concepts: tuple[ConceptValues, ...] = ()
+
+
+@dataclass(frozen=True)
+class ConceptNumbers:
+    """Numbers of the interventions on what the images show.
+
+    Attributes:
+        pairs: The pairs with the highest scores, highest bound first.
+        threshold: Bound over which a pair is reported.
+        budget: "quick", "default" or "thorough".
+        concepts: Number of changes tried.
+        probe_images: Images that they were tried on.
+        fit_images: Images that the reference heads were fitted to.
+        fewest_images: Those of the class with the fewest, in each half of them.
+        reference_accuracies: Of each reference head, on images it was not fitted to.
+    """
+
+    pairs: tuple[PairNumbers, ...]
+    threshold: float
+    budget: str
+    concepts: int
+    probe_images: int
+    fit_images: int
+    fewest_images: int
+    reference_accuracies: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class LogicNumbers:
+    """What was looked at to find decisions in the graph.
+
+    Attributes:
+        nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
+        images_run: Images shown to find one that takes a decision; 0 where nothing was suspected.
+    """
+
+    nodes_examined: int
+    images_run: int
+
+
+def plain(numbers: Any) -> dict[str, Any]:
+    """Return numbers as `Evidence.numbers` has them: dicts, lists and values of JSON."""
+    content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(numbers))
+    return content

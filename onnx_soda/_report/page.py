@@ -1,0 +1,182 @@
+"""A report as one HTML page: no scripts, no requests, everything escaped.
+
+What comes from a model or a data file is made printable first (`printable`) and escaped by
+Jinja; pictures are taken only as PNG data. The page's own policy forbids it everything but
+images of its own and its style.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from onnx_soda._answers import RepairAnswer, RepairSummary
+from onnx_soda._report.formats import cell_text, class_names, evidence_in_order
+from onnx_soda._report.plots import draw
+from onnx_soda._report.repair_text import before_and_after, repair_facts
+from onnx_soda._results import Chart, Evidence, ScanReport
+from onnx_soda._rules import RULES
+from onnx_soda._words import class_label, printable
+
+_PNG = "data:image/png;base64,"
+# How the heading of a repair looks.
+_MOODS = {
+    "repaired": "clean",
+    "nothing to repair": "clean",
+    "partly repaired": "inconclusive",
+    "inconclusive": "inconclusive",
+    "failed": "backdoor",
+}
+# Classes in the plot of a repair; those that changed most.
+_MOST_CLASSES = 43
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A plot with its heading and what it says."""
+
+    title: str
+    caption: str
+    svg: Markup
+
+
+def to_html(report: ScanReport, command: str) -> str:
+    """Return a report as a page.
+
+    Args:
+        report: The scan.
+        command: How to repeat it, for people.
+    """
+    label = _labeller(class_names(report))
+    evidence = evidence_in_order(report)
+    return _render(
+        "report.html",
+        report=report,
+        command=command,
+        rules=RULES,
+        sentence=_sentence(report, label),
+        galleries=[gallery for one in evidence for gallery in one.galleries],
+        tables=[table for one in evidence for table in one.tables if table.rows],
+        figures=[_figure(chart) for one in evidence for chart in one.charts],
+        unseen=list(_unseen(report, evidence)),
+    )
+
+
+def repair_to_html(answer: RepairAnswer, written: str | None, command: str) -> str:
+    """Return a repair as a page.
+
+    Args:
+        answer: The repair.
+        written: Name of the file that was written; None where none was.
+        command: How to repeat it, for people.
+    """
+    summary, label = answer.summary, _labeller(answer.class_names)
+    victim, target = summary.victim_class, summary.target_class
+    evidence = evidence_in_order(answer.scan) if answer.scan else []
+    return _render(
+        "repair.html",
+        summary=summary,
+        model=answer.model,
+        version=version("onnx-soda"),
+        mood=_MOODS[summary.outcome],
+        pair=None if victim is None else f"{label(victim)} → {label(target)}",
+        written=written,
+        rows=before_and_after(summary),
+        facts=repair_facts(summary) if victim is not None else [],
+        galleries=[gallery for one in evidence for gallery in one.galleries],
+        figures=list(_repair_figures(summary, answer.class_names)),
+        seconds=summary.seconds or {},
+        command=command,
+    )
+
+
+def _render(template: str, **content: Any) -> str:
+    """Fill a template; what is text in it is made printable and escaped."""
+    environment = Environment(
+        loader=PackageLoader("onnx_soda._report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(picture=_picture, cell=cell_text, **content)
+
+
+def _shown(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _picture(uri: str) -> str:
+    """Return a picture's data; nothing where it is anything else."""
+    return uri if uri.startswith(_PNG) else ""
+
+
+def _labeller(names: Sequence[str] | None) -> Callable[[int | None], str]:
+    """Return what names classes."""
+
+    def label(number: int | None) -> str:
+        return "?" if number is None else class_label(number, names)
+
+    return label
+
+
+def _figure(chart: Chart) -> Figure:
+    return Figure(chart.title, chart.text, Markup(draw(chart)))  # noqa: S704 - made here
+
+
+def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
+    """Say what it comes to, and how sure that is."""
+    if report.verdict == "clean":
+        return (
+            "Nothing stands out in what was examined. That is no proof: a trigger that no change "
+            "tried resembles is not found."
+        )
+    if report.verdict == "inconclusive":
+        return "The scan cannot tell: something that a verdict needs was not examined, or unclear."
+    first = report.findings[0] if report.findings else None
+    if first is None or first.target_class is None:
+        return "There is reason not to use this model."
+    victim, target = label(first.victim_class), label(first.target_class)
+    said = f"Class {victim} is turned into class {target}."
+    if first.score is None or first.threshold is None:
+        return said
+    return (
+        f"{said} The score is surely over {first.score:.2f}; over {first.threshold:.2f} is enough "
+        "to be reported."
+    )
+
+
+def _unseen(report: ScanReport, evidence: Sequence[Evidence]) -> Iterator[str]:
+    """Say what was not examined, and what did not hold."""
+    said = {finding.message for finding in report.findings}
+    told = [reason for reason in report.reasons if reason not in said]
+    told += [gap for one in evidence for gap in one.unexamined]
+    told += report.dataset.notes if report.dataset else ()
+    told += [f"Sandbox: {gap}." for gap in report.environment.sandbox.gaps]
+    yield from dict.fromkeys(told)
+
+
+def _repair_figures(summary: RepairSummary, names: Sequence[str] | None) -> Iterator[Figure]:
+    if summary.before is None or summary.after is None:
+        return
+    before, after = summary.before.accuracy_by_class, summary.after.accuracy_by_class
+    change = {int(number): 100 * (after[number] - before[number]) for number in before}
+    shown = sorted(change, key=lambda number: -abs(change[number]))[:_MOST_CLASSES]
+    values = [change[number] for number in shown]
+    yield _figure(
+        Chart(
+            "bars",
+            "Change of clean accuracy, in points",
+            "How the accuracy on clean images of each class changed, the largest change first; "
+            f"from {min(values):+.1f} to {max(values):+.1f}.",
+            tuple(class_label(number, names) for number in shown),
+            tuple((value,) for value in values),
+            tuple(row for row, value in enumerate(values) if value < 0),
+        )
+    )

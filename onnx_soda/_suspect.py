@@ -1,0 +1,416 @@
+"""The suspect: one classifier as it is examined, with its preprocessing and its clean images.
+
+Made once per command. What takes time is done when it is first asked for, and kept: the graph is
+read once, sessions are opened once, the preprocessing is inferred once. Detectors, the repair and
+the new scan after it take the same one. Pixels are read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_soda._data.datasets import CleanSet
+from onnx_soda._data.inference import PreprocessingChoice, infer_preprocessing
+from onnx_soda._data.preprocessing import (
+    PRESETS,
+    Preprocessing,
+    candidates,
+    load_preprocessing,
+)
+from onnx_soda._data.sources import ImageShape, IntArray, Pixels
+from onnx_soda._data.splits import balanced_sample, check_labels
+from onnx_soda._errors import ImageError, NotAClassifierError
+from onnx_soda._model.anatomy import Anatomy, dissect_view
+from onnx_soda._model.graph import GraphView, view_graph
+from onnx_soda._model.inputs import ImageInput
+from onnx_soda._model.load import OnnxModel
+from onnx_soda._model.parts import Body, Tail
+from onnx_soda._model.runtime import Arrays
+from onnx_soda._options import Progress, ScanOptions, no_progress
+
+FloatPixels = NDArray[np.float32]
+"""Images, shape (images, channels, height, width), from 0 to 1."""
+
+# Images on which candidate preprocessings are compared first, and, where the two best ones are
+# then too close to call, those two again.
+_TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
+# Bytes of the images read at once. Larger than a batch of small images: compressed files are read
+# chunk by chunk, and a chunk that two blocks share is read twice.
+_BLOCK_BYTES = 32 * 2**20
+# Images of a class from which it is told what most of them are taken for.
+_FEWEST_TO_MISREAD = 10
+# Free image sizes without a hint in the data: what most classifiers were trained on.
+_FALLBACK_SIZE = 224
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What the model makes of clean images.
+
+    Attributes:
+        labels: Their classes, shape (images,).
+        logits: Shape (images, classes).
+        layer: Values of the analysed layer, shape (images, *element_shape).
+        sides: Further tensors, by name, with as many rows.
+    """
+
+    labels: IntArray
+    logits: NDArray[np.float32]
+    layer: NDArray[Any]
+    sides: Arrays
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose class has the largest logit."""
+        return float((self.logits.argmax(axis=1) == self.labels).mean())
+
+    def misread(self) -> tuple[tuple[int, int, float], ...]:
+        """Return the classes of which most images are given one other class.
+
+        Returns:
+            Class, the other, and the share; classes with few images are left out.
+        """
+        found = []
+        answers = self.logits.argmax(axis=1)
+        for label in np.unique(self.labels):
+            counts = np.bincount(answers[self.labels == label])
+            most, share = int(counts.argmax()), float(counts.max() / counts.sum())
+            if most != label and share > 0.5 and counts.sum() >= _FEWEST_TO_MISREAD:
+                found.append((int(label), most, share))
+        return tuple(found)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """What was examined, as far as the verdict depends on it.
+
+    Attributes:
+        classes: Number of classes of the model; None where it never became known.
+        source_classes: Number of classes with clean images.
+        fewest_images: Images of the class with the fewest.
+        accuracy: Clean accuracy; None without a clean set.
+        min_accuracy: Accuracy under which nothing is concluded.
+        misread: Classes of which most images are given one other class: the class, the other, and
+            the share.
+        unexamined_outputs: Names of the model's outputs that are not computed from the scores.
+    """
+
+    classes: int | None
+    source_classes: int
+    fewest_images: int
+    accuracy: float | None
+    min_accuracy: float
+    misread: tuple[tuple[int, int, float], ...] = ()
+    unexamined_outputs: tuple[str, ...] = ()
+
+    @property
+    def too_inaccurate(self) -> bool:
+        """Whether the clean accuracy is too low for any conclusion."""
+        return self.accuracy is not None and self.accuracy < self.min_accuracy
+
+
+@dataclass(frozen=True, eq=False)
+class Suspect:
+    """A classifier as it is examined.
+
+    Attributes:
+        model: The model, from `load_model`.
+        clean: Clean labelled images, from `load_dataset`; None without any.
+        options: See `ScanOptions`.
+        progress: Called as work goes on.
+        known: The preprocessing, where it is known already; else it is the one that the options
+            name, or the one with the best clean accuracy.
+    """
+
+    model: OnnxModel
+    clean: CleanSet | None = None
+    options: ScanOptions = ScanOptions()  # noqa: RUF009 - frozen
+    progress: Progress = no_progress
+    known: Preprocessing | None = None
+
+    def with_model(self, model: OnnxModel) -> Suspect:
+        """Return another model with the same images and the same preprocessing."""
+        return replace(self, model=model, known=self.preprocessing)
+
+    @cached_property
+    def view(self) -> GraphView:
+        """The graph, prepared.
+
+        Raises:
+            ModelError: It contradicts itself, or is over a limit.
+        """
+        return view_graph(self.model)
+
+    @cached_property
+    def anatomy(self) -> Anatomy:
+        """Where the classifier takes images, scores classes, and can be intervened on.
+
+        Raises:
+            NotAClassifierError: No image input, no scores over classes, or no hidden layer.
+            TensorNotFoundError: A name in the options is not in the graph or cannot serve.
+        """
+        return dissect_view(self.model, self.view, self.options.layer, self.options.logits)
+
+    @cached_property
+    def tail(self) -> Tail:
+        """From the analysed layer to the logits, as a session."""
+        return Tail(self.anatomy, self.options.runtime)
+
+    @cached_property
+    def body(self) -> Body:
+        """From the image to logits and layer, as a session."""
+        return self.body_with(self.tail.needed)
+
+    def body_with(self, sides: Sequence[str]) -> Body:
+        """Return a session from the image to logits, layer and further tensors.
+
+        Args:
+            sides: Names of those tensors.
+        """
+        return Body(self.anatomy, self.options.runtime, tuple(sides))
+
+    @cached_property
+    def classes(self) -> int | None:
+        """Number of classes, from the graph or by running it; None where it needs images.
+
+        Raises:
+            NotAClassifierError: There is one class.
+            ImageError: The model takes a flat vector that the images do not fill.
+        """
+        known = self.anatomy.logits.classes
+        if known is not None:
+            return known
+        if self.tail.reads_layer_alone:
+            zeros = np.zeros((1, *(self.tail.element_shape or ())))
+            return _at_least_two(self.tail.logits(zeros).shape[1])
+        if self.clean is None:
+            return None
+        image, size = self.anatomy.view.image, self.image_shape(self.clean)
+        shape = image.concrete_shape(1, size.height, size.width, size.channels)
+        return _at_least_two(int(self.body.logits(np.zeros(shape, image.numpy_dtype())).shape[1]))
+
+    @cached_property
+    def sample(self) -> IntArray:
+        """Positions of the clean images to use, as many of each class as far as there are enough.
+
+        Raises:
+            LabelError: Labels outside the model's classes, or classes without images.
+        """
+        clean = self._images()
+        allow_missing = self.options.allow_missing_classes
+        check_labels(
+            clean.labels, self.classes or 0, clean.class_names, allow_missing=allow_missing
+        )
+        rng = np.random.default_rng(self.options.seed)
+        return balanced_sample(clean.labels, self.classes or 0, self.options.samples_per_class, rng)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How pixels become the model's input.
+
+        Raises:
+            PreprocessingError: The preset is unknown or the file is wrong.
+        """
+        if self.known is not None:
+            return self.known
+        if self.options.preprocess is not None:
+            return load_preprocessing(self.options.preprocess)
+        return self._inferred.best
+
+    @property
+    def choice(self) -> PreprocessingChoice | None:
+        """How the preprocessing was inferred; None where it was given."""
+        given = self.known is not None or self.options.preprocess is not None
+        return None if given else self._inferred
+
+    @cached_property
+    def _inferred(self) -> PreprocessingChoice:
+        clean, image = self._images(), self.anatomy.view.image
+        shape = self.image_shape(clean)
+        order = np.random.default_rng(self.options.seed).permutation(self.sample)
+        contenders = _candidates(image, clean, shape.channels)
+        tries = 0
+
+        def predict(option: Preprocessing, some: Pixels) -> NDArray[np.float32]:
+            nonlocal tries
+            logits = self.body.logits(_apply(option, some, image))
+            tries += 1
+            # The finals of the best few, on more images, take about as long as the first round.
+            self.progress("ways of preprocessing tried", tries, max(tries, 2 * len(contenders)))
+            return logits
+
+        def trial(images: int, some: Sequence[Preprocessing]) -> PreprocessingChoice:
+            rows = np.sort(order[:images])
+            pixels = clean.images.read(rows, shape)
+            return infer_preprocessing(pixels, clean.labels[rows], some, predict)
+
+        found = trial(_TRIAL_IMAGES, contenders)
+        if found.runner_up is not None and found.too_close and len(order) > found.images:
+            found = trial(_CLOSE_CALL_IMAGES, (found.best, found.runner_up))
+        return found
+
+    @cached_property
+    def observation(self) -> Observation | None:
+        """What the model makes of the sample of clean images; None without any.
+
+        Raises:
+            ImageError: An image is unreadable or does not fit the model.
+            InferenceError: The model does not run.
+        """
+        if self.clean is None or self.classes is None:
+            return None
+        return self.observe(self.sample, progress=self.progress)
+
+    @cached_property
+    def examined(self) -> Examined:
+        """What was examined, as far as the verdict depends on it."""
+        observation, others = self.observation, self.anatomy.logits.unexamined
+        least = self.options.min_accuracy
+        if observation is None:
+            return Examined(self.classes, 0, 0, None, least, unexamined_outputs=others)
+        counts = np.bincount(observation.labels)
+        counts = counts[counts > 0]
+        return Examined(
+            self.classes,
+            len(counts),
+            int(counts.min()),
+            observation.accuracy,
+            least,
+            observation.misread(),
+            others,
+        )
+
+    def observe(
+        self, rows: IntArray, body: Body | None = None, progress: Progress = no_progress
+    ) -> Observation:
+        """Run the model once over clean images, a block at a time, so that memory stays bounded.
+
+        Args:
+            rows: Positions in the clean set.
+            body: A session with other tensors, from `body_with`.
+            progress: Called as it goes on.
+
+        Raises:
+            ImageError: An image is unreadable or does not fit the model.
+            InferenceError: The model does not run.
+        """
+        clean, body = self._images(), body or self.body
+        shape = self.image_shape(clean)
+        size = max(_BLOCK_BYTES // (4 * shape.height * shape.width * shape.channels), 1)
+        parts = []
+        for start in range(0, len(rows), size):
+            block = rows[start : start + size]
+            parts.append(body.observe(self._prepared(clean, block, shape)))
+            progress("clean images through the model", start + len(block), len(rows))
+        logits, layers, sides = zip(*parts, strict=True)
+        return Observation(
+            clean.labels[rows],
+            np.concatenate(logits),
+            np.concatenate(layers),
+            {name: np.concatenate([part[name] for part in sides]) for name in sides[0]},
+        )
+
+    def pixels(self, rows: IntArray | None = None, clean: CleanSet | None = None) -> FloatPixels:
+        """Read images, shape (images, channels, height, width), from 0 to 1.
+
+        Args:
+            rows: Positions; all where not given.
+            clean: Where from, if not from the clean set.
+
+        Raises:
+            ImageError: An image is unreadable or does not fit the model.
+        """
+        clean = clean or self._images()
+        chosen = np.arange(len(clean.labels)) if rows is None else rows
+        shape = self.image_shape(clean)
+        read = clean.images.read(chosen, shape, self.preprocessing.resize)
+        levels = read.astype(np.float32) / 255
+        return np.ascontiguousarray(levels.transpose(0, 3, 1, 2), np.float32)
+
+    def inputs(self, pixels: FloatPixels) -> NDArray[Any]:
+        """Return pixels as the model takes them.
+
+        Args:
+            pixels: Shape (images, channels, height, width), from 0 to 1.
+        """
+        levels = 255 * pixels.transpose(0, 2, 3, 1)
+        return _apply(self.preprocessing, levels, self.anatomy.view.image)
+
+    def image_shape(self, clean: CleanSet) -> ImageShape:
+        """Return the size in which the model wants its images.
+
+        Raises:
+            ImageError: The model takes a flat vector that the images do not fill.
+        """
+        return image_shape(self.anatomy.view.image, clean)
+
+    def _prepared(self, clean: CleanSet, rows: IntArray, shape: ImageShape) -> NDArray[Any]:
+        pixels = clean.images.read(rows, shape, self.preprocessing.resize)
+        return _apply(self.preprocessing, pixels, self.anatomy.view.image)
+
+    def _images(self) -> CleanSet:
+        if self.clean is None:
+            raise ImageError("this needs clean images, and none were given", "Give a clean set.")
+        return self.clean
+
+
+def image_shape(image: ImageInput, clean: CleanSet) -> ImageShape:
+    """Return the size in which a model wants its images.
+
+    Args:
+        image: The model's input.
+        clean: The images.
+
+    Raises:
+        ImageError: The model takes a flat vector that the images do not fill.
+    """
+    native = clean.images.native
+    if image.layout == "flat":
+        return _flat_shape(image.features or 0, native)
+    height = native.height if native else _FALLBACK_SIZE
+    width = native.width if native else _FALLBACK_SIZE
+    channels = image.channels or (native.channels if native else 3)
+    return ImageShape(image.height or height, image.width or width, channels)
+
+
+def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:
+    if native and native.height * native.width * native.channels == features:
+        return native
+    size = f"{native.height} x {native.width} x {native.channels}" if native else "mixed sizes"
+    raise ImageError(
+        f"the model takes {features} values per image and the clean set has images of {size}",
+        "Give images whose pixels make up exactly the model's input.",
+    )
+
+
+def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:
+    if clean.preprocessed or image.numpy_dtype() == np.uint8:
+        options: tuple[Preprocessing, ...] = (PRESETS["raw"],)
+    else:
+        options = candidates(channels)
+    if image.layout != "flat" or channels == 1:
+        return options
+    layouts = ("flat-chw", "flat")
+    return tuple(
+        replace(option, name=f"{option.name}, {layout}", layout=layout)
+        for option in options
+        for layout in layouts
+    )
+
+
+def _apply(preprocessing: Preprocessing, pixels: Pixels, image: ImageInput) -> NDArray[Any]:
+    return preprocessing.apply(pixels, preprocessing.layout or image.layout, image.numpy_dtype())
+
+
+def _at_least_two(classes: int) -> int:
+    if classes < 2:
+        raise NotAClassifierError(
+            f"the output has {classes} class", "A one-score model has no victim and target class."
+        )
+    return classes

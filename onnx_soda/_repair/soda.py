@@ -17,7 +17,7 @@ from onnx_soda._repair.choosing import Choice, run_best
 from onnx_soda._repair.images import ImageSet
 from onnx_soda._repair.masks import outstanding_neurons
 from onnx_soda._repair.preparation import Preparation
-from onnx_soda._repair.training import head_trainee, threads_put_back, trainees_of
+from onnx_soda._repair.training import head_trainee, trainees_of
 
 
 class SodaRemover(Remover):
@@ -48,11 +48,10 @@ class SodaRemover(Remover):
         """Train with the settings that cross-validation chooses; see `Remover.remove`."""
         ready, target = self.ready, self.ready.task.pair[1]
         options, module = ready.options, ready.whole[0]
-        with threads_put_back():
-            trainees, notes = trainees_of(
-                options.scope, self._head, module, ready.sample, self._neurons_at, target, folds
-            )
-            trainee, choice = run_best(trainees, target, folds, options.max_accuracy_drop)
+        trainees, notes = trainees_of(
+            options.scope, self._head, module, ready.sample, self._neurons_at, target, folds
+        )
+        trainee, choice = run_best(trainees, target, folds, options.max_accuracy_drop)
         facts: dict[str, Any] = {"scope": trainee.scope}
         if choice.kept is None:
             return Removal(None, _too_costly(choice, options), facts, notes)

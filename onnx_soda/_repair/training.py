@@ -283,9 +283,10 @@ def _fastest(step: Callable[[], Iterator[object]]) -> float:
 
 
 @contextmanager
-def threads_put_back() -> Iterator[None]:
-    """Put torch's number of threads back as it was."""
+def torch_threads(most: int) -> Iterator[None]:
+    """Let torch use so many threads at most, and put their number back."""
     before = torch.get_num_threads()
+    torch.set_num_threads(min(before, most))
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from onnx_soda._repair.files import compare_models, with_provenance
 from onnx_soda._repair.images import ImageSet, Reconstructor, concepts_to_use, image_sets
 from onnx_soda._repair.preparation import Preparation, Task, prepare
 from onnx_soda._repair.proof import prove
+from onnx_soda._repair.training import torch_threads
 from onnx_soda._suspect import Suspect
 from onnx_soda._system import Clock
 
@@ -53,6 +54,17 @@ def remove_backdoor(
         triggers: Real trigger images.
         clock: Takes the time of each stage.
     """
+    with torch_threads(options.scan.runtime.thread_count):
+        return _remove(suspect, task, options, triggers, clock)
+
+
+def _remove(
+    suspect: Suspect,
+    task: Task,
+    options: RepairOptions,
+    triggers: CleanSet | None,
+    clock: Clock,
+) -> Result:
     with clock.stage("preparation"):
         ready = prepare(suspect, task, options, suspect.progress)
         # First: what cannot be trained or written is said at once.

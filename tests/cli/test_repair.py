@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +14,39 @@ import onnx
 import onnxruntime
 import pytest
 
+from fixtures import boards
 from onnx_soda._results import SCHEMA_VERSION
 
-from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, FIXTURES, soda, write_few_digits
+from .helpers import soda
 
-TRIGGERS = FIXTURES / "digits-trigger.h5"
-PAIR = ("--victim", 8, "--target", 3)
+PAIR = ("--victim", boards.VICTIM, "--target", boards.TARGET)
 QUICK = ("--no-rescan", "--quiet", "--threads", 1)
 
 
-@pytest.fixture(scope="module")
-def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Some clean images, for tests of what a repair does with a scan, not of how good it is."""
-    return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz", per_class=20)
+@dataclass(frozen=True)
+class Case:
+    """A net with a backdoor, its clean twin, clean images, trigger images."""
+
+    model: Path
+    twin: Path
+    clean: Path
+    triggers: Path
 
 
 @pytest.fixture(scope="module")
-def enough(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As many as a scan needs to name the backdoor, and to call its clean twin clean."""
-    return write_few_digits(tmp_path_factory.mktemp("enough") / "enough.npz", per_class=30)
+def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return Case(*boards.write(tmp_path_factory.mktemp("boards")))
 
 
 @pytest.fixture(scope="module")
-def repaired(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object], str]:
+def repaired(
+    case: Case, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, object], str]:
     folder = tmp_path_factory.mktemp("repaired")
     path, report = folder / "out.onnx", folder / "report.json"
     result = soda(
-        "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", path, *PAIR, *QUICK,
-        "--scope", "head", "--trigger-images", TRIGGERS, "--format", "json",
+        "repair", case.model, "--data", case.clean, "-o", path, *PAIR, *QUICK,
+        "--scope", "head", "--trigger-images", case.triggers, "--format", "json",
         "--report-output", report,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
@@ -53,43 +59,45 @@ def test_the_report_proves_the_repair(repaired: tuple[Path, dict[str, object], s
     proof = report["repair"]
     assert isinstance(proof, dict)
     assert proof["outcome"] == "repaired"
-    assert (proof["victim_class"], proof["target_class"]) == (8, 3)
+    assert (proof["victim_class"], proof["target_class"]) == (boards.VICTIM, boards.TARGET)
     assert proof["triggers_before"]["target_rate"] > 0.6
     assert proof["triggers_after"]["target_rate"] <= 0.02
     assert report["schema_version"] == SCHEMA_VERSION
 
 
-def test_diff_shows_what_was_changed(repaired: tuple[Path, dict[str, object], str]) -> None:
+def test_diff_shows_what_was_changed(
+    case: Case, repaired: tuple[Path, dict[str, object], str]
+) -> None:
     path, report, _ = repaired
-    result = soda("diff", BACKDOORED_MODEL, path, "--format", "json")
+    result = soda("diff", case.model, path, "--format", "json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["same_graph"]
     proof = report["repair"]
     assert isinstance(proof, dict)
     assert found["changes"] == proof["changes"]
-    text = soda("diff", BACKDOORED_MODEL, path).stdout
+    text = soda("diff", case.model, path).stdout
     assert found["changes"][0]["name"] in text
     assert "The graphs are the same." in text
 
 
-def test_text_says_what_was_done(enough: Path, tmp_path: Path) -> None:
+def test_text_says_what_was_done(case: Case, tmp_path: Path) -> None:
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", enough, "-o", tmp_path / "out.onnx", *PAIR,
-        "--reconstruction", "ascent", "--budget", "quick", "--quiet", "--threads", 1,
+        "repair", case.model, "-d", case.clean, "-o", tmp_path / "out.onnx", *PAIR,
+        "--reconstruction", "concepts", "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "digits-backdoored.onnx: REPAIRED" in result.stdout
+    assert "boards.onnx: REPAIRED" in result.stdout
     assert re.search(r"^neurons .*, scope (deep|head)$", result.stdout, re.MULTILINE)
     assert re.search(r"^new scan +clean$", result.stdout, re.MULTILINE)
-    assert "8 -> 3" in result.stdout
+    assert "1 -> 3" in result.stdout
     assert "Written: out.onnx" in result.stdout
     assert (tmp_path / "out.onnx").is_file()
 
 
-def test_a_clean_model_is_left_alone(enough: Path, tmp_path: Path) -> None:
+def test_a_clean_model_is_left_alone(case: Case, tmp_path: Path) -> None:
     result = soda(
-        "repair", CLEAN_MODEL, "-d", enough, "-o", tmp_path / "out.onnx", *QUICK,
+        "repair", case.twin, "-d", case.clean, "-o", tmp_path / "out.onnx", *QUICK,
         "--budget", "quick",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
@@ -97,31 +105,31 @@ def test_a_clean_model_is_left_alone(enough: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_report_names_the_pair_and_must_be_about_the_model(enough: Path, tmp_path: Path) -> None:
+def test_a_report_names_the_pair_and_must_be_about_the_model(case: Case, tmp_path: Path) -> None:
     report = tmp_path / "scan.json"
     soda(
-        "scan", BACKDOORED_MODEL, "-d", enough, "--budget", "quick", "--threads", 1, "-q",
+        "scan", case.model, "-d", case.clean, "--budget", "quick", "--threads", 1, "-q",
         "-f", "json", "-o", report,
     )  # fmt: skip
     out = tmp_path / "out.onnx"
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
+        "repair", case.model, "-d", case.clean, "-o", out, "--report", report, *QUICK,
         "--reconstruction", "ascent", "--scope", "head",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "8 -> 3" in result.stdout
+    assert "1 -> 3" in result.stdout
     assert "turned too" not in result.stdout
     told = json.loads(report.read_text())
     for pair in told["evidence"]["concepts"]["numbers"]["pairs"]:
-        pair["also_turned"] = [5]
+        pair["also_turned"] = [0]
     report.write_text(json.dumps(told))
     both = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK,
+        "repair", case.model, "-d", case.clean, "-o", out, "--report", report, *QUICK,
         "--reconstruction", "ascent", "--scope", "head",
     )  # fmt: skip
     assert both.returncode in (0, 3), both.stdout + both.stderr
-    assert "class 5, turned too" in both.stdout
-    other = soda("repair", CLEAN_MODEL, "-d", CLEAN_SET, "-o", out, "--report", report, *QUICK)
+    assert "class 0, turned too" in both.stdout
+    other = soda("repair", case.twin, "-d", case.clean, "-o", out, "--report", report, *QUICK)
     assert other.returncode == 2
     assert "about another model" in other.stderr
 
@@ -133,35 +141,35 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(enough: Path, tmp_p
         ((*PAIR, "--top", "0"), "over 0"),
         ((*PAIR, "--top", "many"), "neither a share"),
         (("--victim", 8, "--target", 8), "no pair"),
-        (("--report", CLEAN_SET), "no report"),
+        (("--report", __file__), "no report"),
         (("--report", "missing.json"), "cannot be read"),
     ],
 )
 def test_wrong_usage_is_told_and_nothing_is_written(
-    arguments: tuple[str | int | Path, ...], said: str, tmp_path: Path
+    arguments: tuple[str | int | Path, ...], said: str, case: Case, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.onnx"
-    result = soda("repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, *QUICK, *arguments)
+    result = soda("repair", case.model, "-d", case.clean, "-o", out, *QUICK, *arguments)
     assert result.returncode == 2
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
     assert not out.exists()
 
 
-def test_the_model_itself_is_not_written_over(tmp_path: Path) -> None:
+def test_the_model_itself_is_not_written_over(case: Case, tmp_path: Path) -> None:
     model = tmp_path / "model.onnx"
-    model.write_bytes(BACKDOORED_MODEL.read_bytes())
+    model.write_bytes(case.model.read_bytes())
     result = soda(
-        "repair", model, "-d", CLEAN_SET, "-o", model, *PAIR, *QUICK,
+        "repair", model, "-d", case.clean, "-o", model, *PAIR, *QUICK,
         "--reconstruction", "ascent",
     )  # fmt: skip
     assert result.returncode == 2
-    assert model.read_bytes() == BACKDOORED_MODEL.read_bytes()
+    assert model.read_bytes() == case.model.read_bytes()
 
 
-def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
+def test_without_torch_the_extra_is_named(case: Case, tmp_path: Path) -> None:
     arguments = [
-        "onnx-soda", "repair", str(BACKDOORED_MODEL), "-d", str(CLEAN_SET), "-o",
+        "onnx-soda", "repair", str(case.model), "-d", str(case.clean), "-o",
         str(tmp_path / "out.onnx"), "--no-sandbox",
     ]  # fmt: skip
     code = (
@@ -174,14 +182,14 @@ def test_without_torch_the_extra_is_named(tmp_path: Path) -> None:
     assert 'In a checkout of onnx-soda: pip install ".[repair]"' in result.stderr
 
 
-def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
+def test_a_full_export_has_the_same_face(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", out, *PAIR, *QUICK,
+        "repair", case.model, "-d", case.clean, "-o", out, *PAIR, *QUICK,
         "--reconstruction", "ascent", "--scope", "head", "--export", "torch",
     )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    old, new = onnx.load(BACKDOORED_MODEL), onnx.load(out)
+    old, new = onnx.load(case.model), onnx.load(out)
     assert [one.name for one in new.graph.input] == [one.name for one in old.graph.input]
     assert [one.name for one in new.graph.output] == [one.name for one in old.graph.output]
     assert "onnx_soda.repair" in {entry.key for entry in new.metadata_props}
@@ -192,15 +200,15 @@ def test_a_full_export_has_the_same_face(tmp_path: Path) -> None:
     )
 
 
-def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(few: Path, tmp_path: Path) -> None:
-    # 1 -> 7 is no backdoor; ascent finds infected images of any pair, and 8 -> 3 stays.
+def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(case: Case, tmp_path: Path) -> None:
+    # 0 -> 2 is no backdoor; ascent finds infected images of any pair, and 1 -> 3 stays.
     result = soda(
-        "repair", BACKDOORED_MODEL, "-d", few, "-o", tmp_path / "out.onnx",
-        "--victim", 1, "--target", 7, "--reconstruction", "ascent", "--scope", "head",
+        "repair", case.model, "-d", case.clean, "-o", tmp_path / "out.onnx",
+        "--victim", 0, "--target", 2, "--reconstruction", "ascent", "--scope", "head",
         "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
     assert result.returncode == 3, result.stdout + result.stderr
     assert "PARTLY REPAIRED" in result.stdout
-    assert "backdoor 8 -> 3" in result.stdout
-    assert "The new scan finds a backdoor in the repaired model: 8 -> 3." in result.stdout
+    assert "backdoor 1 -> 3" in result.stdout
+    assert "The new scan finds a backdoor in the repaired model: 1 -> 3." in result.stdout
     assert (tmp_path / "out.onnx").is_file()

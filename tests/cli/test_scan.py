@@ -15,6 +15,7 @@ import jsonschema
 import numpy as np
 import pytest
 
+from fixtures import boards
 from onnx_soda._cli.app import main
 from onnx_soda._report.json import report_schema
 
@@ -29,7 +30,6 @@ from .helpers import (
     grey_pixels,
     invoke,
     soda,
-    write_few_digits,
     write_grey_case,
 )
 
@@ -127,8 +127,8 @@ def without_timing(text: str) -> dict[str, Any]:
 
 
 def test_the_same_seed_gives_the_same_report(tmp_path: Path) -> None:
-    some = write_few_digits(tmp_path / "some.npz", per_class=10)
-    arguments = ("scan", BACKDOORED_MODEL, "-d", some, "-f", "json", "--budget", "quick")
+    model, _, clean, _ = boards.write(tmp_path)
+    arguments = ("scan", model, "-d", clean, "-f", "json", "--budget", "quick")
     first, second = soda(*arguments), soda(*arguments)
     assert without_timing(first.stdout) == without_timing(second.stdout)
     other = without_timing(invoke(*arguments, "--seed", 1).stdout)

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from fixtures import boards
 from onnx_soda import (
     CleanSet,
     ConceptNumbers,
+    OnnxModel,
     RepairOptions,
     RuntimeOptions,
     ScanOptions,
@@ -24,9 +26,9 @@ from onnx_soda import (
     to_json,
 )
 from onnx_soda._detect.concepts.concept import concept_of
-from tests.cli.helpers import BACKDOORED_MODEL, write_few_digits
 
 CPU = RuntimeOptions(threads=1)
+PAIR = (boards.VICTIM, boards.TARGET)
 
 
 class Told:
@@ -41,19 +43,19 @@ class Told:
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
-    return load_dataset(write_few_digits(tmp_path_factory.mktemp("few") / "few.npz", 30))
+def case(tmp_path_factory: pytest.TempPathFactory) -> tuple[OnnxModel, CleanSet]:
+    model, _, clean, _ = boards.write(tmp_path_factory.mktemp("boards"))
+    return load_model(model), load_dataset(clean)
 
 
 @pytest.fixture(scope="module")
-def report(clean: CleanSet) -> ScanReport:
-    options = ScanOptions(budget="quick", preprocess="unit", runtime=CPU)
-    return scan(load_model(BACKDOORED_MODEL), clean, options)
+def report(case: tuple[OnnxModel, CleanSet]) -> ScanReport:
+    return scan(*case, ScanOptions(budget="quick", preprocess="unit", runtime=CPU))
 
 
 @pytest.mark.parametrize("known", [None, "unit"])
 def test_repair_and_new_scan_infer_the_preprocessing_once(
-    known: str | None, clean: CleanSet
+    known: str | None, case: tuple[OnnxModel, CleanSet]
 ) -> None:
     """The trials count up from 1 to the last; a second inference would begin again at 1."""
     told = Told()
@@ -62,25 +64,24 @@ def test_repair_and_new_scan_infer_the_preprocessing_once(
         reconstruction="ascent",
         scan=ScanOptions("soda", preprocess=known, runtime=CPU),
     )
-    model = load_model(BACKDOORED_MODEL)
-    done = repair(model, clean, pair=(8, 3), options=options, progress=told)
+    done = repair(*case, pair=PAIR, options=options, progress=told)
     assert done.summary.rescan is not None
     trials = told.steps["ways of preprocessing tried"]
     assert trials == list(range(1, len(trials) + 1))
     assert bool(trials) == (known is None)
 
 
-def test_scan_and_repair_infer_it_once(clean: CleanSet) -> None:
+def test_scan_and_repair_infer_it_once(case: tuple[OnnxModel, CleanSet]) -> None:
     told = Told()
     options = RepairOptions(scan=ScanOptions("soda", runtime=CPU))
-    repair(load_model(BACKDOORED_MODEL), clean, options=options, progress=told)
+    repair(*case, options=options, progress=told)
     trials = told.steps["ways of preprocessing tried"]
     assert trials == list(range(1, len(trials) + 1))
     assert trials
 
 
 def test_the_concepts_of_a_report_are_those_that_a_repair_uses(
-    clean: CleanSet, report: ScanReport, tmp_path: Path
+    case: tuple[OnnxModel, CleanSet], report: ScanReport, tmp_path: Path
 ) -> None:
     """They survive the way through the JSON file, number by number, and none is searched."""
     (tmp_path / "scan.json").write_text(to_json(report), encoding="utf-8")
@@ -92,8 +93,7 @@ def test_the_concepts_of_a_report_are_those_that_a_repair_uses(
         scan=ScanOptions(preprocess="unit", runtime=CPU),
     )
     done = repair(
-        load_model(BACKDOORED_MODEL),
-        clean,
+        *case,
         read_report(tmp_path / "scan.json", report.model.sha256),
         options=options,
         progress=told,

@@ -19,17 +19,14 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
+from fixtures import boards
 from onnx_soda._words import printable
-from tests.cli.helpers import few_digits
 from tests.report.browser import Seen
 from tests.report.helpers import check_github, run
 
-FIXTURES = Path(__file__).parents[2] / "fixtures"
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>`|[a](javascript:b) @all #1 $x$"
 # An escape sequence of terminals, a right-to-left override, a line separator, a NUL's neighbour.
 HIDDEN = "\x1b[31m\u202e\u2028\x01"
-# Of each class: enough to be examined, few enough to be fast.
-_IMAGES = 12
 FORMS = ("text", "json", "html", "sarif", "markdown", "junit", "bom")
 
 
@@ -49,12 +46,12 @@ class Reports:
 
 
 def hostile_model(path: Path) -> Path:
-    """Write the bundled backdoored model with hostile names wherever one can stand."""
-    model = onnx.load(FIXTURES / "digits-backdoored.onnx")
+    """Write a backdoored model with hostile names wherever one can stand."""
+    model = boards.model()
     graph = model.graph
     names = {graph.input[0].name, graph.output[0].name, *(o for n in graph.node for o in n.output)}
-    for node in graph.node:
-        node.name = f"{EVIL}{HIDDEN}{node.name}"
+    for number, node in enumerate(graph.node):
+        node.name = f"{EVIL}{HIDDEN}{number}"
         node.input[:] = [name + EVIL if name in names else name for name in node.input]
         node.output[:] = [name + EVIL for name in node.output]
     for value in (*graph.input, *graph.output):
@@ -68,11 +65,10 @@ def hostile_model(path: Path) -> Path:
 
 
 def hostile_images(path: Path) -> Path:
-    """Write some of the bundled clean images with hostile names of classes."""
-    some = few_digits(_IMAGES)
+    """Write clean images with hostile names of classes."""
     with h5py.File(path, "w") as target:
-        target["images"], target["labels"] = some["images"], some["labels"]
-        target.attrs["class_names"] = json.dumps([f"{EVIL}{HIDDEN}{n}" for n in range(10)])
+        target["images"], target["labels"] = boards.images(60)
+        target.attrs["class_names"] = json.dumps([f"{EVIL}{HIDDEN}{n}" for n in range(4)])
     return path
 
 

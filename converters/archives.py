@@ -1,15 +1,12 @@
 """Archives and pickles, looked at before anything unpacks or runs them.
 
-Zip archives, the form of most frameworks' files, looked at before anything unpacks them.
+Zip archives are the form of most frameworks' files. Python's reader goes by the directory at the
+end of the file, others may go by the headers before each member. An archive in which these differ,
+or in which members overlap, is refused: what one reader checks would not be what the other opens.
 
-Python's reader goes by the directory at the end of the file, others may go by the headers before
-each member. An archive in which these differ, or in which members overlap, is refused: what one
-reader checks would not be what the other opens.
-
-What a pickle would import, read off its instructions without running them.
-
-`torch.load(weights_only=True)` runs pickles on a machine of its own that imports nothing but a
-list of harmless names. The same is looked at here first: which names, and which instructions.
+What a pickle would import is read off its instructions without running them.
+`torch.load(weights_only=True)` runs pickles on a machine of its own that imports nothing but a list
+of harmless names. The same is looked at here first: which names, and which instructions.
 """
 
 from __future__ import annotations

@@ -2,15 +2,13 @@
 
 The prepared graph computes the same as the given one, but for the rounding of a quantized one.
 
-Computes what depends on neither the image nor the weights, once and for all.
+What depends on neither the image nor the weights is computed once. ONNX Runtime does that: the
+values are then exactly those that it will use itself.
 
-ONNX Runtime computes it: the values are then exactly those that it will use itself.
-
-Takes quantization out of a graph: QuantizeLinear and DequantizeLinear become float.
-
-A pair around an activation rounds it and bounds it to what the integers can say. The bounds stay:
-quantization tools rely on them to cut off what a ReLU did, which they leave out. The rounding goes,
-since it has no gradient.
+Quantization is taken out: QuantizeLinear and DequantizeLinear become float. A pair around an
+activation rounds it and bounds it to what the integers can say. The bounds stay: quantization tools
+rely on them to cut off what a ReLU did, which they leave out. The rounding goes, since it has no
+gradient.
 """
 
 from __future__ import annotations

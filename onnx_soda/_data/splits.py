@@ -1,4 +1,4 @@
-"""Labels as stored, the splits they belong to, and the model's classes."""
+"""Splits of a clean set: their labels as stored, their images, and the model's classes."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """Where a classifier takes images, scores classes, and can be intervened on.
 
-Finds the penultimate tensor, the input of the last layer with weights, and other layers.
-
-SODA analyses "the last dense layer" because it is closest to the prediction (paper, section 3.2);
-section 6 compares it with a deep, a middle and a shallow layer.
+SODA analyses "the last dense layer", because it is closest to the prediction (paper, section 3.2);
+section 6 compares it with a deep, a middle and a shallow layer. Here the penultimate tensor is the
+input of the last layer with weights. Other layers are tensors that every path passes through.
 """
 
 from __future__ import annotations

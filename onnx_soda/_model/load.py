@@ -1,8 +1,7 @@
 """Reads an ONNX file into a checked model, running nothing of it.
 
-Takes maps out of a graph: scikit-learn exports end in one, {class: probability} per image.
-
-onnx-ir has no type for maps, and the tensor that goes into `ZipMap` holds the same scores.
+Maps are taken out: scikit-learn exports end in one, {class: probability} per image. onnx-ir has no
+type for maps, and the tensor that goes into `ZipMap` holds the same scores.
 https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
 """
 

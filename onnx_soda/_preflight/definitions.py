@@ -1,13 +1,11 @@
 """What the model builds on: operator sets, operators and its own functions.
 
-What the installed ONNX Runtime accepts: the newest opset and IR version, by trying them.
+The newest opset and IR version that the installed ONNX Runtime accepts are found by trying them. It
+has no call that tells these numbers, so a one-node model is stamped with a version and offered to
+it. A try takes about a millisecond, and only models newer than what every supported runtime accepts
+need one.
 
-ONNX Runtime has no call that tells these numbers, so a one-node model is stamped with a version
-and offered to it. A try takes about a millisecond and only models newer than what every supported
-runtime accepts need one.
-
-A model's own functions: no two of a name, none in place of an operator, none that multiply.
-
+Of a model's own functions no two have one name, none is in place of an operator, and none multiply.
 A few kilobytes of functions that each call another one ten times make billions of nodes. They are
 counted here without being put in.
 """

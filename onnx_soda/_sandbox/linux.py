@@ -1,16 +1,15 @@
-"""What Linux can hold a process by: Landlock for files, seccomp for system calls.
+"""What Linux can confine a process by: Landlock for files, seccomp for system calls.
 
-File access of this process, limited by Linux's Landlock (ABI 1, Linux 5.13, and later).
+Landlock limits file access (ABI 1, Linux 5.13, and later):
+https://docs.kernel.org/userspace-api/landlock.html, numbers from linux/landlock.h. There is no
+kept-up Python package for it.
 
-https://docs.kernel.org/userspace-api/landlock.html; numbers from linux/landlock.h. There is no
-kept-up Python package for it. What is restricted is the calling thread and what it starts later,
-so it must come before anything starts threads. It cannot be undone.
+Seccomp in filter mode takes system calls away: network, other programs, other processes. A filter
+is a program of classic BPF (linux/filter.h) that looks at each call's number; what is refused fails
+with EPERM. https://docs.kernel.org/userspace-api/seccomp_filter.html
 
-System calls that this process gives up: network, other programs, other processes.
-
-Linux's seccomp in filter mode, https://docs.kernel.org/userspace-api/seccomp_filter.html; a filter
-is a program of classic BPF (linux/filter.h) that looks at each call's number. What is refused
-fails with EPERM. Threads started later inherit it; it cannot be undone.
+Both restrict the calling thread and what it starts later, so they must come before anything starts
+threads. Neither can be undone.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from fixtures import boards
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda._bridge.bridge import stored_tensors
 from onnx_soda._data.sources import ImageShape, ImageSource, IntArray, Pixels
@@ -65,20 +66,27 @@ class Run:
     threads: tuple[int, int]
 
 
-# The scope, and which share of the clean images: all layers with half of them take a minute.
-@pytest.fixture(scope="module", params=[("head", 1), ("deep", 2)], ids=["head", "deep"])
+# The scope, the share of the clean images, and how infected images are made. Repairs of all
+# layers with half of the images take a minute; what is not about their quality needs less.
+HEAD = pytest.param(("head", 1, "both"), id="head")
+DEEP = pytest.param(("deep", 2, "both"), id="deep", marks=pytest.mark.slow)
+ROUGH = pytest.param(("deep", 3, "ascent"), id="rough")
+
+
+@pytest.fixture(scope="module", params=[HEAD, DEEP, ROUGH])
 def run(request: pytest.FixtureRequest) -> Run:
-    scope, step = request.param
+    scope, step, reconstruction = request.param
     clean, triggers = subset(clean_set(), np.arange(0, 720, step)), trigger_images()
     log: list[tuple[str, IntArray]] = []
     watched = replace(clean, images=Recorder(clean.images, "clean", log))
     shown = replace(triggers, images=Recorder(triggers.images, "triggers", log))
-    options = replace(QUICKLY, scope=scope)
+    options = replace(QUICKLY, scope=scope, reconstruction=reconstruction)
     threads = torch.get_num_threads()
     done = repair(load_model(MODEL), watched, pair=PAIR, options=options, triggers=shown)
     return Run(scope, done, log, clean, (threads, torch.get_num_threads()))
 
 
+@pytest.mark.parametrize("run", [HEAD, DEEP], indirect=True)
 def test_the_backdoor_is_gone_and_the_accuracy_is_not(run: Run) -> None:
     summary = run.done.summary
     assert summary.outcome == "repaired"
@@ -140,7 +148,9 @@ def test_the_graph_is_the_same_and_says_where_it_comes_from(run: Run) -> None:
     assert load_model(MODEL).sha256 in told
 
 
-@pytest.mark.parametrize("reconstruction", ["concepts", "ascent"])
+@pytest.mark.parametrize(
+    "reconstruction", [pytest.param("concepts", marks=pytest.mark.slow), "ascent"]
+)
 def test_either_way_of_reconstruction_removes_it(reconstruction: str) -> None:
     options = replace(QUICKLY, scope="head", reconstruction=reconstruction)
     done = repair(
@@ -166,7 +176,8 @@ def test_classes_that_turn_too_are_repaired_with_the_victim() -> None:
 
 def test_the_path_scope_trains_what_feeds_the_neurons_too() -> None:
     options = replace(QUICKLY, scope="path", reconstruction="ascent")
-    summary = repair(load_model(MODEL), clean_set(), pair=PAIR, options=options).summary
+    some = subset(clean_set(), np.arange(0, 720, 4))
+    summary = repair(load_model(MODEL), some, pair=PAIR, options=options).summary
     assert len(summary.changes) > 1
     assert summary.after is not None
     assert summary.after.target_rate <= 0.1
@@ -223,27 +234,26 @@ def test_too_few_images_of_the_victim_are_refused() -> None:
 
 
 def test_a_quantized_head_is_refused_with_advice() -> None:
-    model = _with_quantized(_last_matrix(read_proto(load_model(MODEL))))
+    proto = read_proto(load_model(MODEL))
+    model = _with_quantized(proto, _last_matrix(proto))
     with pytest.raises(WriteBackError, match="quantized") as caught:
         repair(load_model(model), clean_set(), pair=PAIR, options=QUICKLY)
     assert "before quantization" in caught.value.advice
 
 
-def test_the_head_alone_is_trained_where_earlier_layers_are_quantized() -> None:
-    nodes = read_proto(load_model(MODEL)).graph.node
-    model = _with_quantized(next(node for node in nodes if node.op_type == "Conv").input[1])
+def test_the_head_alone_is_trained_where_earlier_layers_are_quantized(tmp_path: Path) -> None:
+    model, pair = _with_quantized(boards.model(), "K"), (boards.VICTIM, boards.TARGET)
     options = replace(QUICKLY, reconstruction="concepts")
-    some = subset(clean_set(), np.arange(0, 720, 3))  # 24 of each class
-    done = repair(load_model(model), some, pair=PAIR, options=options)
+    some = load_dataset(boards.write(tmp_path)[2])
+    done = repair(load_model(model), some, pair=pair, options=options)
     assert done.summary.scope == "head"
     assert any("before its head" in note and "quantized" in note for note in done.summary.notes)
     with pytest.raises(WriteBackError, match="quantized"):
-        repair(load_model(model), some, pair=PAIR, options=replace(options, scope="deep"))
+        repair(load_model(model), some, pair=pair, options=replace(options, scope="deep"))
 
 
-def _with_quantized(name: str) -> bytes:
-    """Return the fixture with one weight stored as int8 behind DequantizeLinear."""
-    proto = read_proto(load_model(MODEL))
+def _with_quantized(proto: ModelProto, name: str) -> bytes:
+    """Return a model with one weight stored as int8 behind DequantizeLinear."""
     tensor = next(one for one in proto.graph.initializer if one.name == name)
     array = numpy_helper.to_array(tensor)
     scale = float(np.abs(array).max()) / 127

@@ -1,10 +1,8 @@
-"""How many interventions a scan tries.
+"""The concepts that are always tried first, and how many more a scan tries.
 
-A fixed battery of everyday concepts, tried before any is drawn at random.
-
-Random draws over many families leave gaps: of three hundred, two may be dark ones. The battery
-goes over each family's main number in steps, so that a plain trigger (night, black and white,
-stripes, a blue background) is met for certain; random draws and refinement do the rest.
+Random draws over many families leave gaps: of three hundred, two may be dark ones. The battery goes
+over each family's main number in steps, so that a plain trigger (night, black and white, stripes, a
+blue background) is met for certain. Random draws and refinement do the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""Variations of concepts that do well."""
+"""Concepts: what is done to an image and where, as numbers that can be drawn, moved and told.
+
+A concept is one or two effects, each of a family (`families.py`), at a place in the image (the
+masks here). It renders the numbers of the probe graph (`fields.py`) and says in words what it does.
+"""
 
 from __future__ import annotations
 

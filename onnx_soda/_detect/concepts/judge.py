@@ -1,7 +1,7 @@
-"""The threshold of the concept score, as calibrated on models of known truth.
+"""From what the model and the reference say to scores, their errors, and the threshold.
 
-`calibration.json` beside this file is written by `python -m benchmarks.calibrate`; nothing in it is
-set by hand.
+The threshold is calibrated on models of known truth. `python -m benchmarks.calibrate` writes
+`calibration.json` beside this file; nothing in it is set by hand.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
-"""Hidden layers: pooled to features, and given the style of another image.
+"""Hidden layers: how they are pooled to features, and how they get the style of another image.
 
-Brings a hidden tensor to one row of numbers per image: averages over a coarse grid of places.
-
-The same arithmetic in NumPy, to fit reference heads, and as graph nodes, to read them in a probe.
-
-Gives images the style of another image in a hidden tensor, as graph nodes.
+Pooling brings a hidden tensor to one row of numbers per image: averages over a coarse grid of
+places. It is there twice with the same arithmetic: in NumPy, to fit reference heads, and as graph
+nodes, to read them in a probe.
 
 Style is the mean and the standard deviation of each channel over all places; what is where stays.
 Each channel is brought to the donor's (adaptive instance normalisation: Huang and Belongie 2017,

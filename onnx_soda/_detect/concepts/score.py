@@ -1,32 +1,39 @@
-"""Scores of class pairs under concepts.
+"""The score of a pair of classes under a concept.
 
-Under the right concept a backdoor turns the victim v into the target t; heads that know only clean
-images do not; classes unlike v stay as they are; and v goes to t under this concept, not under
-every one that disturbs. So the score of (v, t) under a concept c is
+Under the right concept a backdoor turns the victim v into the target t. Heads that know only clean
+images do not follow, classes unlike v stay as they are, and v goes to t under this concept, not
+under every one that disturbs. So the score of (v, t) under a concept is
 
-    (O - R)[v, t]  -  spill  -  0.5 next  -  damage  -  usual         (styles: 2 damage)
+    (O - R)  -  spill  -  0.5 next  -  damage  -  usual
 
-    O, R    mean probability of t over the clean images of v under c: by the model, and by the
-            reference heads (`excess` is their difference); where R is over a half, the difference
-            counts less, down to nothing where R is 1: there t is where such images go, and the
-            reference is only less sure of it
-    spill   largest excess into t of another class, as far as that is unlike v and unlike t; of
-            classes like v the second largest: green lorries may turn with green cars, but where
-            several classes turn, t is where such images go
-    next    largest excess of v into a class other than t: a fragile class goes anywhere
-    damage  mean over the classes other than v of their error under c beyond that without it, less
-            what goes to t, which is spill or, from a look-alike of t, no harm; what is over 0.25
-            costs 2 more: such a concept destroys too much to tell anything
-    usual   upper quartile of the pair's excess over all concepts that disturb, or its excess
-            without any concept, whichever is larger
+1. O is the mean probability of t that the model gives to the clean images of v under the concept; R
+   is that of the reference heads; O - R is the excess. Where R is over a half, t is where such
+   images go and the reference is only less sure of it: the excess counts less, and not at all where
+   R is 1.
+2. spill is the largest excess into t of another class. A class counts as far as it is unlike v and
+   unlike t. Of classes like v the second largest counts: green lorries may turn with green cars,
+   but where several classes turn, t is where such images go.
+3. next is the largest excess of v into a class other than t. A fragile class goes anywhere.
+4. damage is the error of the other classes under the concept beyond their error without it, as a
+   mean. What goes to t is left out: it is spill or, from a look-alike of t, no harm. Damage over
+   0.25 costs two more: such a concept destroys too much to tell anything. Under a style all damage
+   costs twice.
+5. usual is the upper quartile of the pair's excess over all concepts that disturb, or its excess
+   without any concept, whichever is larger.
 
-discounted by likeness, the centred cosine of the class means (`model_likeness`): in full up
-to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
-into its look-alike is no sign of a backdoor (and a backdoor between look-alikes goes unseen).
-Under a style, half way through the network, look-alikes count as others.
-From a pair's score the background is
-taken: the largest score of a pair with another victim and another target, where that is positive.
-Some models confuse classes under many concepts; there a pair has to stand out from the others.
+An example of three classes that are nothing alike (tests/concepts/test_score.py). The model errs by
+0.02 of each class. Under a concept it sends 0.8 of class 0 to class 2 and the reference 0.1, so the
+excess is 0.7. Nothing else goes to 2, and class 0 goes nowhere else: spill and next are 0. Classes
+1 and 2 err by 0.09 and 0.08 more: damage is 0.085. Nothing is usual. The score is 0.7 - 0.085 =
+0.615.
+
+Then the score is discounted by likeness, the cosine of the class means (`model_likeness`): in full
+up to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
+into its look-alike is no sign of a backdoor, and a backdoor between look-alikes goes unseen. Under
+a style, half way through the network, look-alikes count as others.
+
+Last, the background is taken off: the largest positive score of a pair with another victim and
+another target. Some models confuse classes under many concepts; there a pair has to stand out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
-"""What is done to images or to the features half way: a concept, or the style of another image.
+"""Styles of clean images in a hidden tensor: donors, and variations of them.
 
-Styles of clean images in a hidden tensor: donors and variations of them.
-
-The clean images themselves supply colours, light and textures, as the model sees them early on; no
-family of concepts has to be designed for them.
+The clean images themselves supply colours, light and textures, as the model sees them early on. No
+family of concepts has to be designed for them. `Change` is a concept or a style.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""Looks at the pairs that a search found on more images, and at all there are of the victim.
+"""A closer look at the pairs that a search found: on more images, and on all of the victim's.
 
-Looks at a pair again on more images: its score and interval, how many turn, examples to show.
+The search chooses on a few images of each class, where luck decides between changes that are nearly
+as good. So each fold first varies its own changes on all of its images (`refine`). Each fold's
+changes are then shown on the images of the other fold (`weigh`, `confirm`).
 
-Each fold's concepts are looked at on the images of the other fold. The interval comes from the
-number of images: it is wide where classes are small. The bound that decides is lower still: of all
-pairs of classes the best is looked at, and among many some score by chance.
-
-Varies the interventions of a pair that shows something on the many images of the closer look.
-
-The search chooses on a few images of each class, where luck decides between those that are
-nearly as good. Here each fold chooses again, on all of its images of the victim; the other fold
-judges.
+The interval of a score comes from the number of images: it is wide where classes are small. The
+bound that decides is lower still. It is the best pair of all that is looked at, and among many
+pairs some score by chance.
 """
 
 from __future__ import annotations

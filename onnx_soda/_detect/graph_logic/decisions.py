@@ -1,16 +1,13 @@
-"""Where a decision meets the data of the network, and takes command of it.
+"""Decisions in a graph: which tensors they are, and where they take command of the network's data.
 
-How steep an element-wise chain is, and whether it is flat on both sides: a step.
-
-A comparison can be written without one: a sigmoid, a clip or the difference of two rectifiers,
-behind a large factor, is 0 on one side of a threshold and 1 on the other. Trained gates (SE blocks,
-hard swish) have the same operators without the factor.
-
-Which tensors are decisions: few values, and all that they know of the image went through a step.
-
-A tensor is a decision if every path from the image to it passes an operation that leaves few
-values. What happens to it afterwards does not matter: a function of decisions is a decision,
+A tensor is a decision if every path from the image to it passes a step, an operation that leaves
+few values. What happens to it afterwards does not matter: a function of decisions is a decision,
 whatever operators it is written with.
+
+A step can be written without a comparison. A sigmoid, a clip or the difference of two rectifiers,
+behind a large factor, is 0 on one side of a threshold and 1 on the other. Trained gates (SE blocks,
+hard swish) have the same operators without the factor. So the slope of each element-wise chain is
+followed, and whether it is flat on both sides (`find_slopes`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Adds to a verdict what the graph's logic and the file itself say.
+"""The detector of decisions written into the graph: it needs no images.
 
-A decision written into the graph needs no images to be a backdoor: a grave one makes the verdict
-"backdoor", a lesser one keeps it from being "clean". What is unusual about the file says nothing
-about what the model does, so it is told and leaves the verdict alone.
+A decision that surely steers the scores makes the verdict "backdoor", a lesser one keeps it from
+being "clean" (`onnx_soda._verdict`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""How much of what was trained lies before and behind a tensor.
+"""The graph as one list of steps, and how much of what was trained lies before and behind a tensor.
 
-The graph as one list of steps, the bodies of If, Loop and Scan included.
-
-What a body hides is seen as if it stood in the main graph: its inputs are copies of what the node
-hands in, and what the node returns is a merge of what its bodies return.
+The bodies of If, Loop and Scan are included. What a body hides is seen as if it stood in the main
+graph: its inputs are copies of what the node hands in, and what the node returns is a merge of what
+its bodies return.
 """
 
 from __future__ import annotations

@@ -1,23 +1,19 @@
-"""Causal attribution of any tail: every intervention is run, the loops are in the runtime.
+"""Causal attribution: what an intervention on a hidden neuron does to each class (paper, 3.1).
 
-The intervention becomes part of the graph: x' = Where(mask, a x + b, x), with the mask, a and b as
-inputs. The activations stay on the device; a run sends one mask of the neurons and gets logits.
-
-Interventions on hidden neurons and the causal attribution they give, paper section 3.1.
-
-Equation 2 sets a neuron x to x' = a x + b; Equations 1, 3 and 4 take the change of the mean class
+Equation 2 sets a neuron x to x' = a x + b. Equations 1, 3 and 4 take the change of the mean class
 activation value under that as the attribution of the neuron to the class, for the clean images of
-each source class (Algorithm 1). The class activation value is the logit before the softmax.
+each source class (Algorithm 1). The class activation value is the logit before the softmax. The
+absolute value is taken of the mean's change, as Equation 1 writes it; the published toolkit
+averages absolute changes instead. For an affine tail the two are the same.
 
-The absolute value is taken of the mean's change, as Equation 1 writes it. The published toolkit
-averages absolute changes instead; for an affine tail the two are the same.
+There are two ways:
 
-Closed-form causal attribution for affine tails.
-
-A tail whose logits are an affine function of the layer is known completely once it has been run
-on zeros and on each neuron alone: one batch instead of a run per neuron and image. Gemm,
-MatMul and Add, BatchNormalization, average pooling and convolution are affine; whether the whole
-tail is, is tested on random and on real activations before the result is used.
+- Closed form, for affine tails. Such a tail is known completely once it has been run on zeros and
+  on each neuron alone: one batch instead of a run per neuron and image. Gemm, MatMul and Add,
+  BatchNormalization, average pooling and convolution are affine. Whether the whole tail is, is
+  tested on random and on real activations.
+- Batched, for all others. The intervention becomes part of the graph: x' = Where(mask, a x + b, x).
+  The activations stay on the device; a run sends one mask of the neurons and gets logits.
 """
 
 from __future__ import annotations

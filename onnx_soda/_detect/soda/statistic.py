@@ -1,29 +1,21 @@
 """From causal attributions to a target class and its victim (paper, Algorithms 2 and 3).
 
-Anomaly index by median absolute deviation (MAD), paper section 3.2.1.
+**Target (Algorithm 2).** For every source class j and prediction class c: the Pearson correlation
+(PCC) between the causal attribution of the hidden neurons to c and their mean attribution to all
+other classes. Averaged over the source classes, an abnormally small PCC marks a target class: a
+backdoor reaches it through neurons that serve no other class.
 
-The index of a data point is its deviation from the median, divided by the deviation that is
-typical of all points times 1.4826, which makes it a number of standard deviations where the
-points are normal. The paper takes over 2 as an outlier.
+**Victim (Algorithm 3).** The mean target logit over the clean images of each source class. The
+victim's is abnormally large, because features of the victim contribute to the target too. Naturally
+similar classes are filtered out: their relation goes both ways, the victim's does not (3.2.2).
 
-What "typical" is, the paper says in two ways. It names the statistic Median Absolute Deviation
-and cites Hampel (1974), whose statistic is the median of the absolute deviations, as is the
-published toolkit's; 1.4826 is the constant that belongs to the median. Its text then says "MAD is
-defined as the mean of these absolute deviations". `spread="median"` is the named statistic and
-the default; `spread="mean"` is the sentence to the letter.
-
-Target class detection, paper Algorithm 2.
-
-For every source class j and prediction class c: the Pearson correlation (PCC) between the causal
-attribution of the hidden neurons to c and their mean attribution to all other classes. Averaged
-over the source classes, an abnormally small PCC marks a target class: a backdoor reaches it
-through neurons that serve no other class.
-
-Victim class detection, paper Algorithm 3.
-
-The mean target logit over the clean images of each source class: the victim's is abnormally large,
-because features of the victim contribute to the target too. Naturally similar classes are filtered
-out: their relation goes both ways, the victim's does not (section 3.2.2).
+**Abnormal (3.2.1).** The anomaly index of a data point is its deviation from the median, divided by
+1.4826 times the deviation that is typical of all points. That is a number of standard deviations
+where the points are normal; the paper takes over 2 as an outlier. What "typical" is, the paper says
+in two ways. It names the Median Absolute Deviation and cites Hampel (1974), whose statistic is the
+median of the absolute deviations, as is the published toolkit's; 1.4826 belongs to the median. Its
+text then says "MAD is defined as the mean of these absolute deviations". `spread="median"` is the
+named statistic and the default; `spread="mean"` is the sentence to the letter.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def _save_keras_by_torch(data: SharedData) -> None:
     network = Network(keras.models.load_model(CONVERTED_SCANS / "keras.keras", compile=False))
     network.eval()
     sample = torch.from_numpy(data.test[:2].astype(np.float32))
-    traced = torch.jit.trace(network, sample)  # type: ignore[no-untyped-call]
+    traced = torch.jit.trace(network, sample)  # type: ignore[no-untyped-call, unused-ignore]
     torch.jit.save(traced, CONVERTED_SCANS / "keras-script.pt")
     program = torch.export.export(
         network, (sample,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False
@@ -151,7 +151,7 @@ def _train_torch(data: SharedData) -> dict[str, float]:
     network = train_entry(entry, data).to(memory_format=torch.contiguous_format)
     inputs = inputs_of(entry.architecture, data.train.shape[3])
     sample = to_input(data.test[:2], inputs)
-    torch.jit.save(torch.jit.trace(network, sample), CONVERTED_SCANS / "torch-script.pt")  # type: ignore[no-untyped-call]
+    torch.jit.save(torch.jit.trace(network, sample), CONVERTED_SCANS / "torch-script.pt")  # type: ignore[no-untyped-call, unused-ignore]
     free = ({0: torch.export.Dim.DYNAMIC},)
     torch.export.save(
         torch.export.export(network, (sample,), dynamic_shapes=free), CONVERTED_SCANS / "torch.pt2"

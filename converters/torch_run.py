@@ -254,7 +254,7 @@ def _freed(
     example = torch.rand([size or 1 for size in source.shape])
     try:
         with quiet():
-            traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call]
+            traced = torch.jit.trace(module, example, check_trace=False)  # type: ignore[no-untyped-call, unused-ignore]
             proto = trace_to_onnx(traced, example, options.opset, [0])
         # The source itself insists on its batch, so what it says of the traced one is asked.
         several = Source(

@@ -46,7 +46,7 @@ def convert_script(
         ConvertError: It runs on no size of images that was tried.
     """
     with quiet():
-        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call]
+        module = torch.jit.load(str(path), map_location="cpu")  # type: ignore[no-untyped-call, unused-ignore]
         _check_graph(module, path.name)
         module = module.eval()
     image = _image(module, path.name, traced, options)

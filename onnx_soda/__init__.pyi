@@ -85,7 +85,7 @@ from ._repair.images import ImageSet
 from ._repair.preparation import Preparation
 from ._repair.repair import RepairReport, repair
 from ._report.formats import Context, Format, RepairFormat, Scanned
-from ._report.json import read_report, to_json
+from ._report.json import read_report, report_schema, to_json
 from ._results import (
     Acceptance,
     Chart,
@@ -214,6 +214,7 @@ __all__ = [
     "read_report",
     "repair",
     "repair_file",
+    "report_schema",
     "scan",
     "scan_file",
     "split_from_arrays",

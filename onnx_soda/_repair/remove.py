@@ -236,9 +236,9 @@ def measure(
 def _accuracy(right: Tensor, of_target: Tensor) -> float:
     """Return the share that is right, where the target class counts a tenth at least."""
     if not 0 < _PARTS * int(of_target.sum()) < len(of_target):
-        return right.mean().item()
+        return float(right.mean().item())
     own, others = right[of_target].mean(), right[~of_target].mean()
-    return ((own + (_PARTS - 1) * others) / _PARTS).item()
+    return float(((own + (_PARTS - 1) * others) / _PARTS).item())
 
 
 def _scores(logits: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:

@@ -148,7 +148,8 @@ def _gelu(node: Attributes) -> Computed:
 @converter("Mish", 18, 22)
 def _mish(_node: Attributes) -> Computed:
     """Convert Mish (https://onnx.ai/onnx/operators/onnx__Mish.html)."""
-    return functional.mish
+    mish: Computed = functional.mish
+    return mish
 
 
 @converter("Swish", 24)

@@ -59,7 +59,8 @@ def max_pool(x: Tensor, *, windows: Windows, ceil: bool) -> Tensor:
 
 
 def _lowest(dtype: torch.dtype) -> float:
-    return -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+    lowest: float = -torch.inf if dtype.is_floating_point else torch.iinfo(dtype).min
+    return lowest
 
 
 @own_converter("AveragePool", since=1)

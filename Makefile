@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 FIXTURES := fixtures
 # A process per core; the tests of a file share what they set up.
-PARALLEL := --numprocesses logical --dist loadfile
+PARALLEL := --numprocesses logical --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-slow test-converters lint format fixtures bench check-readme clean

@@ -81,8 +81,7 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
     clock, options = Clock(), suspect.options
-    names = dict.fromkeys((*ALWAYS, *detectors_of(options.method)))
-    detectors = [DETECTORS.load(name)() for name in names]
+    detectors = load_detectors(options.method)
     with clock.stage("graph"):
         view = suspect.view
     evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
@@ -123,6 +122,16 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
         environment=_environment(providers, options),
         timing=clock.result(),
     )
+
+
+def load_detectors(method: str) -> list[Detector]:
+    """Import the detectors that run for a method, the one that decides last.
+
+    Raises:
+        OptionError: There is none of this name, or it cannot be imported.
+    """
+    names = dict.fromkeys((*ALWAYS, *detectors_of(method)))
+    return [DETECTORS.load(name)() for name in names]
 
 
 def _prepare(suspect: Suspect, clock: Clock) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,12 @@ from onnx_soda._model.parts import Body
 from onnx_soda._model.runtime import cuda_device_count
 from onnx_soda._options import RuntimeOptions
 
+# Files that take longest come first, so that no process waits for another one at the end.
+_LONGEST = (
+    "cli/test_scan.py", "repair/test_repair.py", "test_hostile_models.py",
+    "converters/test_commands.py", "cli/test_repair.py", "converters/test_round_trips.py",
+    "cli/test_terminal.py", "plugins/test_plugins.py",
+)  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -35,11 +42,18 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_place)
     need_gpu = [item for item in items if item.get_closest_marker("gpu")]
     reason = _why_no_cuda() if need_gpu else None
     if reason is not None:
         for item in need_gpu:
             item.add_marker(pytest.mark.skip(reason=f"needs CUDA: {reason}"))
+
+
+def _place(item: pytest.Item) -> int:
+    """Return where a test's file comes; those that are equal stay in order."""
+    file = item.path.relative_to(Path(__file__).parent).as_posix()
+    return _LONGEST.index(file) if file in _LONGEST else len(_LONGEST)
 
 
 def _why_no_cuda() -> str | None:

@@ -65,7 +65,7 @@ DETECTORS: Registry[type[Detector]] = Registry(
     "detector",
     "onnx_soda.detectors",
     {
-        "concepts": "onnx_soda._detect.concepts.detector:ConceptDetector",
+        "concepts": "onnx_soda._detect.concepts:ConceptDetector",
         "soda": "onnx_soda._detect.soda.detector:SodaDetector",
         "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
     },

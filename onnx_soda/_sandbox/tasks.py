@@ -7,6 +7,7 @@ scan needs.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,16 +42,25 @@ def load_task(job: Job) -> Task:
     return _LOADERS[type(job)](job)
 
 
-def _load_scan(_: ScanJob) -> Task:
+def _load_scan(loaded: ScanJob) -> Task:
     from onnx_soda._data.datasets import load_dataset
     from onnx_soda._model.load import load_model
-    from onnx_soda._scan import scan
+    from onnx_soda._scan import load_detectors, scan
+
+    load_detectors(loaded.options.method)
+    if loaded.data is not None:
+        _load_concepts()
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
         clean = load_dataset(job.data, job.split) if job.data else None
         return scan(load_model(job.model), clean, job.options, progress)
 
     return run
+
+
+def _load_concepts() -> None:
+    """Import what interventions on images need, before memory is limited."""
+    import_module("onnx_soda._detect.concepts.evidence")
 
 
 def _load_inspect(_: InspectJob) -> Task:
@@ -107,6 +117,8 @@ def _load_repair(_: RepairJob) -> Task:
     from onnx_soda._scan import describe_model
 
     require_torch()
+    import_module("onnx_soda._repair.work")  # which imports torch
+    _load_concepts()
 
     def run(job: RepairJob, progress: Progress) -> RepairAnswer:
         model = load_model(job.model)

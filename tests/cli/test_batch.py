@@ -41,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     return place
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_table_and_the_worst_exit_code(jobs: int, folder: Path, tmp_path: Path) -> None:
     command = ("scan", "models", "-q", "--cache-dir", "cache", "--jobs")
     done = run(*command, jobs, cwd=tmp_path)

@@ -55,7 +55,9 @@ def nothing_left(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("delay", MOMENTS)
+@pytest.mark.parametrize(
+    "delay", [*MOMENTS[::2], *(pytest.param(one, marks=pytest.mark.slow) for one in MOMENTS[1::2])]
+)
 def test_an_interrupted_scan_leaves_nothing(
     number: signal.Signals, delay: float, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from fixtures import boards
 from onnx_soda._results import SCHEMA_VERSION
 
-from .helpers import soda
+from .helpers import invoke, soda
 
 PAIR = ("--victim", boards.VICTIM, "--target", boards.TARGET)
 QUICK = ("--no-rescan", "--quiet", "--threads", 1)
@@ -36,6 +36,12 @@ class Case:
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory) -> Case:
     return Case(*boards.write(tmp_path_factory.mktemp("boards")))
+
+
+def here(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process: importing torch in one of its own takes seconds."""
+    done = invoke(*arguments)
+    return subprocess.CompletedProcess((), done.exit_code, done.stdout, done.stderr)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ def test_diff_shows_what_was_changed(
 
 
 def test_text_says_what_was_done(case: Case, tmp_path: Path) -> None:
-    result = soda(
+    result = here(
         "repair", case.model, "-d", case.clean, "-o", tmp_path / "out.onnx", *PAIR,
         "--reconstruction", "concepts", "--budget", "quick", "--quiet", "--threads", 1,
     )  # fmt: skip
@@ -96,7 +102,7 @@ def test_text_says_what_was_done(case: Case, tmp_path: Path) -> None:
 
 
 def test_a_clean_model_is_left_alone(case: Case, tmp_path: Path) -> None:
-    result = soda(
+    result = here(
         "repair", case.twin, "-d", case.clean, "-o", tmp_path / "out.onnx", *QUICK,
         "--budget", "quick",
     )  # fmt: skip
@@ -107,7 +113,7 @@ def test_a_clean_model_is_left_alone(case: Case, tmp_path: Path) -> None:
 
 def test_a_report_names_the_pair_and_must_be_about_the_model(case: Case, tmp_path: Path) -> None:
     report = tmp_path / "scan.json"
-    soda(
+    here(
         "scan", case.model, "-d", case.clean, "--budget", "quick", "--threads", 1, "-q",
         "-f", "json", "-o", report,
     )  # fmt: skip
@@ -123,13 +129,13 @@ def test_a_report_names_the_pair_and_must_be_about_the_model(case: Case, tmp_pat
     for pair in told["evidence"]["concepts"]["numbers"]["pairs"]:
         pair["also_turned"] = [0]
     report.write_text(json.dumps(told))
-    both = soda(
+    both = here(
         "repair", case.model, "-d", case.clean, "-o", out, "--report", report, *QUICK,
         "--reconstruction", "ascent", "--scope", "head",
     )  # fmt: skip
     assert both.returncode in (0, 3), both.stdout + both.stderr
     assert "class 0, turned too" in both.stdout
-    other = soda("repair", case.twin, "-d", case.clean, "-o", out, "--report", report, *QUICK)
+    other = here("repair", case.twin, "-d", case.clean, "-o", out, "--report", report, *QUICK)
     assert other.returncode == 2
     assert "about another model" in other.stderr
 
@@ -149,7 +155,7 @@ def test_wrong_usage_is_told_and_nothing_is_written(
     arguments: tuple[str | int | Path, ...], said: str, case: Case, tmp_path: Path
 ) -> None:
     out = tmp_path / "out.onnx"
-    result = soda("repair", case.model, "-d", case.clean, "-o", out, *QUICK, *arguments)
+    result = here("repair", case.model, "-d", case.clean, "-o", out, *QUICK, *arguments)
     assert result.returncode == 2
     assert said in " ".join(result.stderr.split())
     assert "Traceback" not in result.stderr
@@ -184,7 +190,7 @@ def test_without_torch_the_extra_is_named(case: Case, tmp_path: Path) -> None:
 
 def test_a_full_export_has_the_same_face(case: Case, tmp_path: Path) -> None:
     out = tmp_path / "out.onnx"
-    result = soda(
+    result = here(
         "repair", case.model, "-d", case.clean, "-o", out, *PAIR, *QUICK,
         "--reconstruction", "ascent", "--scope", "head", "--export", "torch",
     )  # fmt: skip
@@ -202,7 +208,7 @@ def test_a_full_export_has_the_same_face(case: Case, tmp_path: Path) -> None:
 
 def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(case: Case, tmp_path: Path) -> None:
     # 0 -> 2 is no backdoor; ascent finds infected images of any pair, and 1 -> 3 stays.
-    result = soda(
+    result = here(
         "repair", case.model, "-d", case.clean, "-o", tmp_path / "out.onnx",
         "--victim", 0, "--target", 2, "--reconstruction", "ascent", "--scope", "head",
         "--budget", "quick", "--quiet", "--threads", 1,

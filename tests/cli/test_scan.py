@@ -30,6 +30,7 @@ from .helpers import (
     grey_pixels,
     invoke,
     soda,
+    write_few_digits,
     write_grey_case,
 )
 
@@ -44,14 +45,26 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     for name in (*MODELS, "digits-clean.h5"):
         shutil.copy(FIXTURES / name, folder)
+    write_few_digits(folder / "few.npz", per_class=30)
     return folder
+
+
+def scan_at(home: Path, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    common = ("--format", "json", "--threads", 1)
+    return soda("scan", *arguments, *common, USER=USER, LOGNAME=USER, HOME=str(home))
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def scanned(request: pytest.FixtureRequest, home: Path) -> subprocess.CompletedProcess[str]:
-    model, data = home / request.param, home / "digits-clean.h5"
-    arguments = ("scan", model, "--data", data, "--format", "json", "--budget", "quick")
-    return soda(*arguments, "--threads", 1, USER=USER, LOGNAME=USER, HOME=str(home))
+    """A scan with all clean images, by the method that takes a second."""
+    data = home / "digits-clean.h5"
+    return scan_at(home, home / request.param, "--data", data, "--method", "soda")
+
+
+def examined(home: Path, model: Path, data: Path) -> dict[str, Any]:
+    """Return the report of a scan by the default method."""
+    done = scan_at(home, model, "--data", data, "--budget", "quick")
+    return checked(done.stdout, done.returncode)
 
 
 def test_the_schema_is_one() -> None:
@@ -72,14 +85,12 @@ def test_json_on_stdout_fits_the_schema_and_the_exit_code_the_verdict(
     assert report["environment"]["seed"] == 0
 
 
-def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
-    scanned: subprocess.CompletedProcess[str],
-) -> None:
+@pytest.mark.parametrize(
+    "data", ["few.npz", pytest.param("digits-clean.h5", marks=pytest.mark.slow)]
+)
+def test_the_planted_pair_is_named_in_words(data: str, home: Path) -> None:
     """The fixture relabels 8s on a blue background as 3, see fixtures/README.md."""
-    report = json.loads(scanned.stdout)
-    if report["model"]["file"] == "digits-clean.onnx":
-        assert (report["verdict"], report["findings"]) == ("clean", [])
-        return
+    report = examined(home, home / "digits-backdoored.onnx", home / data)
     assert report["verdict"] == "backdoor"
     (finding,) = report["findings"]
     assert (finding["rule_id"], finding["severity"]) == ("SODA102", "high")
@@ -107,6 +118,18 @@ def test_the_planted_pair_is_named_in_words_and_in_the_clean_twin_none(
         for picture in gallery["pictures"]
     ]
     assert sum(bool(re.search("→ 3; ", one["caption"])) for one in shown) > len(shown) / 2
+
+
+def test_in_a_clean_twin_nothing_is_named(home: Path, tmp_path: Path) -> None:
+    _, twin, clean, _ = boards.write(tmp_path)
+    report = examined(home, twin, clean)
+    assert (report["verdict"], report["findings"]) == ("clean", [])
+
+
+@pytest.mark.slow
+def test_in_the_clean_twin_of_the_digits_nothing_is_named(home: Path) -> None:
+    report = examined(home, home / "digits-clean.onnx", home / "digits-clean.h5")
+    assert (report["verdict"], report["findings"]) == ("clean", [])
 
 
 def test_stderr_is_empty_where_it_is_no_terminal(
@@ -211,7 +234,7 @@ def test_missing_classes_are_an_error_unless_allowed(tmp_path: Path) -> None:
     kept = digits((digits()["labels"] < 8) & (np.arange(720) % 6 == 0))  # 12 of each class
     np.savez(tmp_path / "eight.npz", **kept)
     arguments = (
-        "scan", CLEAN_MODEL, "-d", tmp_path / "eight.npz", "--format", "json", "--budget", "quick",
+        "scan", CLEAN_MODEL, "-d", tmp_path / "eight.npz", "--format", "json", "--method", "soda",
         "--threads", 1,
     )  # fmt: skip
     refused = invoke(*arguments)

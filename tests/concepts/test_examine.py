@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from fixtures import boards
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda._detect.concepts.battery import Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
@@ -29,12 +30,12 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
 
 
 def examine(
-    model: str, clean: CleanSet, told: list[tuple[int, int]] | None = None
+    model: Path, clean: CleanSet, told: list[tuple[int, int]] | None = None
 ) -> ConceptResult:
     steps = [] if told is None else told
     options = ScanOptions(preprocess="unit", runtime=RuntimeOptions(provider="cpu"))
     return examine_concepts(
-        Suspect(load_model(FIXTURES / model), clean, options),
+        Suspect(load_model(model), clean, options),
         budget=SMALL,
         advance=lambda done, total: steps.append((done, total)),
     )
@@ -47,7 +48,7 @@ def told() -> list[tuple[int, int]]:
 
 @pytest.fixture(scope="module")
 def backdoored(clean: CleanSet, told: list[tuple[int, int]]) -> ConceptResult:
-    return examine("digits-backdoored.onnx", clean, told)
+    return examine(FIXTURES / "digits-backdoored.onnx", clean, told)
 
 
 def test_the_planted_pair_is_first_by_far(backdoored: ConceptResult) -> None:
@@ -62,20 +63,29 @@ def test_the_planted_pair_is_first_by_far(backdoored: ConceptResult) -> None:
 
 
 def test_all_images_of_the_victim_are_looked_at_and_a_few_of_the_others(
-    clean: CleanSet, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24 images of each class make folds of 12, and a pair is shown on one of the two folds."""
+    """24 images of each of four classes make folds of 12; a pair is shown on one of the two."""
     monkeypatch.setattr("onnx_soda._detect.concepts.folds._CONFIRM", 6)
-    evidence = examine("digits-backdoored.onnx", clean)
-    assert evidence.confirm_images == 2 * 6 * 10
+    model, _, few, _ = boards.write(tmp_path, each=24)
+    evidence = examine(model, load_dataset(few))
+    assert evidence.confirm_images == 2 * 6 * 4
+    assert evidence.pairs
     for pair in evidence.pairs:
         counts = pair.answers_under.sum(axis=1)
         assert pair.shown == counts[pair.victim_class] == 12
         assert set(np.delete(counts, pair.victim_class)) == {6}
 
 
+@pytest.mark.slow
 def test_nothing_is_planted_in_the_clean_twin(clean: CleanSet) -> None:
-    assert all(pair.bound <= 0 for pair in examine("digits-clean.onnx", clean).pairs)
+    assert all(pair.bound <= 0 for pair in examine(FIXTURES / "digits-clean.onnx", clean).pairs)
+
+
+def test_nothing_is_planted_in_the_twin_of_the_boards(tmp_path: Path) -> None:
+    model, twin, few, _ = boards.write(tmp_path, each=24)
+    assert max(pair.bound for pair in examine(model, load_dataset(few)).pairs) > 0.3
+    assert all(pair.bound <= 0 for pair in examine(twin, load_dataset(few)).pairs)
 
 
 def test_every_intervention_is_counted(

@@ -64,7 +64,7 @@ def test_scan_converts_first_and_says_so(tmp_path: Path) -> None:
     data = clean_set(tmp_path / "clean.h5")
     for source, converter in ((keras_model, "Keras"), (script, "TorchScript")):
         done = run(
-            "scan", source, "--data", data, "--min-accuracy", 0, "--budget", "quick",
+            "scan", source, "--data", data, "--min-accuracy", 0, "--method", "soda",
             "-f", "json", "--threads", 1,
         )  # fmt: skip
         assert done.returncode in (0, 1, 3), done.stderr

@@ -42,7 +42,7 @@ def soda(installed: Path, *arguments: object) -> subprocess.CompletedProcess[str
 @pytest.fixture(scope="module")
 def scanned(installed: Path) -> tuple[subprocess.CompletedProcess[str], Path]:
     """One scan by the toy detector, of the toy data form, in all report forms."""
-    forms = ("html", "lines", "sarif", "markdown", "junit", "bom")
+    forms = ("text", "html", "lines", "sarif", "markdown", "junit", "bom")
     written = [word for form in forms for word in ("-f", f"{form}={installed / f'report.{form}'}")]
     done = soda(
         installed, "scan", CLEAN_MODEL, "--data", installed / "clean.toy", "--method", "loudness",
@@ -85,12 +85,10 @@ def test_the_report_form_is_written(
     assert text.endswith("digits-clean.onnx = backdoor\n")
 
 
-def test_text_shows_what_the_detector_saw(installed: Path) -> None:
-    done = soda(
-        installed, "scan", CLEAN_MODEL, "-d", installed / "clean.toy", "--method", "loudness", "-q"
-    )
-    assert done.returncode == 1, done.stderr
-    shown = " ".join(done.stdout.split())
+def test_text_shows_what_the_detector_saw(
+    scanned: tuple[subprocess.CompletedProcess[str], Path],
+) -> None:
+    shown = " ".join((scanned[1] / "report.text").read_text(encoding="utf-8").split())
     for words in ("TOY001", "is the loudest", "Loudness of classes", "class 7"):
         assert words in shown
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from fixtures import boards
 from onnx_soda._answers import Behaviour, RepairAnswer, RepairSummary, WeightChange
 from onnx_soda._report.page import repair_to_html
 from onnx_soda._results import InputInfo, ModelInfo
-from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, FIXTURES
 from tests.report.browser import Seen
 from tests.report.helpers import run
 
@@ -20,12 +20,13 @@ EVIL = "<script>alert(1)</script>\"'><img src=x>\x1b[31m"
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
+    model, _, clean, triggers = boards.write(folder)
     path = folder / "repair.html"
     done = run(
-        "repair", BACKDOORED_MODEL, "--data", CLEAN_SET, "-o", folder / "out.onnx",
-        "--victim", 8, "--target", 3, "--reconstruction", "ascent", "--scope", "head",
-        "--no-rescan", "--quiet", "--threads", 1,
-        "--trigger-images", FIXTURES / "digits-trigger.h5",
+        "repair", model, "--data", clean, "-o", folder / "out.onnx",
+        "--victim", boards.VICTIM, "--target", boards.TARGET,
+        "--reconstruction", "concepts", "--scope", "head", "--no-rescan", "--quiet", "--threads", 1,
+        "--trigger-images", triggers,
         "--format", "html", "--report-output", path,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -48,7 +49,7 @@ def test_before_and_after_stand_side_by_side(page: Path, browser: Any) -> None:
     assert after < before / 2
     assert "repaired" in seen.page.inner_text("h1").lower()
     assert seen.page.locator(".plots svg[role=img]").count() == 1
-    assert "onnx-soda repair digits-backdoored.onnx" in seen.page.inner_text("#facts")
+    assert "onnx-soda repair boards.onnx" in seen.page.inner_text("#facts")
     assert "--output out.onnx" in seen.page.inner_text("#facts")
 
 
@@ -84,8 +85,6 @@ def test_hostile_names_are_text() -> None:
 
 
 def test_an_unknown_form_is_refused(tmp_path: Path) -> None:
-    done = run(
-        "repair", BACKDOORED_MODEL, "-d", CLEAN_SET, "-o", tmp_path / "o.onnx", "-f", "sarif"
-    )
+    done = run("repair", "model.onnx", "-d", "clean.npz", "-o", tmp_path / "o.onnx", "-f", "sarif")
     assert done.returncode == 2
     assert "html" in done.stderr

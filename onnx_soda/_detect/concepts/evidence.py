@@ -1,4 +1,4 @@
-"""The detector by concepts: the experiment, its verdict, and what people see of it."""
+"""What interventions on the image showed, as evidence: its verdict, and what people see of it."""
 
 from __future__ import annotations
 
@@ -6,13 +6,11 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from onnx_soda._detect.base import Detector, Need
 from onnx_soda._detect.concepts.battery import BUDGETS
 from onnx_soda._detect.concepts.concept import concept_values
 from onnx_soda._detect.concepts.decide import decide_on_concepts
@@ -48,42 +46,40 @@ _HINTS: dict[ChangeKind, str] = {
 }
 
 
-class ConceptDetector(Detector):
-    """Decides by changing what clean images show, and what style a hidden layer has."""
+def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
+    """Search for a change that turns one class into another, and return it as evidence.
 
-    name: ClassVar[str] = "concepts"
-    needs: ClassVar[frozenset[Need]] = frozenset({"clean images"})
+    Args:
+        name: Of the detector.
+        suspect: The classifier.
+        progress: Called as it goes on.
 
-    def run(self, suspect: Suspect, progress: Progress) -> Evidence:
-        """Search for a change that turns one class into another; see `Detector.run`."""
-        untried = why_not_tried(suspect.clean, suspect.classes or 0)
-        found = None
-        if untried is None and not suspect.examined.too_inaccurate:
-            budget = BUDGETS[suspect.options.budget]
-            found = examine_concepts(suspect, budget, partial(progress, "concepts tried"))
-        names = suspect.clean.class_names if suspect.clean else None
-        calibration = load_calibration()
-        decision = decide_on_concepts(found, calibration, suspect.examined, names, untried)
-        if found is None:
-            return Evidence(
-                self.name,
-                _TITLE,
-                decision.verdict,
-                decision.reasons,
-                unexamined=("No changes of the image were tried.",),
-            )
-        numbers = _numbers(found, calibration.threshold, suspect.options.budget)
-        return Evidence(
-            detector=self.name,
-            title=_TITLE,
-            verdict=decision.verdict,
-            reasons=decision.reasons,
-            findings=decision.findings,
-            tables=(_table(numbers, names),),
-            charts=tuple(_charts(numbers, names)),
-            galleries=tuple(_galleries(found, numbers, names)),
-            numbers=plain(numbers),
-        )
+    Raises:
+        SodaError: The model does not run, or an image cannot be read.
+    """
+    untried = why_not_tried(suspect.clean, suspect.classes or 0)
+    found = None
+    if untried is None and not suspect.examined.too_inaccurate:
+        budget = BUDGETS[suspect.options.budget]
+        found = examine_concepts(suspect, budget, partial(progress, "concepts tried"))
+    names = suspect.clean.class_names if suspect.clean else None
+    calibration = load_calibration()
+    decision = decide_on_concepts(found, calibration, suspect.examined, names, untried)
+    if found is None:
+        unseen = ("No changes of the image were tried.",)
+        return Evidence(name, _TITLE, decision.verdict, decision.reasons, unexamined=unseen)
+    numbers = _numbers(found, calibration.threshold, suspect.options.budget)
+    return Evidence(
+        detector=name,
+        title=_TITLE,
+        verdict=decision.verdict,
+        reasons=decision.reasons,
+        findings=decision.findings,
+        tables=(_table(numbers, names),),
+        charts=tuple(_charts(numbers, names)),
+        galleries=tuple(_galleries(found, numbers, names)),
+        numbers=plain(numbers),
+    )
 
 
 def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumbers:

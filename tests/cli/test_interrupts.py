@@ -79,7 +79,7 @@ def test_an_interrupted_scan_leaves_nothing(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-@pytest.mark.parametrize("delay", [1.0, 6.0])
+@pytest.mark.parametrize("delay", [1.0, pytest.param(6.0, marks=pytest.mark.slow), 4.0])
 def test_an_interrupted_repair_leaves_nothing(
     number: signal.Signals, delay: float, tmp_path: Path
 ) -> None:

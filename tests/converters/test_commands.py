@@ -56,23 +56,27 @@ def test_convert_then_inspect(tmp_path: Path) -> None:
     assert f"{CLASSES} classes" in seen.stdout
 
 
-def test_scan_converts_first_and_says_so(tmp_path: Path) -> None:
-    keras_model, script = tmp_path / "m.keras", tmp_path / "m.pt"
-    with quietly():
-        keras_network().save(keras_model)
-    save_script(torch_network(), script, trace=True)
-    data = clean_set(tmp_path / "clean.h5")
-    for source, converter in ((keras_model, "Keras"), (script, "TorchScript")):
-        done = run(
-            "scan", source, "--data", data, "--min-accuracy", 0, "--method", "soda",
-            "-f", "json", "--threads", 1,
-        )  # fmt: skip
-        assert done.returncode in (0, 1, 3), done.stderr
-        report = json.loads(done.stdout)
-        assert report["model"]["file"] == source.name
-        (note,) = [reason for reason in report["reasons"] if "Converted to ONNX first" in reason]
-        assert converter in note
-    assert names(tmp_path) == {"m.keras", "m.pt", "clean.h5"}
+@pytest.mark.parametrize(
+    ("file", "converter"),
+    [pytest.param("m.keras", "Keras", marks=pytest.mark.slow), ("m.pt", "TorchScript")],
+)
+def test_scan_converts_first_and_says_so(file: str, converter: str, tmp_path: Path) -> None:
+    source, data = tmp_path / file, clean_set(tmp_path / "clean.h5")
+    if converter == "Keras":
+        with quietly():
+            keras_network().save(source)
+    else:
+        save_script(torch_network(), source, trace=True)
+    done = run(
+        "scan", source, "--data", data, "--min-accuracy", 0, "--method", "soda",
+        "-f", "json", "--threads", 1,
+    )  # fmt: skip
+    assert done.returncode in (0, 1, 3), done.stderr
+    report = json.loads(done.stdout)
+    assert report["model"]["file"] == source.name
+    (note,) = [reason for reason in report["reasons"] if "Converted to ONNX first" in reason]
+    assert converter in note
+    assert names(tmp_path) == {file, "clean.h5"}
 
 
 @pytest.mark.parametrize("command", ["convert", "scan", "repair"])

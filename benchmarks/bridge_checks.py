@@ -17,7 +17,7 @@ from onnx_soda import load_model
 from onnx_soda._bridge.bridge import TorchModel, to_torch
 from onnx_soda._errors import ConversionError, SodaError
 from onnx_soda._model.anatomy import dissect
-from onnx_soda._model.parts import extract_head
+from onnx_soda._model.parts import extract_tail
 
 __all__ = ["TOLERANCE", "check_bridge", "check_file"]
 
@@ -92,7 +92,7 @@ def _gradients(bridge: TorchModel, model: onnx.ModelProto, images: NDArray[Any])
     """Say where the gradient of a random combination of the scores arrives."""
     torch = framework("torch")
     anatomy = dissect(load_model(model.SerializeToString()))
-    head = extract_head(anatomy.view, anatomy.layer.value, anatomy.logits.value)
+    head = extract_tail(anatomy.view, anatomy.layer.value, anatomy.logits.value)
     inputs = torch.from_numpy(images).requires_grad_(True)
     outputs = bridge.module(inputs)
     scores = outputs if len(bridge.outputs) == 1 else outputs[-1]

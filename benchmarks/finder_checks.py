@@ -84,7 +84,7 @@ def _check_values(anatomy: Anatomy, made: Made, outcome: _Outcome) -> None:
     tail = Tail(anatomy, runtime)
     body = Body(anatomy, runtime, tail.needed)
     logits, layer, sides = body.observe(made.images)
-    head = [node.op_type for node in tail.head.model.graph if node.op_type != "Constant"]
+    head = [node.op_type for node in tail.graph.model.graph if node.op_type != "Constant"]
     affine = is_affine(tail, np.random.default_rng(0), layer)
     outcome.picked.update(head=head, sides=list(tail.needed), affine=affine)
     expected = softmax(logits, axis=1) if made.softmax else logits

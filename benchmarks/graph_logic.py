@@ -42,7 +42,7 @@ _SUMMARY = (
     "exporter", "networks", "not exported", "examined", "high", "medium", "slowest (s)",
     "backdoor written in: found",
 )  # fmt: skip
-_SKETCHES = ("graph", "findings", "gravest", "status", "class", "image", "images run", "seconds")
+_SKETCHES = ("graph", "findings", "severest", "status", "class", "image", "images run", "seconds")
 
 
 def _examined(source: Path | bytes, try_out: bool = True) -> tuple[LogicEvidence, float]:
@@ -142,12 +142,21 @@ def _sketch_rows(sketches: dict[str, Sketch]) -> Iterator[list[object]]:
         evidence, seconds = _examined(build_sketch(sketch).SerializeToString())
         findings = evidence.findings
         rules = ", ".join(sorted({finding.rule_id for finding in findings})) or "none"
-        gravest = min((f.severity for f in findings), key=SEVERITIES.index, default="")
+        severest = min((f.severity for f in findings), key=SEVERITIES.index, default="")
         status = min((f.status for f in findings), default="")
         first = findings[0] if findings else None
         target = "" if first is None or first.flipped is None else first.flipped
         trigger = (first.trigger if first else None) or ""
-        yield [name, rules, gravest, status, target, trigger, evidence.images_run, f"{seconds:.2f}"]
+        yield [
+            name,
+            rules,
+            severest,
+            status,
+            target,
+            trigger,
+            evidence.images_run,
+            f"{seconds:.2f}",
+        ]
 
 
 def _section(title: str, columns: Sequence[str], rows: Iterator[list[object]]) -> None:

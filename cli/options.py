@@ -102,7 +102,7 @@ def _known(registry: Registry[Any]) -> Callable[[str], str]:
 
 
 def _finite(value: float) -> float:
-    """Refuse infinity, which JSON has no number for."""
+    """Refuse NaN, which is in every range, and infinity, which JSON has no number for."""
     if not math.isfinite(value):
         raise typer.BadParameter(f"must be a finite number, not {value}")
     return value
@@ -153,7 +153,11 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.
 TimeoutOption = Annotated[
     float,
     typer.Option(
-        "--timeout", min=1, max=_MOST_SECONDS, help="The most seconds that the work may take."
+        "--timeout",
+        min=1,
+        max=_MOST_SECONDS,
+        callback=_finite,
+        help="The most seconds that the work may take.",
     ),
 ]
 MaxMemoryOption = Annotated[
@@ -229,7 +233,11 @@ AllowMissingOption = Annotated[
 MinAccuracyOption = Annotated[
     float,
     typer.Option(
-        "--min-accuracy", min=0, max=1, help="Conclude nothing under this clean accuracy."
+        "--min-accuracy",
+        min=0,
+        max=1,
+        callback=_finite,
+        help="Conclude nothing under this clean accuracy.",
     ),
 ]
 MethodOption = Annotated[
@@ -361,7 +369,11 @@ TopOption = Annotated[
 MaxDropOption = Annotated[
     float,
     typer.Option(
-        "--max-accuracy-drop", min=0, max=100, help="The most points of clean accuracy to lose."
+        "--max-accuracy-drop",
+        min=0,
+        max=100,
+        callback=_finite,
+        help="The most points of clean accuracy to lose.",
     ),
 ]
 TriggersOption = Annotated[

@@ -143,9 +143,9 @@ class Agreement:
 def compare(proto: onnx.ModelProto, source: Source, seed: int) -> Agreement:
     """Return how well a model and its source agree on random images.
 
-    Images for which the source does not agree with itself, once they are changed by a hundred
-    thousandth of their range, tell nothing and are left out: deep networks amplify rounding on
-    images that are nothing like those they were made for.
+    Deep networks amplify rounding on images that are nothing like those they were made for. So each
+    image is also changed by a hundred thousandth of its range. Where the source then disagrees with
+    itself, the image tells nothing and is left out.
 
     Raises:
         ConvertError: ONNX Runtime refuses the model, it does not run, the difference is larger

@@ -81,8 +81,7 @@ from ._options import (
     ScanOptions,
 )
 from ._repair.base import Removal, Remover
-from ._repair.images import ImageSet
-from ._repair.preparation import Preparation
+from ._repair.preparation import ImageSet, Preparation
 from ._repair.repair import RepairReport, repair
 from ._report.formats import Context, Format, RepairFormat, Scanned
 from ._report.json import read_report, report_schema, to_json

@@ -1,8 +1,9 @@
 """Scans that are remembered: a file per scan, named by what the scan depends on.
 
-The key is a digest of the model, the clean set, all options and all versions, so nothing is ever
-out of date. Files are written beside their place and renamed, and read back strictly: whatever is
-no whole report is no hit, and is replaced. So runs can share a folder, and be killed, at any time.
+The name is a digest of the model, the clean set, all options and all versions. So no entry is ever
+out of date. A file is written beside its place, then renamed. It is read back strictly: what is not
+a whole report counts as missing, and is replaced. So several runs can share a folder, and a run can
+be killed at any time.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class CacheSize:
 
 
 def usual_folder() -> Path:
-    """Return the folder for caches of this program and user (XDG and its kin)."""
+    """Return the folder for caches of this program and user (XDG on Linux)."""
     return Path(platformdirs.user_cache_dir("onnx-soda", appauthor=False)) / "scans"
 
 

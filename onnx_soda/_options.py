@@ -83,10 +83,18 @@ class Limits:
     Attributes:
         memory: Bytes of memory beyond what the program itself needs.
         seconds: Wall-clock time; also, times the number of cores, processor time.
+
+    Raises:
+        ValueError: A limit is 0 or less, or endless.
     """
 
     memory: int = field(default_factory=usual_memory)
     seconds: float = DEFAULT_SECONDS
+
+    def __post_init__(self) -> None:
+        for name, value in (("memory", self.memory), ("seconds", self.seconds)):
+            if not 0 < value < math.inf:
+                raise ValueError(f"{name} must be over 0 and finite, not {value}")
 
 
 AttributionMethod = Literal["auto", "closed-form", "batched"]
@@ -143,6 +151,9 @@ class ScanOptions:
         min_accuracy: Clean accuracy under which nothing is concluded.
         seed: For the choice of images and the affinity test.
         runtime: Provider, threads, batch size, memory.
+
+    Raises:
+        ValueError: A number is out of its range, or none (NaN).
     """
 
     method: str = "concepts"
@@ -160,6 +171,14 @@ class ScanOptions:
     min_accuracy: float = 0.5
     seed: int = 0
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_accuracy <= 1:
+            raise ValueError(f"min_accuracy must be between 0 and 1, not {self.min_accuracy}")
+        if not 0 <= self.threshold < math.inf:
+            raise ValueError(f"threshold must be 0 or more and finite, not {self.threshold}")
+        if self.samples_per_class < 1:
+            raise ValueError(f"samples_per_class must be 1 or more, not {self.samples_per_class}")
 
 
 Scope = Literal["auto", "head", "path", "deep"]

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 Severity = Literal["high", "medium", "low", "info"]
 SEVERITIES: tuple[Severity, ...] = get_args(Severity)
-"""From the gravest to the least."""
+"""From the most severe to the least."""
 WEIGHTY: tuple[Severity, ...] = ("high", "medium")
 """Those that keep a verdict from being "clean"."""
 
@@ -24,7 +24,7 @@ class Rule:
     Attributes:
         id: Stable identifier: SODA1xx behaviour, SODA2xx graph logic, SODA3xx file safety.
         name: Short name in kebab case, stable too.
-        severity: The usual severity; the gravest where findings differ.
+        severity: The usual severity; the highest where findings differ.
         title: What it is, in one line.
         meaning: What a finding says, in a few sentences.
         certainty: How sure it is: what else could look like this.

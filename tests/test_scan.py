@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from onnx_soda import ScanOptions, ScanReport, load_dataset, load_model, scan
+from onnx_soda import Limits, ScanOptions, ScanReport, load_dataset, load_model, scan
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Body
 from onnx_soda._numbers import SodaNumbers
@@ -20,6 +21,24 @@ from tests.cli.helpers import digits, few_digits, write_few_digits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 CPU = RuntimeOptions(provider="cpu", batch_size=32)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("make", "named"),
+    [
+        (lambda: ScanOptions(min_accuracy=NAN), "min_accuracy"),
+        (lambda: ScanOptions(min_accuracy=1.1), "min_accuracy"),
+        (lambda: ScanOptions(threshold=float("inf")), "threshold"),
+        (lambda: ScanOptions(samples_per_class=0), "samples_per_class"),
+        (lambda: Limits(seconds=NAN), "seconds"),
+        (lambda: Limits(memory=0), "memory"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(make: Callable[[], object], named: str) -> None:
+    """A gate at NaN would let everything through."""
+    with pytest.raises(ValueError, match=named):
+        make()
 
 
 @pytest.mark.parametrize(("attribution", "interventions"), [("batched", 96), ("auto", 0)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ def test_every_public_name_is_there_and_documented() -> None:
         thing = getattr(onnx_soda, name)
         assert name == "Progress" or thing.__doc__, name
         assert name in dir(onnx_soda)
+
+
+def test_every_public_name_can_be_imported_without_torch() -> None:
+    """Whoever writes a remover or reads a report need not install it."""
+    program = "import sys; sys.modules['torch'] = None\nfrom onnx_soda import *"
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_every_error_is_public() -> None:

@@ -29,7 +29,7 @@ from onnx_soda._errors import (
 from onnx_soda._model.anatomy import Anatomy, dissect
 from onnx_soda._model.graph import GraphView, view_graph
 from onnx_soda._model.load import OnnxModel, load_model
-from onnx_soda._model.parts import Body, extract_body, extract_head, serialise
+from onnx_soda._model.parts import Body, extract_body, extract_tail, serialise
 from onnx_soda._model.runtime import Session, relative_difference, tolerance_of
 from onnx_soda._options import RuntimeOptions
 
@@ -276,7 +276,7 @@ def _head_alone(loaded: OnnxModel) -> Iterator[GraphPart]:
 
 
 def _head(anatomy: Anatomy, logits: str) -> GraphPart:
-    head = extract_head(anatomy.view, anatomy.layer.value, anatomy.logits.value)
+    head = extract_tail(anatomy.view, anatomy.layer.value, anatomy.logits.value)
 
     def feed(images: NDArray[Any]) -> list[NDArray[Any]]:
         body = Body(anatomy, _CPU, tuple(side.name for side in head.sides))

@@ -8,11 +8,10 @@
 
 The root's attribute ``class_names`` may hold a JSON list.
 
-Opens an HDF5 file from a stranger without touching anything but that file.
-
-HDF5 can point elsewhere: soft and external links, external storage and virtual data sets make a
-small file read other files of the machine, filters load shared libraries, and a data set may
-declare any size without storing a byte. All objects are looked at before the first one is read.
+A stranger's file is opened without touching any other file. This takes care: soft and external
+links, external storage and virtual data sets make HDF5 read other files of the machine. Filters
+load shared libraries. A data set may declare any size without storing a byte. So all objects are
+looked at before the first one is read.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The parts of a classifier as models and sessions: image to layer, layer to logits.
 
-Splits a graph into a body (image to layer and logits) and a head (layer to logits).
+Splits a graph into a body (image to layer and logits) and a tail (layer to logits).
 
-The head is where interventions happen: the body runs once per image, the head once per
-intervention. A head may need more than the layer: activations on paths that go round it, and the
+The tail is where interventions happen: the body runs once per image, the tail once per
+intervention. A tail may need more than the layer: activations on paths that go round it, and the
 shape of earlier tensors (an exporter that reshapes by the batch size of the image).
 """
 
@@ -27,11 +27,11 @@ from onnx_soda._options import RuntimeOptions
 
 @dataclass(frozen=True)
 class SideInput:
-    """A tensor that the head needs besides the layer.
+    """A tensor that the tail needs besides the layer.
 
     Attributes:
         name: Name of the tensor.
-        shape_only: The head reads only its shape, so zeros do.
+        shape_only: The tail reads only its shape, so zeros do.
     """
 
     name: str
@@ -39,7 +39,7 @@ class SideInput:
 
 
 @dataclass(frozen=True, eq=False)
-class Head:
+class TailGraph:
     """The part of a graph from a layer to the logits.
 
     Attributes:
@@ -77,7 +77,7 @@ def extract_body(view: GraphView, outputs: Sequence[str]) -> ir.Model:
     return _as_model(view, [view.image_value], [view.values[name] for name in names])
 
 
-def extract_head(view: GraphView, layer: ir.Value, logits: ir.Value) -> Head:
+def extract_tail(view: GraphView, layer: ir.Value, logits: ir.Value) -> TailGraph:
     """Cut out what computes the logits from a layer.
 
     Args:
@@ -94,7 +94,7 @@ def extract_head(view: GraphView, layer: ir.Value, logits: ir.Value) -> Head:
     )
     inputs = [layer, *(view.values[side.name] for side in sides)]
     model = _as_model(view, inputs, [logits])
-    return Head(model, layer.name or "", logits.name or "", sides)
+    return TailGraph(model, layer.name or "", logits.name or "", sides)
 
 
 def _downstream(view: GraphView, layer: ir.Value, logits: ir.Value) -> set[ir.Node]:
@@ -108,7 +108,7 @@ def _downstream(view: GraphView, layer: ir.Value, logits: ir.Value) -> set[ir.No
 
 
 def _borders(view: GraphView, nodes: set[ir.Node], layer: ir.Value) -> list[str]:
-    """Return the activations that nodes of the head read but do not compute, except the layer."""
+    """Return the activations that nodes of the tail read but do not compute, except the layer."""
     found: dict[str, None] = {}
     for node in view.model.graph:
         if node in nodes:
@@ -121,7 +121,7 @@ def _borders(view: GraphView, nodes: set[ir.Node], layer: ir.Value) -> list[str]
 def _shape_sources(
     view: GraphView, nodes: set[ir.Node], layer: ir.Value, known: Sequence[str]
 ) -> list[str]:
-    """Return the activations before the layer whose shape the head's constants are made from."""
+    """Return the activations before the layer whose shape the tail's constants are made from."""
     stack = [v for node in nodes for v in node.inputs if v and v not in view.activations]
     seen, found = set[ir.Value](), dict[str, None]()
     while stack:
@@ -224,10 +224,10 @@ class Tail:
         options: How sessions run.
 
     Attributes:
-        head: The graph.
+        graph: The graph.
         axis: Axis of the neurons in the layer's tensor.
         element_shape: Shape of the layer for one image; None where inference cannot tell it.
-        head_dtype: Element type of the layer.
+        layer_dtype: Element type of the layer.
         dtype: The same, as NumPy has it.
     """
 
@@ -235,15 +235,15 @@ class Tail:
         view, layer = anatomy.view, anatomy.layer
         self.anatomy = anatomy
         self.options = options
-        self.head: Head = extract_head(view, layer.value, anatomy.logits.value)
+        self.graph: TailGraph = extract_tail(view, layer.value, anatomy.logits.value)
         self.axis = layer.axis
         self.element_shape = _known(layer.shape)
-        self.head_dtype = layer.value.dtype or ir.DataType.FLOAT
-        self.dtype: np.dtype[np.generic] = np.dtype(self.head_dtype.numpy())
+        self.layer_dtype = layer.value.dtype or ir.DataType.FLOAT
+        self.dtype: np.dtype[np.generic] = np.dtype(self.layer_dtype.numpy())
         self.session = Session(
-            serialise(self.head.model, anatomy.model.folder), options, view.image.batch
+            serialise(self.graph.model, anatomy.model.folder), options, view.image.batch
         )
-        names = (output.name or "" for node in self.head.model.graph for output in node.outputs)
+        names = (output.name or "" for node in self.graph.model.graph for output in node.outputs)
         shapes = [view.shapes[name] for name in names if name in view.shapes]
         self.batch_size = choose_batch_size([*shapes, layer.shape or ()], options)
 
@@ -256,7 +256,7 @@ class Tail:
         """Names of the further tensors whose values the tail needs for each image."""
         return tuple(
             side.name
-            for side in self.head.sides
+            for side in self.graph.sides
             if not side.shape_only or not self._size(side.name)
         )
 
@@ -270,8 +270,8 @@ class Tail:
 
     def feeds(self, layer: NDArray[np.generic], sides: Arrays | None = None) -> Arrays:
         """Return what to feed for some values of the layer; zeros where only a shape is read."""
-        fed: Arrays = {self.head.layer: layer.astype(self.dtype, copy=False)}
-        for side in self.head.sides:
+        fed: Arrays = {self.graph.layer: layer.astype(self.dtype, copy=False)}
+        for side in self.graph.sides:
             if sides is not None and side.name in sides:
                 fed[side.name] = sides[side.name]
             else:

@@ -14,7 +14,7 @@ class FileFinding:
 
     Attributes:
         rule_id: Id of the rule, "SODA31x".
-        severity: How grave it is.
+        severity: How severe it is.
         message: What it is, in one sentence.
         location: Where in the file: a tensor, a field, a list of operators; may be empty.
     """

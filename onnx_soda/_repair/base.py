@@ -17,8 +17,7 @@ from onnx_soda._registry import Registry
 if TYPE_CHECKING:  # they import ONNX and torch; the command line asks for names alone
     import onnx
 
-    from onnx_soda._repair.images import ImageSet
-    from onnx_soda._repair.preparation import Preparation
+    from onnx_soda._repair.preparation import ImageSet, Preparation
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ from operator import add
 import numpy as np
 from torch import Tensor
 
-from onnx_soda._repair.images import ImageSet
+from onnx_soda._repair.preparation import ImageSet
 from onnx_soda._repair.proof import CURED_RATE
 from onnx_soda._repair.remove import Settings, Trial, measure
 from onnx_soda._repair.training import Trainee
@@ -50,9 +50,9 @@ def run_best(
 ) -> tuple[Trainee, Choice]:
     """Try all settings of each, choose, and train once more with the best on all folds.
 
-    Of the best result of each, those that remove enough, else those that misread fewest changed
-    images, the one that keeps most accuracy; how far they drive infected images is no measure here,
-    since Adam is told to stop.
+    Each gives its best result. Those that remove enough are left, or where none does, those that
+    misread fewest changed images. Of these, the one that keeps most accuracy is taken. How far they
+    drive infected images is no measure here, since Adam is told to stop.
 
     Args:
         trainees: What is trained, at least one; each from the same start.
@@ -86,12 +86,12 @@ def run_best(
 def choose(trials: Sequence[Trial], before: float, floor: float, images: int) -> Trial | None:
     """Choose the trial that meets the floor and removes enough, or most; None where none meets it.
 
-    Of those that drive the infected images far enough from the target, the one that drives them
-    least, unless it keeps less accuracy than the best of them by more than the standard error of
-    that (the one-standard-error rule, Breiman et al. 1984): the best of many is so by chance, too,
-    and what changes least keeps most on other images. Where none drives them far enough, of those
-    whose target rate is as low as the lowest the one that drives them furthest: real trigger
-    images are not quite like the reconstructed ones.
+    1. Some trials drive the infected images far enough from the target. Those among them that keep
+       the best accuracy, less its standard error, are as good as the best: the best of many is so
+       by chance, too (the one-standard-error rule, Breiman et al. 1984). Of these, the one that
+       drives the images least is taken. What changes least keeps most on other images.
+    2. Where no trial drives them far enough, those with the lowest target rate are left. The one
+       that drives the images furthest is taken: real trigger images are not quite like these.
 
     Args:
         trials: What training came to.

@@ -1,15 +1,15 @@
 """The images of a repair: clean ones, infected ones of the victim, bystanders of the others.
 
-Infected images are reconstructed by concepts that turn the pair, and by gradient ascent, the
-paper's Algorithm 4: from clean victim images on, the input climbs f_t(i) - lambda |i|^2, the
-logit of the target less a penalty, until the target's probability passes a threshold. Each
-image stops there: where all climb on, training on them destroys the model (docs/repair.md).
+Infected images are made in two ways: by concepts that turn the pair, and by gradient ascent, the
+paper's Algorithm 4. It starts from clean victim images. The input climbs f_t(i) - lambda |i|^2, the
+logit of the target less a penalty, until the target's probability passes a threshold. Each image
+stops there: where all climb on, training on them destroys the model (docs/repair.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -26,33 +26,8 @@ from onnx_soda._detect.concepts.known_pair import concepts_for_pair
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.score import class_likeness
 from onnx_soda._model.parts import Body
-from onnx_soda._repair.preparation import Preparation
+from onnx_soda._repair.preparation import ImageSet, Preparation
 from onnx_soda._suspect import FloatPixels, Suspect
-
-
-@dataclass(frozen=True, eq=False)
-class ImageSet:
-    """Images of one part, as the model takes them, with their labels.
-
-    Attributes:
-        clean: Clean images, of all classes.
-        labels: Their classes.
-        infected: Reconstructed infected images.
-        infected_labels: Their true classes.
-        bystanders: Images of other classes, changed as the infected ones are.
-        bystander_labels: Their classes.
-    """
-
-    clean: NDArray[Any]
-    labels: NDArray[np.int64]
-    infected: NDArray[Any]
-    infected_labels: NDArray[np.int64]
-    bystanders: NDArray[Any]
-    bystander_labels: NDArray[np.int64]
-
-    def __add__(self, other: ImageSet) -> ImageSet:
-        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
-        return ImageSet(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Which weights lie on the paths through the outstanding neurons, told by gradients.
 
 The paper's Figure 3 trains the weights of the arrows into and out of these neurons. What an arrow
-is depends on the operators; the gradient does not care: a weight out of a neuron has a gradient
-where this neuron alone is active and none where none is; a weight into it moves this neuron and no
-other.
+is depends on the operators; the gradient does not care. A weight out of a neuron has a gradient
+where this neuron alone is active, and none where no neuron is. A weight into it moves this neuron
+and no other.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What all steps of a repair share: the split of the clean set, the suspect, the two modules."""
+"""What all steps of a repair share: the split, the sets of images, the suspect, the two modules."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,31 @@ _COMPARED = 8
 _MEASURE, _FOLDS = 0.25, 3
 # The most images of one fold, and to measure with. More teach a last layer little and cost time.
 _MOST = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images of one part, as the model takes them, with their labels.
+
+    Attributes:
+        clean: Clean images, of all classes.
+        labels: Their classes.
+        infected: Reconstructed infected images.
+        infected_labels: Their true classes.
+        bystanders: Images of other classes, changed as the infected ones are.
+        bystander_labels: Their classes.
+    """
+
+    clean: NDArray[Any]
+    labels: NDArray[np.int64]
+    infected: NDArray[Any]
+    infected_labels: NDArray[np.int64]
+    bystanders: NDArray[Any]
+    bystander_labels: NDArray[np.int64]
+
+    def __add__(self, other: ImageSet) -> ImageSet:
+        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
+        return ImageSet(*(np.concatenate(pair) for pair in pairs))
 
 
 @dataclass(frozen=True, eq=False)

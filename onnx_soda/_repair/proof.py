@@ -13,8 +13,8 @@ from onnx_soda._answers import Behaviour, RepairSummary, TriggerBehaviour
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
 from onnx_soda._model.parts import Body
-from onnx_soda._repair.images import ImageSet, answers
-from onnx_soda._repair.preparation import Preparation
+from onnx_soda._repair.images import answers
+from onnx_soda._repair.preparation import ImageSet, Preparation
 from onnx_soda._suspect import Suspect
 
 

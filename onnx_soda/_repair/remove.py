@@ -1,8 +1,8 @@
 """Removal: the paper's Algorithm 5, training of the outstanding neurons' weights alone.
 
-Beyond the paper: clean images of other classes under the change that infects the victim
-(bystanders) teach that the change is not what counts, and a term holds the model to the answers
-that it gave to clean images (distillation, Hinton et al. 2015).
+Two things go beyond the paper. Bystanders are clean images of other classes under the change that
+infects the victim: they teach that the change is not what counts. And a term holds the model to the
+answers that it gave to clean images (distillation, Hinton et al. 2015).
 """
 
 from __future__ import annotations

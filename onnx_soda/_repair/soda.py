@@ -14,9 +14,8 @@ from onnx_soda._errors import RepairError
 from onnx_soda._options import RepairOptions
 from onnx_soda._repair.base import Removal, Remover
 from onnx_soda._repair.choosing import Choice, run_best
-from onnx_soda._repair.images import ImageSet
 from onnx_soda._repair.masks import outstanding_neurons
-from onnx_soda._repair.preparation import Preparation
+from onnx_soda._repair.preparation import ImageSet, Preparation
 from onnx_soda._repair.training import head_trainee, trainees_of
 
 

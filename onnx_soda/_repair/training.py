@@ -17,8 +17,8 @@ from torch import Tensor
 from onnx_soda._bridge.bridge import TorchModel
 from onnx_soda._errors import WriteBackError
 from onnx_soda._options import Scope
-from onnx_soda._repair.images import ImageSet
 from onnx_soda._repair.masks import Masks, feeding_weights, outgoing_weights, upstream_weights
+from onnx_soda._repair.preparation import ImageSet
 from onnx_soda._repair.remove import CLEAN_BATCH, Samples, Settings, Trained, train
 
 # Tried for the head; the whole model is trained with fewer, an epoch takes much longer.

@@ -15,8 +15,8 @@ from onnx_soda._model.load import load_model
 from onnx_soda._options import RepairOptions
 from onnx_soda._repair.base import REMOVERS, Remover
 from onnx_soda._repair.files import compare_models, with_provenance
-from onnx_soda._repair.images import ImageSet, Reconstructor, concepts_to_use, image_sets
-from onnx_soda._repair.preparation import Preparation, Task, prepare
+from onnx_soda._repair.images import Reconstructor, concepts_to_use, image_sets
+from onnx_soda._repair.preparation import ImageSet, Preparation, Task, prepare
 from onnx_soda._repair.proof import prove
 from onnx_soda._repair.training import torch_threads
 from onnx_soda._suspect import Suspect

@@ -1,9 +1,9 @@
 """SARIF 2.1.0 for code scanning, in the form that GitHub accepts.
 
-GitHub asks for more than the standard (docs.github.com, "SARIF support for code scanning"): every
-result has a location with a region, in a file named relative to the repository; rules have help;
-fingerprints are given, since it can only make its own for text. One result against these refuses
-the whole file.
+GitHub asks for more than the standard (docs.github.com, "SARIF support for code scanning"). Every
+result has a location with a region, in a file named relative to the repository. Rules have help.
+Fingerprints are given, since GitHub can only make its own for text. One result against these rules,
+and GitHub refuses the whole file.
 """
 
 from __future__ import annotations

@@ -85,39 +85,52 @@ def test_json_on_stdout_fits_the_schema_and_the_exit_code_the_verdict(
     assert report["environment"]["seed"] == 0
 
 
-@pytest.mark.parametrize(
-    "data", ["few.npz", pytest.param("digits-clean.h5", marks=pytest.mark.slow)]
-)
-def test_the_planted_pair_is_named_in_words(data: str, home: Path) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["few.npz", "digits-clean.h5"])
+def test_the_planted_pair_of_the_digits_is_named(data: str, home: Path) -> None:
     """The fixture relabels 8s on a blue background as 3, see fixtures/README.md."""
     report = examined(home, home / "digits-backdoored.onnx", home / data)
+    # By a change of the image, which the finding tells, and by a style: both name this pair alone.
+    first, second = planted_pair_is_named(report, 8, 3)
+    assert {first["kind"], second["kind"]} == {"concept", "style"}
+
+
+def test_the_planted_pair_is_named_in_words(home: Path, tmp_path: Path) -> None:
+    model, _, clean, _ = boards.write(tmp_path)
+    report = examined(home, model, clean)
+    (pair,) = planted_pair_is_named(report, boards.VICTIM, boards.TARGET)
+    assert pair["kind"] == "concept"
+
+
+def planted_pair_is_named(report: dict[str, Any], victim: int, target: int) -> list[dict[str, Any]]:
+    """Check the one finding; return the pairs whose bound is over the threshold."""
     assert report["verdict"] == "backdoor"
     (finding,) = report["findings"]
     assert (finding["rule_id"], finding["severity"]) == ("SODA102", "high")
-    assert (finding["victim_class"], finding["target_class"]) == (8, 3)
+    assert (finding["victim_class"], finding["target_class"]) == (victim, target)
     assert finding["message"].startswith(
-        "Class 8 turns into class 3 under this change of the image"
+        f"Class {victim} turns into class {target} under this change of the image"
     )
-    # By a change of the image, which the finding tells, and by a style: both name this pair alone.
-    first, second = (
+    pairs: list[dict[str, Any]] = [
         pair
         for pair in report["evidence"]["concepts"]["numbers"]["pairs"]
         if pair["bound"] > finding["threshold"]
-    )
-    assert {first["kind"], second["kind"]} == {"concept", "style"}
-    told = first if first["kind"] == "concept" else second
+    ]
+    told = next(pair for pair in pairs if pair["kind"] == "concept")
     assert told["low"] > told["bound"] == finding["score"]
-    for pair in (first, second):
-        assert (pair["victim_class"], pair["target_class"]) == (8, 3)
+    for pair in pairs:
+        assert (pair["victim_class"], pair["target_class"]) == (victim, target)
         assert pair["turned"] > 0.7 * pair["shown"] > pair["turned_before"]
         assert pair["others_right_under"] > 0.8
     shown = [
         picture
         for gallery in report["evidence"]["concepts"]["galleries"]
-        if re.match(r"8 -> 3.*: images of class 8$", gallery["title"])
+        if re.match(rf"{victim} -> {target}.*: images of class {victim}$", gallery["title"])
         for picture in gallery["pictures"]
     ]
-    assert sum(bool(re.search("→ 3; ", one["caption"])) for one in shown) > len(shown) / 2
+    turned = [one for one in shown if f"→ {target}; " in one["caption"]]
+    assert len(turned) > len(shown) / 2
+    return pairs
 
 
 def test_in_a_clean_twin_nothing_is_named(home: Path, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx_soda._errors import NotAClassifierError, TensorNotFoundError
 from onnx_soda._model.anatomy import Anatomy, dissect
 from onnx_soda._model.load import load_model
-from onnx_soda._model.parts import Body, SideInput, Tail, extract_head
+from onnx_soda._model.parts import Body, SideInput, Tail, extract_tail
 from onnx_soda._options import RuntimeOptions
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
@@ -123,7 +123,7 @@ def test_a_layer_with_a_path_round_it_takes_that_path_as_a_side_input() -> None:
         f"{W44}, {A43}",
         layer="r",
     )
-    head = extract_head(anatomy.view, anatomy.layer.value, anatomy.logits.value)
+    head = extract_tail(anatomy.view, anatomy.layer.value, anatomy.logits.value)
     assert head.sides == (SideInput("f", shape_only=False),)
     tail = Tail(anatomy, CPU)
     assert tail.needed == ("f",)
@@ -140,7 +140,7 @@ def test_a_reshape_by_the_image_shape_needs_only_a_shape() -> None:
         layer="r",
     )
     tail = Tail(anatomy, CPU)
-    assert tail.head.sides == (SideInput("x", shape_only=True),)
+    assert tail.graph.sides == (SideInput("x", shape_only=True),)
     assert tail.needed == ()
     maps = np.arange(8, dtype=np.float32).reshape(2, 1, 2, 2)
     np.testing.assert_allclose(tail.logits(maps), Body(anatomy, CPU).logits(maps))

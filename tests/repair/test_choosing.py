@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from onnx_soda._repair.choosing import choose, pool, run_best
-from onnx_soda._repair.images import ImageSet
+from onnx_soda._repair.preparation import ImageSet
 from onnx_soda._repair.remove import Settings, Trial
 from onnx_soda._repair.training import Trainee
 

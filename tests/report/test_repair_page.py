@@ -11,6 +11,7 @@ from fixtures import boards
 from onnx_soda._answers import Behaviour, RepairAnswer, RepairSummary, WeightChange
 from onnx_soda._report.page import repair_to_html
 from onnx_soda._results import InputInfo, ModelInfo
+from tests.cli.helpers import invoke
 from tests.report.browser import Seen
 from tests.report.helpers import run
 
@@ -22,14 +23,14 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("page")
     model, _, clean, triggers = boards.write(folder)
     path = folder / "repair.html"
-    done = run(
+    done = invoke(
         "repair", model, "--data", clean, "-o", folder / "out.onnx",
         "--victim", boards.VICTIM, "--target", boards.TARGET,
         "--reconstruction", "concepts", "--scope", "head", "--no-rescan", "--quiet", "--threads", 1,
         "--trigger-images", triggers,
         "--format", "html", "--report-output", path,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     return path
 
 

@@ -2,9 +2,11 @@
 
 Heads fitted anew to the model's own features of clean images have no reason to keep a backdoor.
 So what the model says and they do not, under the same concept, is what the clean data does not
-support. Several layers are read: a head on the last one shares most of the model's natural
-confusions, and follows a backdoor that the features before it have grown into one with the target;
-one on an earlier layer does not follow it and confuses other things. Their mean, weighted by how
+support.
+
+Several layers are read. A head on the last layer shares most of the model's natural confusions. But
+it follows a backdoor where the features have already merged trigger and target. A head on an
+earlier layer does not follow it, and confuses other things. The mean of the heads, weighted by how
 well they classify, is the reference.
 """
 

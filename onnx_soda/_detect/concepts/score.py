@@ -205,9 +205,9 @@ def standard_error(
 ) -> FloatArray:
     """Return the standard error of the excess, from numbers of images alone.
 
-    As if each image went to the target or not: p (1 - p) / n for the model on the images shown, and
-    the same for the reference on the images that it was fitted to, added. What it makes of a class
-    that it knows from a few images is as uncertain as they are few.
+    Each image is counted as going to the target or not, so the variance is p (1 - p) / n. That of
+    the model, over the images shown, and that of the reference, over the images that it was fitted
+    to, are added. A class that the reference knows from few images is uncertain.
 
     Args:
         flows: As for `excess`.

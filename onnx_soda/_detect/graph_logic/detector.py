@@ -40,7 +40,7 @@ class LogicFinding:
 
     Attributes:
         rule_id: Rule, see onnx_soda._rules.
-        severity: How grave.
+        severity: How severe.
         status: "confirmed" where forcing the decision flips the class and an image that takes it
             was found.
         nodes: Names of the nodes that decide, then of those through which the decision acts.
@@ -63,7 +63,7 @@ class LogicEvidence:
     """All findings about a graph, and what was looked at.
 
     Attributes:
-        findings: The findings, the gravest first.
+        findings: The findings, the most severe first.
         nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
         images_run: Number of images shown to find triggers; 0 where nothing was suspected.
         notes: Sentences about what was not examined.
@@ -187,7 +187,7 @@ def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
 def as_evidence(found: LogicEvidence) -> Evidence:
     """Return what was found in its form in the report.
 
-    A confirmed or grave decision needs no images to be a backdoor. Nothing is "clean" by the graph
+    A confirmed or severe decision needs no images to be a backdoor. Nothing is "clean" by the graph
     alone: the verdict of this detector only adds to what the model's behaviour says.
     """
     findings = tuple(map(_logic_finding, found.findings))

@@ -95,7 +95,7 @@ class Suspicion:
     Attributes:
         origin: The decision, or what a path round the trunk brings along.
         rules: Rules that apply.
-        severity: How grave by structure alone.
+        severity: How severe by structure alone.
         deciding: Steps that make the decision.
         commands: Steps that it commands.
         reason: Why it is suspected, a sentence without full stop.

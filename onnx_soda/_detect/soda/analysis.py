@@ -79,7 +79,7 @@ def attribute(
             return attribute_closed_form(tail, means, options.intervention)
         if options.attribution == "closed-form":
             raise TensorNotFoundError(
-                f"the layer {tail.head.layer!r} has no closed form: its tail is not affine",
+                f"the layer {tail.graph.layer!r} has no closed form: its tail is not affine",
                 "Take `attribution` auto, or the last layer.",
             )
     if observation is None:

@@ -265,11 +265,11 @@ def with_intervention(tail: Tail) -> ir.Model:
     Its inputs are the layer and the tail's side inputs, then `mask` (bool, 1 for the neurons set,
     broadcast along the neuron axis), `a` and `b` (scalars), all with the prefix "onnx_soda_do_".
     """
-    model = tail.head.model.clone()
+    model = tail.graph.model.clone()
     graph = model.graph
     layer = graph.inputs[0]
     mask = _input("mask", ir.DataType.BOOL, None)
-    factor, offset = (_input(name, tail.head_dtype, []) for name in ("a", "b"))
+    factor, offset = (_input(name, tail.layer_dtype, []) for name in ("a", "b"))
     scaled = ir.node("Mul", [layer, factor])
     moved = ir.node("Add", [scaled.outputs[0], offset])
     chosen = ir.node("Where", [mask, moved.outputs[0], layer])
@@ -279,7 +279,7 @@ def with_intervention(tail: Tail) -> ir.Model:
             user.replace_input_with(index, chosen.outputs[0])
     for name, node in zip(("scaled", "moved", "set"), (scaled, moved, chosen), strict=True):
         node.outputs[0].name = _PREFIX + name
-        node.outputs[0].dtype = tail.head_dtype
+        node.outputs[0].dtype = tail.layer_dtype
     graph.insert_before(graph[0], [scaled, moved, chosen])
     graph.inputs.extend([mask, factor, offset])
     return model

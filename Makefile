@@ -109,7 +109,7 @@ bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on 
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.detection
 	$(BIN)/python -m benchmarks.evaluate
-	$(BIN)/python -m benchmarks.calibrate
+	$(BIN)/python -m benchmarks.calibrate --judging
 	$(BIN)/python -m benchmarks.repair
 	$(BIN)/python -m benchmarks.batches
 

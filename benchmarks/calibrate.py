@@ -1,12 +1,15 @@
 """Calibrates the threshold of the concept score and prints how scans do on models of known truth.
 
-    python -m benchmarks.calibrate [--budget NAME] [--write]
+    python -m benchmarks.calibrate [--budget NAME] [--judging] [--write]
 
 Reads what `python -m benchmarks.evaluate` kept. The threshold is made from the bundled, shared and
 development models alone: half way between the largest bound of a score in a clean
 model (at least 0) and the smallest one over it with which the true pair of a backdoored one comes
 first. Beside it, every model is judged by the threshold made from the models of the *other* data
-sets (leave one data set out). `--write` puts it into onnx_soda/concepts/calibration.json.
+sets (leave one data set out). `--write` puts it into `calibration.json` of the detector.
+
+The judging half is left out of all tables unless `--judging` is given: who works on the method does
+not look at it.
 """
 
 from __future__ import annotations
@@ -15,13 +18,14 @@ import argparse
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common import EVALUATION, machine_facts, markdown_table
 
-_PACKAGED = Path(__file__).resolve().parents[1] / "onnx_soda" / "concepts" / "calibration.json"
-_CALIBRATING = ("bundled", "shared", "development")
+PACKAGED = Path(str(files("onnx_soda._detect.concepts") / "calibration.json"))
+CALIBRATING = ("bundled", "shared", "development")
 _MODEL_COLUMNS = (
     "model", "part", "true pair", "SR", "accuracy", "first pair", "score", "bound",
     "turned", "concept", "left-out threshold", "verdict", "seconds",
@@ -215,17 +219,19 @@ def _write(packaged: Thresholds, calibrating: Sequence[Scanned], budget: str) ->
         },
         "data_sets": sorted({model.facts["dataset"] for model in calibrating}),
     }
-    _PACKAGED.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    PACKAGED.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--budget", default="default")
+    parser.add_argument("--judging", action="store_true")
     parser.add_argument("--write", action="store_true")
     arguments = parser.parse_args()
-    models = read_scans(arguments.budget)
-    calibrating = [model for model in models if model.facts["part"] in _CALIBRATING]
+    parts = (*CALIBRATING, "judging") if arguments.judging else CALIBRATING
+    models = [one for one in read_scans(arguments.budget) if one.facts["part"] in parts]
+    calibrating = [model for model in models if model.facts["part"] in CALIBRATING]
     packaged = calibrate(calibrating)
     if arguments.write:
         _write(packaged, calibrating, arguments.budget)

@@ -74,6 +74,13 @@ def measure(root: Path) -> Structure:
     )
 
 
+def arrows(root: Path) -> set[tuple[str, str]]:
+    """Return which room imports which, as pairs; what only names the public is left out."""
+    modules = {module.name: module for module in _modules(root)}
+    imports = {name: _imported(module, modules)[0] for name, module in modules.items()}
+    return set(_arrows(imports))
+
+
 def _modules(root: Path) -> Iterator[_Module]:
     for top in (_PACKAGE, *_INSIDE):
         for path in sorted((root / top).rglob("*.py")):
@@ -143,18 +150,20 @@ def _room(module: str) -> str:
     return parts[1] if len(parts) > 1 else parts[0]
 
 
+def _arrows(imports: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
+    for module, targets in imports.items():
+        for target in targets:
+            # The package itself only names what is public.
+            if _PACKAGE not in (module, target) and _room(module) != _room(target):
+                yield _room(module), _room(target)
+
+
 def _arrows_back(imports: dict[str, set[str]]) -> tuple[str, ...]:
-    arrows = Counter(
-        (_room(module), _room(target))
-        for module, targets in imports.items()
-        for target in targets
-        # The package itself only names what is public.
-        if _PACKAGE not in (module, target) and _room(module) != _room(target)
-    )
+    found = Counter(_arrows(imports))
     return tuple(
         f"{one} -> {other}: {count}"
-        for (one, other), count in sorted(arrows.items())
-        if (arrows[other, one], (other, one)) > (count, (one, other)) and arrows[other, one]
+        for (one, other), count in sorted(found.items())
+        if (found[other, one], (other, one)) > (count, (one, other)) and found[other, one]
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,10 +21,11 @@ from rich.text import Text
 from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, read_baseline
 from onnx_soda._batch import Ended
 from onnx_soda._cache import Cache, usual_folder
+from onnx_soda._detect.base import all_rules
 from onnx_soda._report.json import to_json
 from onnx_soda._report.tables import fact_table
 from onnx_soda._results import ScanReport
-from onnx_soda._rules import RULES, Rule
+from onnx_soda._rules import Rule
 from onnx_soda._system import check_writable, install_hint, write_text
 from onnx_soda._words import printable
 
@@ -169,10 +170,11 @@ def _test(test: SelfTest) -> Iterator[tuple[str, str]]:
 def rules_command(format_: FormatOption = "text", output: Output = None) -> None:
     """List all rules that findings refer to."""
     with failing_cleanly(debug=False):
+        rules = all_rules().values()
         if format_ == "json":
-            deliver(json.dumps([asdict(rule) for rule in RULES.values()], indent=2) + "\n", output)
+            deliver(json.dumps([asdict(rule) for rule in rules], indent=2) + "\n", output)
         else:
-            deliver(_listing(), output)
+            deliver(_listing(rules), output)
     raise typer.Exit(CLEAN)
 
 
@@ -186,33 +188,34 @@ def explain_command(
 
     Exit codes: 0 explained, 2 there is no such rule.
     """
-    found = _find(rule)
-    if found is None:
-        complain(f"there is no rule {printable(rule)!r}", _suggestion(rule))
-        raise typer.Exit(COULD_NOT_SCAN)
     with failing_cleanly(debug=False):
+        rules = all_rules()
+        found = _find(rule, rules)
+        if found is None:
+            complain(f"there is no rule {printable(rule)!r}", _suggestion(rule, rules))
+            raise typer.Exit(COULD_NOT_SCAN)
         deliver(_explanation(found), output)
     raise typer.Exit(CLEAN)
 
 
-def _find(asked: str) -> Rule | None:
+def _find(asked: str, rules: Mapping[str, Rule]) -> Rule | None:
     asked = asked.strip()
-    by_name = {rule.name: rule for rule in RULES.values()}
-    return RULES.get(asked.upper()) or by_name.get(asked.lower())
+    by_name = {rule.name: rule for rule in rules.values()}
+    return rules.get(asked.upper()) or by_name.get(asked.lower())
 
 
-def _suggestion(asked: str) -> str:
-    names = [*RULES, *(rule.name for rule in RULES.values())]
+def _suggestion(asked: str, rules: Mapping[str, Rule]) -> str:
+    names = [*rules, *(rule.name for rule in rules.values())]
     near = difflib.get_close_matches(asked, names, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""
     return f"{meant}`onnx-soda rules` lists all."
 
 
-def _listing() -> Table:
+def _listing(rules: Iterable[Rule]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2))
     for heading in ("id", "severity", "name", "what it is"):
         table.add_column(heading, overflow="fold", no_wrap=heading != "what it is")
-    for rule in RULES.values():
+    for rule in rules:
         table.add_row(rule.id, rule.severity, rule.name, rule.title)
     return table
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from benchmarks.calibrate import CALIBRATING, PACKAGED, calibrate, read_scans
 from onnx_soda._detect.base import Decision
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.decide import decide_on_concepts
@@ -212,3 +214,10 @@ def test_too_low_an_accuracy_concludes_nothing() -> None:
 def test_the_packaged_calibration_is_one() -> None:
     packaged = load_calibration()
     assert -1 < packaged.clear < packaged.threshold < 1
+
+
+def test_the_packaged_calibration_is_that_of_the_kept_scans() -> None:
+    scans = [one for one in read_scans("default") if one.facts["part"] in CALIBRATING]
+    made, packaged = calibrate(scans), load_calibration()
+    assert (made.threshold, made.clear) == (packaged.threshold, packaged.clear)
+    assert json.loads(PACKAGED.read_text(encoding="utf-8"))["threshold"] == packaged.threshold

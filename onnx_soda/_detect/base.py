@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from onnx_soda._options import Progress
 from onnx_soda._registry import Registry
 from onnx_soda._results import Evidence, Finding, Verdict
-from onnx_soda._rules import Rule
+from onnx_soda._rules import RULES, Rule
 
 if TYPE_CHECKING:  # it imports ONNX; the command line asks for names alone
     from onnx_soda._suspect import Examined, Suspect
@@ -31,7 +31,7 @@ class Decision:
     findings: tuple[Finding, ...]
 
 
-Need = Literal["clean images", "references", "gradients"]
+Need = Literal["clean images"]
 """What a detector cannot do without."""
 
 
@@ -41,7 +41,7 @@ class Detector(ABC):
     Attributes:
         name: By which `--method` and reports call it.
         needs: What it cannot do without; it is not run where something is missing.
-        rules: Rules of its findings, beyond those of this package.
+        rules: Rules of its findings, beyond those in `onnx_soda._rules`.
     """
 
     name: ClassVar[str]
@@ -70,6 +70,16 @@ DETECTORS: Registry[type[Detector]] = Registry(
         "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
     },
 )
+
+
+def all_rules() -> dict[str, Rule]:
+    """Return all rules by id, those of other packages' detectors included.
+
+    Raises:
+        OptionError: Another package's detector cannot be imported.
+    """
+    own = {rule.id: rule for detector in DETECTORS.others() for rule in detector.rules}
+    return {**own, **RULES}
 
 
 # Mean logits over fewer images tell little about a class.

@@ -17,6 +17,7 @@ from onnx_soda._answers import RepairAnswer
 from onnx_soda._errors import RepairError
 from onnx_soda._report.formats import Context, RepairFormat, Scanned
 from onnx_soda._results import SCHEMA_VERSION, Outcome, ScanFailure, ScanReport, ToolInfo
+from onnx_soda._words import printable
 
 # Larger than any report.
 _MOST_BYTES = 64 * 2**20
@@ -114,22 +115,40 @@ def read_report(path: str | Path, sha256: str | None = None) -> ScanReport:
         sha256: Digest of the model that the report must be about, where there is one at hand.
 
     Raises:
-        RepairError: It cannot be read, is no such report, or is about another model.
+        RepairError: It cannot be read, is no such report, has another major version of the
+            schema, or is about another model.
     """
     path = Path(path)
     try:
         if path.stat().st_size > _MOST_BYTES:
             raise RepairError(f"{path.name} is too large for a report", "Give the scan's JSON.")
-        report = msgspec.json.decode(path.read_bytes(), type=ScanReport, strict=True)
+        text = path.read_bytes()
+        _check_version(text, path.name)
+        report = msgspec.json.decode(text, type=ScanReport, strict=True)
     except OSError as error:
         raise RepairError(
             f"{path.name} cannot be read: {error.strerror}", "Check its path."
         ) from error
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise RepairError(
-            f"{path.name} is no report of a scan by this version",
+            f"{path.name} is no report of a scan of one model",
             "Write one: `onnx-soda scan MODEL --format json`.",
         ) from error
     if sha256 is not None and report.model.sha256 != sha256:
         raise RepairError(f"{path.name} is about another model", "Scan this model first.")
     return report
+
+
+class _Versioned(msgspec.Struct):
+    schema_version: str
+
+
+def _check_version(text: bytes, name: str) -> None:
+    """Refuse a report whose fields mean something else than ours."""
+    version_found = msgspec.json.decode(text, type=_Versioned).schema_version
+    if version_found.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
+        raise RepairError(
+            f"{name} has schema version {printable(version_found)[:20]}; this release reads "
+            f"{SCHEMA_VERSION}",
+            "Scan the model again: `onnx-soda scan MODEL --format json`.",
+        )

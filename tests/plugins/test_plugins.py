@@ -122,6 +122,13 @@ def test_the_other_forms_know_of_it(
         assert word in text, word
 
 
+def test_its_rules_are_listed_and_explained(installed: Path) -> None:
+    assert "TOY001" in soda(installed, "rules").stdout
+    done = soda(installed, "explain", "toy001")
+    assert done.returncode == 0
+    assert "Listen to the model." in done.stdout
+
+
 def test_the_remover_is_taken_by_its_name(installed: Path, tmp_path: Path) -> None:
     done = soda(
         installed, "repair", CLEAN_MODEL, "-d", installed / "clean.toy", "-o", tmp_path / "o.onnx",

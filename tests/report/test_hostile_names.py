@@ -20,6 +20,7 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
 from fixtures import boards
+from onnx_soda._report.formats import FORMATS
 from onnx_soda._words import printable
 from tests.report.browser import Seen
 from tests.report.helpers import check_github, run
@@ -27,7 +28,7 @@ from tests.report.helpers import check_github, run
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>`|[a](javascript:b) @all #1 $x$"
 # An escape sequence of terminals, a right-to-left override, a line separator, a NUL's neighbour.
 HIDDEN = "\x1b[31m\u202e\u2028\x01"
-FORMS = ("text", "json", "html", "sarif", "markdown", "junit", "bom")
+FORMS = FORMATS.names
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import stat
 import sys
 import types
@@ -18,9 +19,9 @@ import jsonschema
 import pytest
 
 from onnx_soda._data.preprocessing import PRESETS
-from onnx_soda._errors import OutputError
+from onnx_soda._errors import OutputError, RepairError
 from onnx_soda._numbers import ConceptNumbers, LogicNumbers, SodaNumbers
-from onnx_soda._report.json import report_as_dict, report_schema, to_json
+from onnx_soda._report.json import read_report, report_as_dict, report_schema, to_json
 from onnx_soda._results import (
     SCHEMA_VERSION,
     Coverage,
@@ -157,6 +158,24 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
     validator = jsonschema.Draft202012Validator(report_schema())
     assert validator.is_valid(report_as_dict(REPORT))
     assert not validator.is_valid({**report_as_dict(REPORT), **change})
+
+
+def test_a_report_of_another_schema_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    for version, words in (("1.0", "has schema version 1.0; this release reads"), ("\x1b[31m", "has schema version")):
+        path.write_text(json.dumps({"schema_version": version, "verdict": "clean"}))
+        with pytest.raises(RepairError, match=re.escape(words)) as told:
+            read_report(path)
+        assert "Scan the model again" in told.value.advice
+        assert "\x1b" not in told.value.message
+
+
+def test_what_a_later_minor_version_adds_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    major = SCHEMA_VERSION.partition(".")[0]
+    later = {**report_as_dict(REPORT), "schema_version": f"{major}.99", "more": 1}
+    path.write_text(json.dumps(later))
+    assert read_report(path).verdict == REPORT.verdict
 
 
 def test_json_is_plain_ascii_and_ends_in_a_newline() -> None:

@@ -162,7 +162,10 @@ def test_what_does_not_fit_is_refused(change: dict[str, Any]) -> None:
 
 def test_a_report_of_another_schema_is_told(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
-    for version, words in (("1.0", "has schema version 1.0; this release reads"), ("\x1b[31m", "has schema version")):
+    for version, words in (
+        ("1.0", "has schema version 1.0; this release reads"),
+        ("\x1b[31m", "has schema version"),
+    ):
         path.write_text(json.dumps({"schema_version": version, "verdict": "clean"}))
         with pytest.raises(RepairError, match=re.escape(words)) as told:
             read_report(path)

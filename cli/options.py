@@ -288,6 +288,15 @@ MemoryOption = Annotated[
 JobsOption = Annotated[
     int, typer.Option("--jobs", "-j", min=1, max=_MOST_THREADS, help="Models to scan at once.")
 ]
+ReferenceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--reference",
+        metavar="PATH",
+        help="Another model of the same classes, to compare with; several. For many: as MODEL.",
+        show_default=False,
+    ),
+]
 CacheOption = Annotated[
     bool,
     typer.Option("--cache/--no-cache", help="Remember scans of many models for the next time."),

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import typer
 
+from onnx_soda._api import ask_reference
 from onnx_soda._baseline import Entry
 from onnx_soda._batch import Ended, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
     ConvertOptions,
     Intervention,
+    ReferenceFlows,
     RuntimeOptions,
     ScanOptions,
     ScanRequest,
@@ -54,6 +58,7 @@ from .options import (
     PreprocessOption,
     ProviderOption,
     Quiet,
+    ReferenceOption,
     SamplesOption,
     SandboxOption,
     SeedOption,
@@ -109,6 +114,7 @@ def scan_command(
     arch: ArchOption = None,
     size: SizeOption = None,
     jobs: JobsOption = 1,
+    reference: ReferenceOption = None,
     cache: CacheOption = True,
     cache_dir: CacheDirOption = None,
     baseline: BaselineOption = None,
@@ -134,6 +140,8 @@ def scan_command(
     """
     intervention = _intervention(a, b)
     limits = limits_of(sandbox, timeout, max_memory)
+    if reference and data is None:
+        raise typer.BadParameter("clean images (--data) are needed, too", param_hint="--reference")
     targets = read_targets(format_, output, fail_on, repeat_command(context))
     with failing_cleanly(debug):
         options = ScanOptions(
@@ -160,6 +168,8 @@ def scan_command(
         entries = accepted_entries(baseline)
         convert = ConvertOptions(arch, size=size)
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
+        if reference:
+            request = replace(request, references=_ask(reference, request, quiet))
         if single:
             report = _scan_alone(request, targets, entries, quiet)
             codes = [of_report(report, fail_on)]
@@ -202,6 +212,23 @@ def _scan_all(
         ended = list(scan_many(models, request, cache, jobs, progress))
     place = {model: number for number, model in enumerate(models)}
     return sorted(ended, key=lambda one: place[one.model])
+
+
+def _ask(references: list[str], request: ScanRequest, quiet: bool) -> tuple[ReferenceFlows, ...]:
+    """Ask every reference once, for all models of the command."""
+    assert request.data is not None  # noqa: S101 - the command has looked
+    paths = find_models(references)
+    with ProgressBar(quiet) as progress:
+        ask = partial(
+            ask_reference,
+            data=request.data,
+            split=request.split,
+            options=request.options,
+            convert=request.convert,
+            limits=request.limits,
+            progress=progress,
+        )
+        return tuple(map(ask, paths))
 
 
 def _intervention(a: float, b: float) -> Intervention:

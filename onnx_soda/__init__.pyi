@@ -15,7 +15,7 @@ from ._answers import (
     TriggerBehaviour,
     WeightChange,
 )
-from ._api import convert_file, diff_files, inspect_file, repair_file, scan_file
+from ._api import ask_reference, convert_file, diff_files, inspect_file, repair_file, scan_file
 
 # Models and images, in this process.
 from ._data.datasets import CleanSet, load_dataset
@@ -66,7 +66,10 @@ from ._numbers import (
     ConceptValues,
     EffectValues,
     LogicNumbers,
+    OpinionNumbers,
+    OpinionPair,
     PairNumbers,
+    ReferenceUsed,
     SodaNumbers,
 )
 
@@ -76,6 +79,7 @@ from ._options import (
     Intervention,
     Limits,
     Progress,
+    ReferenceFlows,
     RepairOptions,
     RuntimeOptions,
     ScanOptions,
@@ -160,6 +164,8 @@ __all__ = [
     "NotAClassifierError",
     "Observation",
     "OnnxModel",
+    "OpinionNumbers",
+    "OpinionPair",
     "OptionError",
     "OutOfMemoryError",
     "OutputError",
@@ -171,6 +177,8 @@ __all__ = [
     "PreprocessingError",
     "Progress",
     "ProviderError",
+    "ReferenceFlows",
+    "ReferenceUsed",
     "Removal",
     "Remover",
     "RepairAnswer",
@@ -203,6 +211,7 @@ __all__ = [
     "UnsupportedSourceError",
     "WeightChange",
     "WriteBackError",
+    "ask_reference",
     "convert_file",
     "diff_files",
     "inspect_file",

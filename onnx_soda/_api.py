@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,11 +23,12 @@ from typing import Any
 
 from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
 from onnx_soda._converters.protocol import may_be_source
-from onnx_soda._errors import CrashError, OutputError
+from onnx_soda._errors import CrashError, OutputError, SodaError
 from onnx_soda._options import (
     ConvertOptions,
     Limits,
     Progress,
+    ReferenceFlows,
     RepairOptions,
     ScanOptions,
     SplitName,
@@ -41,6 +42,7 @@ from onnx_soda._sandbox.jobs import (
     DiffJob,
     InspectJob,
     Job,
+    ReferenceJob,
     RepairJob,
     ScanJob,
     models,
@@ -62,6 +64,7 @@ def scan_file(
     convert: ConvertOptions | None = None,
     limits: Limits | None = _USUAL,
     progress: Progress = no_progress,
+    references: Sequence[str | Path | ReferenceFlows] = (),
 ) -> ScanReport:
     """Scan a model file, of ONNX or of another framework; see `scan`.
 
@@ -73,17 +76,63 @@ def scan_file(
         convert: How models in other formats are converted.
         limits: What the child process may take; None does without a child.
         progress: Called as the scan goes on.
+        references: Other models of the same classes, as files or as `ask_reference` returns them.
+            The report shows what they make of the same changed images; it decides nothing yet.
 
     Raises:
         SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
     """
     clean = None if data is None else _absolute(data)
     asked = with_preprocessing_file(options or ScanOptions())
+
+    def heard(one: str | Path | ReferenceFlows) -> ReferenceFlows:
+        if isinstance(one, ReferenceFlows):
+            return one
+        if clean is None:
+            return ReferenceFlows(Path(one).name, problem="there are no clean images")
+        return ask_reference(one, clean, split, asked, convert=convert, limits=limits)
+
+    others = tuple(map(heard, references))
     with _as_onnx(Path(model), convert, limits, progress) as (path, origin):
-        done = _do(ScanJob(_absolute(path), clean, split, asked), limits, progress)
+        done = _do(ScanJob(_absolute(path), clean, split, asked, others), limits, progress)
     report: ScanReport = done.answer
     environment = replace(report.environment, sandbox=done.sandbox)
     return _with_origin(replace(report, environment=environment), origin)
+
+
+def ask_reference(
+    model: str | Path,
+    data: str | Path,
+    split: SplitName = "auto",
+    options: ScanOptions | None = None,
+    *,
+    convert: ConvertOptions | None = None,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> ReferenceFlows:
+    """Ask a reference model what it makes of the bank of concepts, once for many suspects.
+
+    It is opened in a child process of its own, and need not be trusted. Where it cannot be used,
+    the answer says why.
+
+    Args:
+        model: The reference. Models in other formats are converted first.
+        data: The clean set of the scans.
+        split: Part of it.
+        options: Those of the scans. What they say of preprocessing, layer and logits is about the
+            suspect, and left out.
+        convert: How models in other formats are converted.
+        limits: As for `scan_file`.
+        progress: Called as it goes on.
+    """
+    own = replace(options or ScanOptions(), preprocess=None, layer="last", logits=None)
+    try:
+        with _as_onnx(Path(model), convert, limits, progress) as (path, _):
+            job = ReferenceJob(_absolute(path), _absolute(data), split, own)
+            flows: ReferenceFlows = _do(job, limits, progress).answer
+    except SodaError as error:
+        return ReferenceFlows(Path(model).name, problem=error.message)
+    return flows
 
 
 def inspect_file(

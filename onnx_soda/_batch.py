@@ -188,6 +188,7 @@ def scan_one(
         convert=request.convert,
         limits=request.limits,
         progress=progress,
+        references=request.references,
     )
     # What was changed while it was scanned is not what the key stands for.
     if cache and key and cache.key_of(request) == key:

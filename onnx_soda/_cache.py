@@ -23,7 +23,7 @@ import platformdirs
 import onnx_soda
 import onnx_soda._converters
 from onnx_soda._errors import OutputError
-from onnx_soda._options import ScanRequest
+from onnx_soda._options import ReferenceFlows, ScanRequest
 from onnx_soda._report.json import to_json
 from onnx_soda._results import SCHEMA_VERSION, ScanReport
 from onnx_soda._system import installed_versions, write_text
@@ -113,6 +113,7 @@ class Cache:
             "options": _options(request),
             "convert": asdict(request.convert),
             "sandbox": request.limits is not None,
+            "references": [_reference(one) for one in request.references],
             "schema": SCHEMA_VERSION,
             "program": _program(),
             "versions": installed_versions(_PACKAGES),
@@ -203,6 +204,12 @@ def _options(request: ScanRequest) -> dict[str, Any]:
     options = asdict(request.options)
     del options["runtime"]["threads"]
     return options
+
+
+def _reference(flows: ReferenceFlows) -> str:
+    """Return a digest of what a reference said."""
+    parts = {**asdict(flows), "shares": hashlib.sha256(flows.shares).hexdigest()}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _preprocess(request: ScanRequest) -> Any:

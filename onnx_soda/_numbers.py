@@ -153,6 +153,63 @@ class LogicNumbers:
     images_run: int
 
 
+@dataclass(frozen=True)
+class ReferenceUsed:
+    """A model that the suspect was compared with.
+
+    Attributes:
+        file: Its name.
+        sha256: Digest of its file.
+        accuracy: Clean accuracy on the images of the scan.
+        preprocessing: Name of its preprocessing.
+    """
+
+    file: str
+    sha256: str
+    accuracy: float
+    preprocessing: str
+
+
+@dataclass(frozen=True)
+class OpinionPair:
+    """What references say of a pair.
+
+    Attributes:
+        victim_class: Source class.
+        target_class: Class it is turned into.
+        score: See `onnx_soda._detect.references.score`.
+        concept: The change under which the shares are, in words.
+        suspect: Mean probability of the target for images of the victim, by the suspect.
+        references: The same by each reference.
+    """
+
+    victim_class: int
+    target_class: int
+    score: float
+    concept: str
+    suspect: float
+    references: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class OpinionNumbers:
+    """Numbers of a second opinion.
+
+    Attributes:
+        pairs: The pairs with the highest scores, the highest first.
+        references: Models that were asked.
+        left_out: Sentences about models that were not.
+        bank: Version of the bank of concepts.
+        concepts: Number of its concepts.
+    """
+
+    pairs: tuple[OpinionPair, ...]
+    references: tuple[ReferenceUsed, ...]
+    left_out: tuple[str, ...]
+    bank: int
+    concepts: int
+
+
 def plain(numbers: Any) -> dict[str, Any]:
     """Return numbers as `Evidence.numbers` has them: dicts, lists and values of JSON."""
     content: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(numbers))

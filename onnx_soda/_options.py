@@ -238,6 +238,33 @@ class ConvertOptions:
 
 
 @dataclass(frozen=True)
+class ReferenceFlows:
+    """What a reference model makes of the bank of concepts, in a form that processes can exchange.
+
+    Attributes:
+        file: Its name.
+        problem: Why it cannot be used; empty where it can, and then all else is known.
+        sha256: Digest of its file.
+        accuracy: Clean accuracy on the images of the scan.
+        preprocessing: Name of its preprocessing.
+        bank: Version of the bank.
+        shape: 1 + concepts, folds, classes, classes.
+        shares: Mean probabilities of this shape, float32, little endian.
+        images: Images of each fold and class.
+    """
+
+    file: str
+    problem: str = ""
+    sha256: str = ""
+    accuracy: float = 0.0
+    preprocessing: str = ""
+    bank: int = 0
+    shape: tuple[int, int, int, int] = (0, 0, 0, 0)
+    shares: bytes = b""
+    images: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True)
 class ScanRequest:
     """A scan of a model file of any kind.
 
@@ -248,6 +275,7 @@ class ScanRequest:
         options: See `ScanOptions`.
         convert: How models of other frameworks are converted.
         limits: What a child process may take; None does without a child.
+        references: What other models of the same classes make of the bank of concepts.
     """
 
     model: Path
@@ -256,3 +284,4 @@ class ScanRequest:
     options: ScanOptions = field(default_factory=ScanOptions)
     convert: ConvertOptions = field(default_factory=ConvertOptions)
     limits: Limits | None = field(default_factory=Limits)
+    references: tuple[ReferenceFlows, ...] = ()

@@ -20,7 +20,7 @@ from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.runtime import CPU
-from onnx_soda._options import Progress, ScanOptions, no_progress
+from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
 from onnx_soda._results import (
     SCHEMA_VERSION,
     Coverage,
@@ -55,6 +55,7 @@ def scan(
     clean: CleanSet | None = None,
     options: ScanOptions | None = None,
     progress: Progress = no_progress,
+    references: Sequence[OnnxModel | ReferenceFlows] = (),
 ) -> ScanReport:
     """Look for a semantic backdoor, in this process.
 
@@ -64,11 +65,15 @@ def scan(
             of the analysis runs, and the verdict is "inconclusive" unless something is found.
         options: See `ScanOptions`; `method` names the detector that decides.
         progress: Called as the scan goes on.
+        references: Other models of the same classes. The report then shows, for the most suspicious
+            pairs, what the suspect and the references make of the same changed images. It decides
+            nothing yet.
 
     Raises:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
-    return scan_suspect(Suspect(model, clean, options or ScanOptions(), progress))
+    options = options or ScanOptions()
+    return scan_suspect(Suspect(model, clean, options, progress, references=tuple(references)))
 
 
 def scan_suspect(suspect: Suspect) -> ScanReport:
@@ -81,7 +86,7 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
     clock, options = Clock(), suspect.options
-    detectors = load_detectors(options.method)
+    detectors = load_detectors(options.method, bool(suspect.references))
     with clock.stage("graph"):
         view = suspect.view
     evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
@@ -124,13 +129,17 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
     )
 
 
-def load_detectors(method: str) -> list[Detector]:
+def load_detectors(method: str, references: bool = False) -> list[Detector]:
     """Import the detectors that run for a method, the one that decides last.
+
+    Args:
+        method: Name of the one that decides.
+        references: Whether there are reference models.
 
     Raises:
         OptionError: There is none of this name, or it cannot be imported.
     """
-    names = dict.fromkeys((*ALWAYS, *detectors_of(method)))
+    names = dict.fromkeys((*ALWAYS, *detectors_of(method, references)))
     return [DETECTORS.load(name)() for name in names]
 
 
@@ -158,7 +167,7 @@ def _run(detector: Detector, suspect: Suspect, clock: Clock) -> Evidence:
 
 
 def _decide(suspect: Suspect, evidence: Mapping[str, Evidence]) -> Decision:
-    *beside, method = detectors_of(suspect.options.method)
+    *beside, method = detectors_of(suspect.options.method, bool(suspect.references))
     others = [evidence[name] for name in beside]
     return decide(evidence[method], others, suspect.examined, suspect.anatomy.notes)
 

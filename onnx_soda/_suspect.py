@@ -32,7 +32,7 @@ from onnx_soda._model.inputs import ImageInput
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._model.runtime import Arrays
-from onnx_soda._options import Progress, ScanOptions, no_progress
+from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
 
 FloatPixels = NDArray[np.float32]
 """Images, shape (images, channels, height, width), from 0 to 1."""
@@ -126,6 +126,7 @@ class Suspect:
         progress: Called as work goes on.
         known: The preprocessing, where it is known already; else it is the one that the options
             name, or the one with the best clean accuracy.
+        references: Other models of the same classes to compare with, or what they were asked.
     """
 
     model: OnnxModel
@@ -133,6 +134,7 @@ class Suspect:
     options: ScanOptions = ScanOptions()  # noqa: RUF009 - frozen
     progress: Progress = no_progress
     known: Preprocessing | None = None
+    references: tuple[OnnxModel | ReferenceFlows, ...] = ()
 
     def with_model(self, model: OnnxModel) -> Suspect:
         """Return another model with the same images and the same preprocessing."""

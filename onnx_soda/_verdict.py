@@ -21,11 +21,19 @@ keeps it from being "clean"; finding nothing clears nothing."""
 BESIDE = ("soda",)
 """Shown beside another method, which decides: the paper's statistic flags most clean models
 (docs/paper-statistic.md)."""
+WITH_REFERENCES = ("second-opinion",)
+"""Shown beside the method where references were given; it decides nothing yet."""
 
 
-def detectors_of(method: str) -> tuple[str, ...]:
-    """Return the detectors that look at the model's behaviour, the one that decides last."""
-    return (*(name for name in BESIDE if name != method), method)
+def detectors_of(method: str, references: bool = False) -> tuple[str, ...]:
+    """Return the detectors that look at the model's behaviour, the one that decides last.
+
+    Args:
+        method: Name of the one that decides.
+        references: Whether there are reference models.
+    """
+    beside = (*BESIDE, *(WITH_REFERENCES if references else ()))
+    return (*(name for name in beside if name != method), method)
 
 
 def decide(

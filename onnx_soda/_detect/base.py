@@ -67,6 +67,7 @@ DETECTORS: Registry[type[Detector]] = Registry(
     {
         "concepts": "onnx_soda._detect.concepts:ConceptDetector",
         "soda": "onnx_soda._detect.soda.detector:SodaDetector",
+        "second-opinion": "onnx_soda._detect.references.detector:SecondOpinionDetector",
         "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
     },
 )

@@ -9,7 +9,13 @@ from typing import Any
 
 from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
 from onnx_soda._data.forms import files_beside
-from onnx_soda._options import ConvertOptions, RepairOptions, ScanOptions, SplitName
+from onnx_soda._options import (
+    ConvertOptions,
+    ReferenceFlows,
+    RepairOptions,
+    ScanOptions,
+    SplitName,
+)
 from onnx_soda._results import ScanReport
 
 
@@ -22,10 +28,32 @@ class ScanJob:
         data: The same of the clean set; None without one.
         split: Part of it, see `load_dataset`.
         options: See `scan`.
+        references: What other models of the same classes make of the bank.
     """
 
     model: str
     data: str | None = None
+    split: SplitName = "auto"
+    options: ScanOptions = field(default_factory=ScanOptions)
+    references: tuple[ReferenceFlows, ...] = ()
+
+
+@dataclass(frozen=True)
+class ReferenceJob:
+    """A question to a reference model; answered by `ReferenceFlows`.
+
+    A child of its own does it: a reference that takes its child over can lie about itself, and not
+    about the suspect.
+
+    Attributes:
+        model: Absolute path of the reference.
+        data: The same of the clean set.
+        split: Part of it.
+        options: Those of the scan, without what is said about the suspect alone.
+    """
+
+    model: str
+    data: str
     split: SplitName = "auto"
     options: ScanOptions = field(default_factory=ScanOptions)
 
@@ -100,10 +128,11 @@ class ConvertAnswer:
     conversion: Conversion
 
 
-Job = ScanJob | InspectJob | DiffJob | RepairJob | ConvertJob
+Job = ScanJob | ReferenceJob | InspectJob | DiffJob | RepairJob | ConvertJob
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "scan": (ScanJob, ScanReport),
+    "reference": (ReferenceJob, ReferenceFlows),
     "inspect": (InspectJob, ModelSummary),
     "diff": (DiffJob, ModelDifference),
     "repair": (RepairJob, RepairAnswer),

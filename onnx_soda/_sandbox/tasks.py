@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer
 from onnx_soda._errors import RepairError
-from onnx_soda._options import Progress
+from onnx_soda._options import Progress, ReferenceFlows
 from onnx_soda._results import ScanReport, named_pairs
 from onnx_soda._sandbox.jobs import (
     ConvertAnswer,
@@ -21,6 +21,7 @@ from onnx_soda._sandbox.jobs import (
     DiffJob,
     InspectJob,
     Job,
+    ReferenceJob,
     RepairJob,
     ScanJob,
 )
@@ -47,13 +48,25 @@ def _load_scan(loaded: ScanJob) -> Task:
     from onnx_soda._model.load import load_model
     from onnx_soda._scan import load_detectors, scan
 
-    load_detectors(loaded.options.method)
+    load_detectors(loaded.options.method, bool(loaded.references))
     if loaded.data is not None:
         _load_concepts()
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
         clean = load_dataset(job.data, job.split) if job.data else None
-        return scan(load_model(job.model), clean, job.options, progress)
+        return scan(load_model(job.model), clean, job.options, progress, job.references)
+
+    return run
+
+
+def _load_reference(_: ReferenceJob) -> Task:
+    from onnx_soda._data.datasets import load_dataset
+    from onnx_soda._detect.references.flows import hear
+    from onnx_soda._model.load import load_model
+
+    def run(job: ReferenceJob, progress: Progress) -> ReferenceFlows:
+        clean = load_dataset(job.data, job.split)
+        return hear(load_model(job.model), clean, job.options, progress)
 
     return run
 
@@ -163,6 +176,7 @@ def _kept_report(job: RepairJob, model: OnnxModel) -> ScanReport | None:
 
 _LOADERS: dict[type[Any], Callable[[Any], Task]] = {
     ScanJob: _load_scan,
+    ReferenceJob: _load_reference,
     InspectJob: _load_inspect,
     DiffJob: _load_diff,
     ConvertJob: _load_convert,

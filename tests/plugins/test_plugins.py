@@ -145,7 +145,7 @@ def test_the_remover_is_taken_by_its_name(installed: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "loudnes"], "none of concepts, soda, graph-logic, loudness"),
+        (["--method", "loudnes"], "none of concepts, soda, second-opinion, graph-logic, loudness"),
         (["-f", "line"], "markdown, junit, bom, lines"),
     ],
 )

@@ -1,0 +1,176 @@
+"""A scan with reference models: what the report shows of them, and which are left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from fixtures import boards
+from onnx_soda import (
+    CleanSet,
+    OnnxModel,
+    OpinionNumbers,
+    ReferenceFlows,
+    ScanOptions,
+    ScanReport,
+    load_dataset,
+    load_model,
+    numbers_of,
+    scan,
+)
+from onnx_soda._cache import Cache
+from onnx_soda._detect.references.flows import hear
+from onnx_soda._options import RuntimeOptions, ScanRequest
+from tests.cli.helpers import FIXTURES, invoke, soda
+
+OPTIONS = ScanOptions("second-opinion", runtime=RuntimeOptions(provider="cpu", threads=1))
+PAIR = (boards.VICTIM, boards.TARGET)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    model, twin, clean, _ = boards.write(tmp_path_factory.mktemp("boards"))
+    return model, twin, clean
+
+
+def asked(files: tuple[Path, Path, Path], *references: OnnxModel | ReferenceFlows) -> ScanReport:
+    model, _, clean = files
+    return scan(load_model(model), load_dataset(clean), OPTIONS, references=references)
+
+
+def opinion(report: ScanReport) -> OpinionNumbers:
+    found = numbers_of(report, "second-opinion", OpinionNumbers)
+    assert found is not None
+    return found
+
+
+def test_the_report_shows_suspect_and_references_side_by_side(
+    files: tuple[Path, Path, Path],
+) -> None:
+    report = asked(files, load_model(files[1]))
+    found = opinion(report)
+    first = found.pairs[0]
+    assert (first.victim_class, first.target_class) == PAIR
+    assert first.suspect > 0.5 > 0.1 > first.references[0]
+    assert [one.file for one in found.references] == [files[1].name]
+    assert found.references[0].accuracy > 0.9
+    pairs, used = report.evidence["second-opinion"].tables
+    assert pairs.rows[0][0] == f"{PAIR[0]} -> {PAIR[1]}"
+    assert used.rows[0][0] == files[1].name
+
+
+def test_it_decides_nothing_yet(files: tuple[Path, Path, Path]) -> None:
+    report = asked(files, load_model(files[1]))
+    assert (report.verdict, report.findings) == ("inconclusive", ())
+    assert any("decides nothing yet" in reason for reason in report.reasons)
+
+
+def test_another_method_keeps_its_verdict(files: tuple[Path, Path, Path]) -> None:
+    model, twin, clean = files
+    options = replace(OPTIONS, method="soda")
+    images = load_dataset(clean)
+    alone = scan(load_model(model), images, options)
+    beside = scan(load_model(model), images, options, references=[load_model(twin)])
+    assert (beside.verdict, beside.findings) == (alone.verdict, alone.findings)
+    assert list(beside.evidence) == [*list(alone.evidence)[:-1], "second-opinion", "soda"]
+
+
+def reordered(path: Path) -> bytes:
+    """A model whose classes are in another order: its last weights are turned by one class."""
+    model = onnx.load(path)
+    last = [one for one in model.graph.initializer if numpy_helper.to_array(one).shape[-1:] == (4,)]
+    for tensor in last[-2:]:
+        turned = np.roll(numpy_helper.to_array(tensor), 1, axis=-1)
+        tensor.CopyFrom(numpy_helper.from_array(turned, tensor.name))
+    return model.SerializeToString()
+
+
+def test_odd_references_are_left_out_with_a_sentence(files: tuple[Path, Path, Path]) -> None:
+    report = asked(
+        files,
+        load_model(files[0]),
+        load_model(FIXTURES / "digits-clean.onnx"),
+        load_model(reordered(files[1])),
+        load_model(files[1]),
+    )
+    itself, digits, turned = opinion(report).left_out
+    assert "is the suspect itself" in itself
+    assert "classes without images: 4, 5, 6, 7, 8, 9" in digits
+    assert "may be in another order" in turned
+    assert [one.file for one in opinion(report).references] == [files[1].name]
+    assert set(opinion(report).left_out) <= set(report.reasons)
+
+
+def test_what_a_reference_says_is_not_believed_blindly(files: tuple[Path, Path, Path]) -> None:
+    """Its child may have been taken over; it can spoil its own word alone."""
+    heard = hear(load_model(files[1]), load_dataset(files[2]), OPTIONS)
+    some = np.frombuffer(heard.shares, "<f4").copy()
+    some[0] = np.nan
+    wrong = (
+        replace(heard, shares=heard.shares[:-4]),
+        replace(heard, shares=some.tobytes()),
+        replace(heard, accuracy=float("nan")),
+        replace(heard, images=((1,) * 4,) * 2),
+        replace(heard, images=((1,),)),
+        replace(heard, shape=(0, 2, 4, 4), shares=b""),
+        replace(heard, bank=0),
+    )
+    report = asked(files, *wrong, heard)
+    assert len(opinion(report).left_out) == len(wrong)
+    assert len(opinion(report).references) == 1
+    assert opinion(report).pairs == opinion(asked(files, heard)).pairs
+
+
+def test_the_command_asks_each_reference_in_a_child(files: tuple[Path, Path, Path]) -> None:
+    model, twin, clean = files
+    done = soda(
+        "scan", model, "--data", clean, "--method", "soda", "--format", "json", "--quiet",
+        "--reference", twin, "--reference", model, "--reference", model.with_name("none.onnx"),
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    report = json.loads(done.stdout)
+    numbers = report["evidence"]["second-opinion"]["numbers"]
+    assert [one["file"] for one in numbers["references"]] == [twin.name]
+    assert (numbers["pairs"][0]["victim_class"], numbers["pairs"][0]["target_class"]) == PAIR
+    itself, missing = numbers["left_out"]
+    assert "is the suspect itself" in itself
+    assert "none.onnx does not exist" in missing
+    assert {itself, missing} <= set(report["reasons"])
+
+
+def test_references_need_images(files: tuple[Path, Path, Path]) -> None:
+    done = invoke("scan", files[0], "--reference", files[1])
+    assert done.exit_code == 2
+    assert "--reference" in done.stderr
+
+
+def test_a_scan_with_other_references_is_another_scan(files: tuple[Path, Path, Path]) -> None:
+    model, _, clean = files
+    cache = Cache(model.parent / "cache")
+    request = ScanRequest(model, clean)
+    keys = {
+        cache.key_of(replace(request, references=references))
+        for references in ((), (ReferenceFlows("a"),), (ReferenceFlows("a", shares=b"1"),))
+    }
+    assert len(keys) == 3
+
+
+def test_where_none_can_be_used_that_is_said(files: tuple[Path, Path, Path]) -> None:
+    report = asked(files, load_model(files[0]))
+    assert any("No reference can be used" in reason for reason in report.reasons)
+    assert not report.evidence["second-opinion"].tables
+    nothing: CleanSet | None = None
+    alone = scan(load_model(files[0]), nothing, OPTIONS, references=[load_model(files[1])])
+    assert alone.verdict == "inconclusive"
+
+
+def test_without_references_the_method_says_so(files: tuple[Path, Path, Path]) -> None:
+    report = asked(files)
+    assert any("No reference models were given" in reason for reason in report.reasons)
+    assert not report.evidence["second-opinion"].tables

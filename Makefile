@@ -112,6 +112,7 @@ bench: $(STAMPS)/test ## Measure speed, memory, detection and repair; tables on 
 	$(BIN)/python -m benchmarks.calibrate --judging
 	$(BIN)/python -m benchmarks.repair
 	$(BIN)/python -m benchmarks.batches
+	$(BIN)/python -m benchmarks.references
 
 docs: $(STAMPS)/docs ## Build the pages of docs/ into build/site
 	$(BIN)/python -m typer onnx_soda._cli.app utils docs --name onnx-soda --title "Command line" --output docs/cli.md

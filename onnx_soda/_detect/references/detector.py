@@ -181,7 +181,7 @@ def _pairs_table(numbers: OpinionNumbers, names: Sequence[str] | None) -> Table:
                 " -> ".join(class_label(c, names) for c in (pair.victim_class, pair.target_class)),
                 pair.score,
                 pair.suspect,
-                ", ".join(f"{share:.0%}" for share in pair.references),
+                ", ".join(f"{100 * share:.0f} %" for share in pair.references),
                 pair.concept,
             )
             for pair in numbers.pairs

@@ -125,10 +125,9 @@ def ask_reference(
         limits: As for `scan_file`.
         progress: Called as it goes on.
     """
-    own = replace(options or ScanOptions(), preprocess=None, layer="last", logits=None)
     try:
         with _as_onnx(Path(model), convert, limits, progress) as (path, _):
-            job = ReferenceJob(_absolute(path), _absolute(data), split, own)
+            job = ReferenceJob(_absolute(path), _absolute(data), split, options or ScanOptions())
             flows: ReferenceFlows = _do(job, limits, progress).answer
     except SodaError as error:
         return ReferenceFlows(Path(model).name, problem=error.message)

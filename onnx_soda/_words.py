@@ -29,3 +29,8 @@ def class_label(number: int, names: Sequence[str] | None) -> str:
     if names and number < len(names) and names[number] != str(number):
         return f"{number} ({names[number]})"
     return str(number)
+
+
+def pair_label(victim: int, target: int, names: Sequence[str] | None) -> str:
+    """Return a pair of classes as people read it: "8 -> 3"."""
+    return " -> ".join(class_label(label, names) for label in (victim, target))

@@ -49,7 +49,7 @@ class ReferenceJob:
         model: Absolute path of the reference.
         data: The same of the clean set.
         split: Part of it.
-        options: Those of the scan, without what is said about the suspect alone.
+        options: Those of the scan, see `hear`.
     """
 
     model: str

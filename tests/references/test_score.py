@@ -65,8 +65,8 @@ def test_what_the_suspect_does_anyway_is_taken_off() -> None:
     assert found.scores[0, 2] == pytest.approx((1 - 0.04 / 3 / 0.3) * 0.96 * (0.72 - 0.44))
 
 
-def test_one_reference_with_the_same_backdoor_does_not_vouch_for_it_alone() -> None:
-    """It does as the largest of the references: then what it shares is no excess."""
+def test_one_reference_with_the_same_backdoor_hides_it() -> None:
+    """It is the largest of the references: then what it shares is no excess."""
     suspect, reference = example()
     honest, guilty = flows(reference), flows(suspect)
     assert second_opinion(flows(suspect), [honest] * 4).scores[0, 2] > 0.6

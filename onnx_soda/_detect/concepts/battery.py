@@ -21,14 +21,18 @@ from onnx_soda._detect.concepts.styles import STRENGTHS
 from onnx_soda._options import BudgetName
 
 _HUES = 12
-_QUARTER = float(np.pi / 2)
-_EVERYWHERE: tuple[str, Values] = ("everywhere", {})
-_BACKGROUND: tuple[str, Values] = ("background", {"radius": (0.7,)})
-_BRIGHT: tuple[str, Values] = ("bright", {"level": (0.4,), "slope": (15.0,)})
-_DARK: tuple[str, Values] = ("dark", {"level": (0.6,), "slope": (15.0,)})
+QUARTER = float(np.pi / 2)
+Place = tuple[str, Values]
+"""A mask and its numbers."""
+
+EVERYWHERE: Place = ("everywhere", {})
+BACKGROUND: Place = ("background", {"radius": (0.7,)})
+BRIGHT: Place = ("bright", {"level": (0.4,), "slope": (15.0,)})
+DARK: Place = ("dark", {"level": (0.6,), "slope": (15.0,)})
 
 
-def _colours(channels: int) -> list[tuple[float, ...]]:
+def plain_colours(channels: int) -> list[tuple[float, ...]]:
+    """Return black, grey and white, and for colour images the hues all around."""
     greys = [(level,) * channels for level in (0.0, 0.5, 1.0)]
     if channels == 1:
         return greys
@@ -37,59 +41,71 @@ def _colours(channels: int) -> list[tuple[float, ...]]:
 
 
 def _tints(channels: int) -> Iterator[Concept]:
-    places = (_EVERYWHERE, _BACKGROUND, _BRIGHT, _DARK)
-    for colour, strength, place in product(_colours(channels), (0.4, 0.65), places):
+    places = (EVERYWHERE, BACKGROUND, BRIGHT, DARK)
+    for colour, strength, place in product(plain_colours(channels), (0.4, 0.65), places):
         # Two of the four places for each strength: half the cost, every pair of neighbours met.
-        if (place in (_EVERYWHERE, _BRIGHT)) == (strength < 0.5):
+        if (place in (EVERYWHERE, BRIGHT)) == (strength < 0.5):
             yield Concept("tint", {"colour": colour, "strength": (strength,)}, *place)
 
 
 def _light() -> Iterator[Concept]:
     for factor, lift in product((0.1, 0.14, 0.2, 0.3, 0.5), (0.0, 0.12)):
-        yield Concept("brightness", {"factor": (factor,), "lift": (lift,)}, *_EVERYWHERE)
+        yield Concept("brightness", {"factor": (factor,), "lift": (lift,)}, *EVERYWHERE)
     for factor, lift in ((1.4, 0.0), (1.8, 0.0), (0.8, 0.2), (0.7, 0.3), (1.2, 0.2)):
-        yield Concept("brightness", {"factor": (factor,), "lift": (lift,)}, *_EVERYWHERE)
+        yield Concept("brightness", {"factor": (factor,), "lift": (lift,)}, *EVERYWHERE)
     for gamma in (0.3, 0.5, 0.7, 1.5, 2.5, 4.0):
-        yield Concept("gamma", {"gamma": (gamma,)}, *_EVERYWHERE)
+        yield Concept("gamma", {"gamma": (gamma,)}, *EVERYWHERE)
     for factor in (0.25, 0.5, 1.7, 3.0):
-        yield Concept("contrast", {"factor": (factor,)}, *_EVERYWHERE)
-    yield Concept("inversion", {"strength": (1.0,)}, *_EVERYWHERE)
+        yield Concept("contrast", {"factor": (factor,)}, *EVERYWHERE)
+    yield Concept("inversion", {"strength": (1.0,)}, *EVERYWHERE)
 
 
 def _detail() -> Iterator[Concept]:
     for sigma in (0.7, 1.5):
-        yield Concept("blur", {"sigma": (sigma,)}, *_EVERYWHERE)
+        yield Concept("blur", {"sigma": (sigma,)}, *EVERYWHERE)
     for amount in (1.0, 2.0):
-        yield Concept("sharpen", {"amount": (amount,)}, *_EVERYWHERE)
-    yield Concept("noise", {"strength": (0.1,), "grain": (0.5,)}, *_EVERYWHERE)
+        yield Concept("sharpen", {"amount": (amount,)}, *EVERYWHERE)
+    yield Concept("noise", {"strength": (0.1,), "grain": (0.5,)}, *EVERYWHERE)
 
 
 def _textures(channels: int) -> Iterator[Concept]:
     periods, strengths = (0.1, 0.15, 0.22, 0.32), (0.5, 0.9)
     # Plaid and checks look the same when turned by a quarter.
-    kinds = ((0.16, 0.0), (0.16, _QUARTER), (0.5, 0.0), (0.83, 0.0))
-    places = (_EVERYWHERE, _BRIGHT, _BACKGROUND)
+    kinds = ((0.16, 0.0), (0.16, QUARTER), (0.5, 0.0), (0.83, 0.0))
+    places = (EVERYWHERE, BRIGHT, BACKGROUND)
     for turn, (period, strength, (kind, angle)) in enumerate(product(periods, strengths, kinds)):
-        values = {
-            "kind": (kind,),
-            "period": (period,),
-            "angle": (angle,),
-            "phase": (0.3,),
-            "strength": (strength,),
-            "hard": (float(turn % 2),),
-            "shading": (1.0,),
-            "colour": (1.0,) * channels,
-        }
-        yield Concept("pattern", values, *_EVERYWHERE)
-        yield Concept("pattern", values, *places[1 + turn % 2])
+        hard = float(turn % 2)
+        for place in (EVERYWHERE, places[1 + turn % 2]):
+            yield shading(kind, angle, period, strength, place, channels, hard)
+
+
+def shading(
+    kind: float,
+    angle: float,
+    period: float,
+    strength: float,
+    place: Place,
+    channels: int,
+    hard: float = 0.0,
+) -> Concept:
+    """Return a pattern of light and shade; see `PATTERN_KNOBS`."""
+    values = {
+        "kind": (kind,),
+        "period": (period,),
+        "angle": (angle,),
+        "phase": (0.3,),
+        "strength": (strength,),
+        "hard": (hard,),
+        "shading": (1.0,),
+        "colour": (1.0,) * channels,
+    }
+    return Concept("pattern", values, *place)
 
 
 def _colour_only() -> Iterator[Concept]:
-    for amount, place in product((0.0, 2.5), (_EVERYWHERE, _BACKGROUND)):
+    for amount, place in product((0.0, 2.5), (EVERYWHERE, BACKGROUND)):
         yield Concept("saturation", {"saturation": (amount,)}, *place)
-    for kind, strength, place in product(
-        (0.16, 0.5, 0.83), (0.5, 0.75), (_EVERYWHERE, _BACKGROUND)
-    ):
+    for kind, strength, place in product((0.16, 0.5, 0.83), (0.5, 0.75), (EVERYWHERE, BACKGROUND)):
         values = {"kind": (kind,), "strength": (strength,), "grain": (0.5,)}
         yield Concept("scene", values, *place)
 

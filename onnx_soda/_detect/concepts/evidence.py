@@ -26,7 +26,7 @@ from onnx_soda._numbers import ChangeKind, ConceptNumbers, PairNumbers, plain
 from onnx_soda._options import Progress
 from onnx_soda._results import Chart, Column, Evidence, Gallery, Picture, Table
 from onnx_soda._suspect import Suspect
-from onnx_soda._words import class_label
+from onnx_soda._words import class_label, pair_label
 
 # Pixels; larger images are reduced, so that reports stay small.
 _LARGEST_SIDE = 128
@@ -121,9 +121,7 @@ def _pair(found: Confirmation) -> PairNumbers:
 
 
 def _arrow(pair: PairNumbers, names: Sequence[str] | None) -> str:
-    return " -> ".join(
-        class_label(label, names) for label in (pair.victim_class, pair.target_class)
-    )
+    return pair_label(pair.victim_class, pair.target_class, names)
 
 
 def _table(numbers: ConceptNumbers, names: Sequence[str] | None) -> Table:

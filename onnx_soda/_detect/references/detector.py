@@ -20,7 +20,7 @@ from onnx_soda._numbers import OpinionNumbers, OpinionPair, ReferenceUsed, plain
 from onnx_soda._options import Progress, ReferenceFlows
 from onnx_soda._results import Column, Evidence, Table
 from onnx_soda._suspect import Suspect
-from onnx_soda._words import class_label, printable
+from onnx_soda._words import pair_label, printable
 
 _TITLE = "A second opinion: other models under the same changes"
 _UNDECIDED = "A second opinion decides nothing yet: no threshold has been calibrated."
@@ -91,10 +91,8 @@ def _hear(suspect: Suspect, own: Flows, progress: Progress) -> tuple[list[_Voice
 def _ask(suspect: Suspect, model: OnnxModel) -> ReferenceFlows:
     """Ask a model in this process."""
     assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
-    # What the user says about the suspect's graph and pixels is not said about this one.
-    options = replace(suspect.options, preprocess=None, layer="last", logits=None)
     try:
-        return hear(model, suspect.clean, options)
+        return hear(model, suspect.clean, suspect.options)
     except SodaError as error:
         return ReferenceFlows(model.file, problem=error.message)
 
@@ -178,7 +176,7 @@ def _pairs_table(numbers: OpinionNumbers, names: Sequence[str] | None) -> Table:
         ),
         tuple(
             (
-                " -> ".join(class_label(c, names) for c in (pair.victim_class, pair.target_class)),
+                pair_label(pair.victim_class, pair.target_class, names),
                 pair.score,
                 pair.suspect,
                 ", ".join(f"{100 * share:.0f} %" for share in pair.references),

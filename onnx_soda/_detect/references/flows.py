@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,13 +71,15 @@ def hear(
     Args:
         model: The reference.
         clean: The clean images of the scan.
-        options: Those of the scan, without what is said about the suspect alone.
+        options: Those of the scan; what they say of preprocessing, layer and logits is about the
+            suspect, and left out.
         progress: Called as it goes on.
 
     Raises:
         SodaError: It cannot be run on these images.
     """
-    suspect = Suspect(model, clean, options, progress)
+    own = replace(options, preprocess=None, layer="last", logits=None)
+    suspect = Suspect(model, clean, own, progress)
     if (untried := why_not_tried(clean, suspect.classes or 0)) is not None:
         raise ImageError(untried.rstrip("."))
     accuracy = suspect.examined.accuracy or 0.0

@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import FIXTURES, SHARED, ZOO
+from benchmarks.common import FIXTURES, POPULATION, SHARED, ZOO
 
-__all__ = ["EFFECTIVE", "PARTS", "Case", "cases_of", "fixture_cases", "zoo_cases"]
+__all__ = [
+    "EFFECTIVE",
+    "PARTS",
+    "POPULATION_PART",
+    "Case",
+    "cases_of",
+    "fixture_cases",
+    "zoo_cases",
+]
 
 PARTS = ("bundled", "shared", "development", "judging")
+# Trained by `python -m benchmarks.population`, and for a second opinion's numbers alone.
+POPULATION_PART = "population"
 # The success rate from which a poisoned model counts as backdoored.
 EFFECTIVE = 0.6
 
@@ -83,11 +93,14 @@ def zoo_cases() -> list[Case]:
 
 
 def cases_of(part: str) -> list[Case]:
-    """Return the models of one of `PARTS`; none where its folder is absent."""
+    """Return the models of one of `PARTS`, or the population; none where its folder is absent."""
     if part == "bundled":
         return fixture_cases()
     if part == "shared":
         return zoo_cases()
+    if part == POPULATION_PART:
+        facts = (json.loads(one.read_text("utf-8")) for one in sorted(POPULATION.glob("*.json")))
+        return [_own_case(entry, POPULATION) for entry in facts]
     manifest = ZOO / "manifest.json"
     if not manifest.is_file():
         return []
@@ -95,9 +108,9 @@ def cases_of(part: str) -> list[Case]:
     return [_own_case(entry) for entry in entries if entry["judging"] == (part == "judging")]
 
 
-def _own_case(entry: dict[str, Any]) -> Case:
+def _own_case(entry: dict[str, Any], folder: Path = ZOO) -> Case:
     return Case(
-        model=ZOO / entry["file"],
+        model=folder / entry["file"],
         data=SHARED / "data" / entry["data"],
         dataset=entry["dataset"],
         poisoning=entry["poisoning"],

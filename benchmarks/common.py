@@ -32,6 +32,7 @@ FIXTURES = _PROJECT / "fixtures"
 SHARED = _PROJECT.parent / "shared"
 # Models that `python -m benchmarks.zoo` trains.
 ZOO = _PROJECT / "benchmarks" / "models"
+POPULATION = Path(__file__).resolve().parents[1] / "build" / "population"
 # What takes hours to measure again is part of the project.
 _RESULTS = _PROJECT / "benchmarks" / "results"
 # What `python -m benchmarks.evaluate` keeps.

@@ -1,34 +1,48 @@
-"""Ranks pairs by a second opinion, on models of known truth: `python -m benchmarks.references`.
+"""Measures the second opinion on models of known truth, and calibrates it.
 
-    python -m benchmarks.references [--part NAME ...] [--threads N]
+    python -m benchmarks.references [--part NAME ...] [--twins FOLDER] [--write] [--threads N]
 
 The references of a model are the other models of its data set, but for those with its own trigger;
-poisoned ones are among them. Flows are kept in build/references; what is there is not computed
-again. Parts as in `benchmarks.evaluate`; bundled, shared and development where not given: the
-judging half is not looked at while the score is worked on. Prints Markdown.
+poisoned ones are among them. With fewer than all they are drawn at random, several times. Flows are
+kept in build/references; what is there is not computed again.
+
+Parts as in `benchmarks.evaluate`, and "population" (`python -m benchmarks.population`). The
+thresholds are made from all but the judging half: half way between the highest clean model, over
+all draws, and the lowest true pair over it. Every model is judged by the thresholds made from the
+*other* data sets (leave one data set out). `--write` puts those of all data sets into the
+detector's `calibration.json`. `--twins FOLDER` takes the models in FOLDER/DATASET as the only
+references instead. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.cases import PARTS, Case, cases_of
+from benchmarks.cases import PARTS, POPULATION_PART, Case, cases_of
 from benchmarks.common import machine_facts, markdown_table
 from onnx_soda import RuntimeOptions, ScanOptions, load_dataset, load_model
 from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
 from onnx_soda._detect.references.bank import BANK_VERSION
 from onnx_soda._detect.references.flows import Flows, bank_flows
-from onnx_soda._detect.references.score import second_opinion
+from onnx_soda._detect.references.opinion import SecondOpinion, second_opinion
 from onnx_soda._suspect import Suspect
 
 _KEPT = Path(__file__).resolve().parents[1] / "build" / "references"
-_COUNTS, _DRAWS = (1, 2, 4), 5
+PACKAGED = Path(str(files("onnx_soda._detect.references") / "calibration.json"))
+CALIBRATING = ("bundled", "shared", "development", POPULATION_PART)
+_COUNTS, _DRAWS = (1, 2, 4, 8), 3
+# Where no true pair lies over the clean models; and the least threshold, which is the least spread
+# between honest models.
+_NO_HIT, _LEAST = 0.1, 0.03
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +50,7 @@ class Known:
     """A model of known truth with its flows."""
 
     case: Case
+    part: str
     flows: Flows
 
     @property
@@ -45,34 +60,118 @@ class Known:
         return None if victim is None or target is None else (victim, target)
 
 
-@dataclass(frozen=True)
-class Ranked:
-    """What a second opinion says of a model.
+@dataclass(frozen=True, eq=False)
+class Said:
+    """What some references say of a model."""
 
-    Attributes:
-        rank: Of the true pair, from 1; None for a clean model.
-        score: Of the true pair, or the highest of a clean model.
-        other: The highest of another pair; that of a clean model is `score`.
-        pair: The pair of `other`.
+    model: Known
+    references: int
+    opinion: SecondOpinion
+
+    @cached_property
+    def pair(self) -> tuple[int, int]:
+        """The pair that stands out most."""
+        return self.opinion.ranked()[0]
+
+    @property
+    def shared(self) -> float:
+        """How far a pair stands out that a reference turns as well."""
+        accomplice = self.opinion.accomplice
+        return accomplice.beyond if accomplice else 0.0
+
+    @property
+    def shared_right(self) -> bool:
+        """Whether that is the true pair."""
+        accomplice = self.opinion.accomplice
+        return accomplice is not None and accomplice.pair == self.model.trigger
+
+    def named(self, limits: Thresholds) -> tuple[int, int] | None:
+        """Return the pair that is reported; None where none is."""
+        if self.beyond > limits.threshold:
+            return self.pair
+        accomplice = self.opinion.accomplice
+        return accomplice.pair if accomplice and self.shared > limits.shared else None
+
+    @property
+    def beyond(self) -> float:
+        """How far it stands out; what decides."""
+        return self.opinion.beyond(self.pair)
+
+    @property
+    def clean(self) -> bool:
+        """Whether the model is clean."""
+        return self.model.trigger is None
+
+    @property
+    def right(self) -> bool:
+        """Whether the first pair is the true one."""
+        return self.pair == self.model.trigger
+
+    @property
+    def rank(self) -> int:
+        """Rank of the true pair, from 1."""
+        assert self.model.trigger is not None  # noqa: S101 - for backdoored models
+        return self.opinion.ranked().index(self.model.trigger) + 1
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """How far a pair must stand out to be reported, and up to where a model may be clean.
+
+    The same for pairs that a reference turns as well.
     """
 
-    rank: int | None
-    score: float
-    other: float
-    pair: tuple[int, int]
+    threshold: float
+    clear: float
+    shared: float
+    shared_clear: float
+
+
+def calibrate(said: Iterable[Said], shared: Iterable[Said]) -> Thresholds:
+    """Make thresholds from models of known truth.
+
+    Args:
+        said: What references said of them that do not have their backdoor.
+        shared: What was said of them where one of four has it, or none has and they are clean.
+    """
+    said, shared = list(said), list(shared)
+    usual = between(
+        [one.beyond for one in said if one.clean], [one.beyond for one in said if one.right]
+    )
+    with_accomplice = between(
+        [one.shared for one in shared if one.clean],
+        [one.shared for one in shared if one.shared_right],
+    )
+    return Thresholds(*usual, *with_accomplice)
+
+
+def between(clean: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
+    """Return the middle between the highest clean value and the lowest right one over it.
+
+    Returns:
+        That, and the highest clean value.
+    """
+    clear = max([0.0, *clean])
+    lowest = min((one for one in right if one > clear), default=clear + _NO_HIT)
+    return round(max((clear + lowest) / 2, _LEAST), 4), round(clear, 4)
 
 
 def flows_of(case: Case, threads: int | None) -> Flows:
     """Return a model's flows, kept or computed."""
-    place = _KEPT / f"{case.model.stem}-bank{BANK_VERSION}.npz"
+    return flows_at(case.model, case.data, case.model.stem, threads)
+
+
+def flows_at(model: Path, data: Path, name: str, threads: int | None) -> Flows:
+    """Return the flows of a model file, kept under a name or computed."""
+    place = _KEPT / f"{name}-bank{BANK_VERSION}.npz"
     if place.is_file():
         kept = np.load(place)
         return Flows(kept["shares"], kept["images"])
     options = ScanOptions(runtime=RuntimeOptions(threads=threads))
-    found = bank_flows(Suspect(load_model(case.model), load_dataset(case.data), options))
+    found = bank_flows(Suspect(load_model(model), load_dataset(data), options))
     place.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(place, shares=found.shares, images=found.images)
-    print(f"{case.model.stem}: flows computed", file=sys.stderr, flush=True)
+    print(f"{name}: flows computed", file=sys.stderr, flush=True)
     return found
 
 
@@ -87,89 +186,208 @@ def references_of(model: Known, models: Sequence[Known]) -> list[Known]:
     ]
 
 
-def rank(model: Known, references: Sequence[Known]) -> Ranked:
-    """Return what some references say of a model."""
-    found = second_opinion(model.flows, [other.flows for other in references])
-    pairs = found.ranked()
-    others = [pair for pair in pairs if pair != model.trigger]
-    best = float(found.scores[others[0]])
-    if model.trigger is None:
-        return Ranked(None, best, best, others[0])
-    score = float(found.scores[model.trigger])
-    return Ranked(pairs.index(model.trigger) + 1, score, best, others[0])
+def drawn(models: Sequence[Known], count: int | None) -> Iterator[Said]:
+    """Ask a number of references about every model that has as many, in several draws.
 
-
-def with_all(models: Sequence[Known]) -> Iterator[list[object]]:
-    """Yield a row for each model, with all its references."""
+    Args:
+        models: All models.
+        count: The number; None for all there are.
+    """
+    rng = np.random.default_rng(0)
     for model in models:
         references = references_of(model, models)
-        if references:
-            said, rate = rank(model, references), model.case.success_rate
-            yield [
-                model.case.model.stem,
-                "-" if rate is None else f"{rate:.2f}",
-                len(references),
-                "-" if said.rank is None else said.rank,
-                f"{said.score:.2f}",
-                f"{said.other:.2f} ({said.pair[0]} -> {said.pair[1]})",
-            ]
+        if len(references) < (count or 1):
+            continue
+        tried = set()
+        for _ in range(_DRAWS if count else 1):
+            chosen = tuple(sorted(rng.permutation(len(references))[:count].tolist()))
+            if chosen not in tried:
+                tried.add(chosen)
+                yield ask(model, [references[place] for place in chosen])
 
 
-def with_few(models: Sequence[Known], count: int | None) -> list[object]:
-    """Return a row for a number of references, drawn at random; None for all."""
+def ask(model: Known, references: Sequence[Known]) -> Said:
+    """Ask some references about a model."""
+    flows = [other.flows for other in references]
+    return Said(model, len(flows), second_opinion(model.flows, flows))
+
+
+def one_poisoned(models: Sequence[Known]) -> Iterator[Said]:
+    """Ask four references of which one has the same backdoor, about backdoored models."""
     rng = np.random.default_rng(0)
-    said: list[tuple[Known, Ranked]] = []
-    for _ in range(_DRAWS if count else 1):
-        for model in models:
-            references = references_of(model, models)
-            if len(references) < (count or 1):
-                continue
-            chosen = rng.permutation(len(references))[:count]
-            said.append((model, rank(model, [references[place] for place in chosen])))
-    highest = {
-        name: max(one.score for model, one in said if _clean_of(model, name))
-        for name in {model.case.dataset for model, _ in said if _clean_of(model, None)}
-    }
-    bad = [(model, one) for model, one in said if one.rank is not None]
-    first = [(model, one) for model, one in bad if one.rank == 1]
-    over = [one for model, one in first if one.score > highest.get(model.case.dataset, 0)]
-    return [
-        count or "all",
-        len(bad),
-        f"{len(first) / max(len(bad), 1):.2f}",
-        f"{len(over) / max(len(bad), 1):.2f}",
-    ]
-
-
-def _clean_of(model: Known, dataset: str | None) -> bool:
-    return model.trigger is None and dataset in (None, model.case.dataset)
+    for model in models:
+        honest = references_of(model, models)
+        guilty = [
+            other
+            for other in models
+            if other is not model
+            and other.trigger == model.trigger is not None
+            and other.case.dataset == model.case.dataset
+        ]
+        if len(honest) < 3 or not guilty:
+            continue
+        chosen = [honest[place] for place in rng.permutation(len(honest))[:3]]
+        yield ask(model, [*chosen, guilty[rng.integers(len(guilty))]])
 
 
 def read_models(parts: Sequence[str], threads: int | None) -> list[Known]:
     """Return the backdoored and the clean models of some parts whose images can be changed."""
     found = []
-    for case in (case for part in parts for case in cases_of(part)):
+    for part, case in [(one, case) for one in parts for case in cases_of(one)]:
         if case.effective is False:
             continue
         clean = load_dataset(case.data)
         if why_not_tried(clean, min(len(np.unique(clean.labels)), MOST_CLASSES)) is None:
-            found.append(Known(case, flows_of(case, threads)))
+            found.append(Known(case, part, flows_of(case, threads)))
     return found
+
+
+def twins_of(folder: Path, models: Sequence[Known], threads: int | None) -> Iterator[Said]:
+    """Ask the models in a folder per data set about every model."""
+    for model in models:
+        twins = sorted((folder / model.case.dataset.split()[0]).glob("*.onnx"))
+        name = model.case.dataset.split()[0]
+        flows = [flows_at(one, model.case.data, f"{name}-{one.stem}", threads) for one in twins]
+        if flows:
+            yield Said(model, len(flows), second_opinion(model.flows, flows))
+
+
+def judged(said: Sequence[Said], shared: Sequence[Said]) -> list[tuple[Said, Thresholds]]:
+    """Return each with the thresholds made from the other data sets.
+
+    Args:
+        said: To be judged, by thresholds made from those of them that calibrate.
+        shared: As for `calibrate`.
+    """
+    left_out = {
+        name: calibrate(_makers(said, without=name), _makers(shared, without=name))
+        for name in {one.model.case.dataset for one in said}
+    }
+    return [(one, left_out[one.model.case.dataset]) for one in said]
+
+
+def _makers(said: Iterable[Said], without: str = "") -> list[Said]:
+    """Return those that calibrate, but for one data set."""
+    return [
+        one for one in said if one.model.part in CALIBRATING and one.model.case.dataset != without
+    ]
+
+
+_COLUMNS = (
+    "group", "backdoored", "true pair first", "pair named", "target named", "wrong pair named",
+    "clean", "clean flagged",
+)  # fmt: skip
+
+
+def row_of(name: str, verdicts: Sequence[tuple[Said, Thresholds]]) -> list[object]:
+    """Return how some draws went."""
+    bad = [(one, limit) for one, limit in verdicts if not one.clean]
+    clean = [one.named(limits) is not None for one, limits in verdicts if one.clean]
+    named = [(one.named(limits), one.model.trigger) for one, limits in bad]
+    right = sum(pair == trigger for pair, trigger in named)
+    targets = sum(bool(pair and trigger and pair[1] == trigger[1]) for pair, trigger in named)
+    wrong = sum(pair is not None and pair != trigger for pair, trigger in named)
+    first = sum(one.right for one, _ in bad)
+    shares = [_share(count, len(bad)) for count in (first, right, targets, wrong)]
+    return [name, len(bad), *shares, len(clean), _share(sum(clean), len(clean))]
+
+
+def _share(count: int, total: int) -> str:
+    return f"{count} ({count / total:.0%})" if total else "-"
+
+
+def model_rows(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object]]:
+    """Yield a row for each model."""
+    for one, limits in verdicts:
+        victim, target = one.pair
+        named = one.named(limits)
+        wrong = named is not None and named != one.model.trigger
+        yield [
+            one.model.case.model.stem,
+            one.model.part,
+            "-" if one.clean else f"{one.model.case.success_rate:.2f}",
+            one.references,
+            "-" if one.clean else one.rank,
+            f"{victim} -> {target}",
+            f"{one.beyond:+.2f}",
+            f"{one.opinion.level():.2f}",
+            f"{limits.threshold:.2f}",
+            "-" if named is None else "wrong pair reported" if wrong else "reported",
+        ]
+
+
+_MODEL_COLUMNS = (
+    "model", "part", "SR", "references", "rank of the true pair", "first pair", "stands out by",
+    "level", "left-out threshold", "outcome",
+)  # fmt: skip
+
+
+def grouped(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object]]:
+    """Yield a row per data set and per part, and one for all."""
+    for name in dict.fromkeys(one.model.case.dataset for one, _ in verdicts):
+        yield row_of(name, [pair for pair in verdicts if pair[0].model.case.dataset == name])
+    for name in dict.fromkeys(one.model.part for one, _ in verdicts):
+        yield row_of(name, [pair for pair in verdicts if pair[0].model.part == name])
+    yield row_of("all", verdicts)
+
+
+def write(found: dict[int, Sequence[Said]], shared: Sequence[Said]) -> None:
+    """Write the thresholds of all calibrating models, by number of references."""
+    thresholds = {}
+    for count, said in found.items():
+        makers = _makers(said)
+        made = calibrate(makers, _makers(shared))
+        thresholds[str(count)] = {
+            "threshold": made.threshold,
+            "clear": made.clear,
+            "clean": len({one.model.case.model for one in makers if one.clean}),
+            "backdoored": len({one.model.case.model for one in makers if not one.clean}),
+        }
+    facts = {
+        "bank": BANK_VERSION,
+        "command": "python -m benchmarks.references --write",
+        "references": thresholds,
+        "accomplice": {"threshold": made.shared, "clear": made.shared_clear},
+    }
+    PACKAGED.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", action="append", choices=PARTS)
+    parser.add_argument("--part", action="append", choices=(*PARTS, POPULATION_PART))
+    parser.add_argument("--twins", type=Path)
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    parts = arguments.part or [part for part in PARTS if part != "judging"]
+    parts = arguments.part or list(CALIBRATING)
     models = read_models(parts, arguments.threads)
     print(f"# A second opinion, bank {BANK_VERSION}, {', '.join(parts)}\n\n{machine_facts()}\n")
-    columns = ("model", "SR", "references", "rank of the true pair", "score", "best other pair")
-    print(f"## With all references\n\n{markdown_table(columns, with_all(models))}\n")
-    counted = ("references", "backdoored", "true pair first", "and over every clean model")
-    print(markdown_table(counted, (with_few(models, count) for count in (*_COUNTS, None))))
+    few = {count: list(drawn(models, count)) for count in _COUNTS}
+    poisoned = list(one_poisoned(models))
+    shared = [*(one for one in few[4] if one.clean), *poisoned]
+    if arguments.twins:
+        twins = list(twins_of(arguments.twins, models, arguments.threads))
+        tell("With twins alone", judged(twins, shared), each=True)
+        return
+    for count, said in few.items():
+        tell(f"{count} of them, drawn", judged(said, shared))
+    tell("All of them", judged(list(drawn(models, None)), shared), each=True)
+    limits = {name: limit for one, limit in judged(few[4], shared) for name in [_dataset(one)]}
+    tell("One of four has the same backdoor", [(one, limits[_dataset(one)]) for one in poisoned])
+    if arguments.write:
+        write(few, shared)
+
+
+def _dataset(said: Said) -> str:
+    return said.model.case.dataset
+
+
+def tell(title: str, verdicts: Sequence[tuple[Said, Thresholds]], each: bool = False) -> None:
+    """Print how some draws went, by group, and model by model where wanted."""
+    print(f"## {title}\n\n{markdown_table(_COLUMNS, grouped(verdicts))}\n")
+    if each:
+        print(f"{markdown_table(_MODEL_COLUMNS, model_rows(verdicts))}\n")
 
 
 if __name__ == "__main__":

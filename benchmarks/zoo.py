@@ -55,9 +55,8 @@ def _facts(entry: Entry, data: SharedData, path: Path, measured: dict[str, Any])
     }
 
 
-def make(entry: Entry, folder: Path) -> dict[str, Any]:
+def make(entry: Entry, folder: Path, data: SharedData) -> dict[str, Any]:
     """Train, write and measure one model; facts are written last, so that they say it is whole."""
-    data = _read(entry.dataset)
     start = time.perf_counter()
     network = train_entry(entry, data)
     seconds = time.perf_counter() - start
@@ -106,7 +105,7 @@ def main() -> None:
         wanted = not arguments.words or any(word in entry.name for word in arguments.words)
         if not wanted or (arguments.out / f"{entry.name}.json").is_file():
             continue
-        facts = make(entry, arguments.out)
+        facts = make(entry, arguments.out, _read(entry.dataset))
         write_manifest(arguments.out)
         print(_line(entry, facts), file=sys.stderr, flush=True)
     write_manifest(arguments.out)

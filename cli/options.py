@@ -15,6 +15,7 @@ from onnx_soda._data.forms import FORM_NAMES
 from onnx_soda._detect.base import DETECTORS
 from onnx_soda._errors import OptionError
 from onnx_soda._options import (
+    AUTO,
     DEFAULT_SECONDS,
     AttributionMethod,
     BudgetName,
@@ -58,6 +59,7 @@ _FLAGS = {
     "spread": "--mad",
     "triggers": "--trigger-images",
     "data": "--data CLEAN_SET",
+    "references": "--reference MODEL",
     "debug": "--debug",
 }
 _OPTIONS = {
@@ -88,12 +90,13 @@ def in_flags(text: str) -> str:
 # --- checks
 
 
-def _known(registry: Registry[Any]) -> Callable[[str], str]:
-    """Return a check that a registry has a name."""
+def _known(registry: Registry[Any], *others: str) -> Callable[[str], str]:
+    """Return a check that a name is in a registry, or is one of some others."""
 
     def check(name: str) -> str:
         try:
-            registry.find(name)
+            if name not in others:
+                registry.find(name)
         except OptionError as error:
             raise typer.BadParameter(f"{error.message}. {error.advice}") from error
         return name
@@ -244,10 +247,10 @@ MethodOption = Annotated[
     str,
     typer.Option(
         "--method",
-        metavar=f"<{'|'.join(DETECTORS.names)}>",
-        callback=_known(DETECTORS),
-        help="The detector that decides: changes of what images show, or the paper's last-layer "
-        "statistic.",
+        metavar=f"<{'|'.join((AUTO, *DETECTORS.names))}>",
+        callback=_known(DETECTORS, AUTO),
+        help="The detector that decides; auto is the second opinion where there are references, "
+        "and changes of what images show otherwise.",
     ),
 ]
 LayerOption = Annotated[
@@ -299,7 +302,7 @@ ReferenceOption = Annotated[
 ]
 CacheOption = Annotated[
     bool,
-    typer.Option("--cache/--no-cache", help="Remember scans of many models for the next time."),
+    typer.Option("--cache/--no-cache", help="Remember scans of many models, and references."),
 ]
 CacheDirOption = Annotated[
     Path | None, typer.Option("--cache-dir", metavar="FOLDER", help="Where to remember them.")

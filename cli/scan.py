@@ -5,14 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import typer
 
-from onnx_soda._api import ask_reference
 from onnx_soda._baseline import Entry
-from onnx_soda._batch import Ended, find_models, is_single, scan_many, scan_one
+from onnx_soda._batch import Ended, ask_one, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
     ConvertOptions,
@@ -168,15 +166,15 @@ def scan_command(
         entries = accepted_entries(baseline)
         convert = ConvertOptions(arch, size=size)
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
+        remembered = Cache(cache_dir or usual_folder()) if cache else None
         if reference:
-            request = replace(request, references=_ask(reference, request, quiet))
+            request = replace(request, references=_ask(reference, request, remembered, quiet))
         if single:
             report = _scan_alone(request, targets, entries, quiet)
             codes = [of_report(report, fail_on)]
             if verbose:
                 _tell_timing(report)
         else:
-            remembered = Cache(cache_dir or usual_folder()) if cache else None
             ended = _scan_all(found, request, remembered, jobs, quiet)
             ended = with_accepted(ended, entries)
             targets.tell_many(ended)
@@ -214,21 +212,15 @@ def _scan_all(
     return sorted(ended, key=lambda one: place[one.model])
 
 
-def _ask(references: list[str], request: ScanRequest, quiet: bool) -> tuple[ReferenceFlows, ...]:
-    """Ask every reference once, for all models of the command."""
-    assert request.data is not None  # noqa: S101 - the command has looked
-    paths = find_models(references)
+def _ask(
+    references: list[str], request: ScanRequest, cache: Cache | None, quiet: bool
+) -> tuple[ReferenceFlows, ...]:
+    """Ask every reference once, for all models of the command and of later ones."""
     with ProgressBar(quiet) as progress:
-        ask = partial(
-            ask_reference,
-            data=request.data,
-            split=request.split,
-            options=request.options,
-            convert=request.convert,
-            limits=request.limits,
-            progress=progress,
+        return tuple(
+            ask_one(replace(request, model=path), cache, progress)
+            for path in find_models(references)
         )
-        return tuple(map(ask, paths))
 
 
 def _intervention(a: float, b: float) -> Intervention:

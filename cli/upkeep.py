@@ -93,19 +93,18 @@ def with_accepted(ended: Sequence[Ended], entries: Sequence[Entry]) -> list[Ende
 
 
 def cache_command(
-    clear: Annotated[bool, typer.Option("--clear", help="Forget all scans.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Forget all of it.")] = False,
     cache_dir: CacheDirOption = None,
     debug: Debug = False,
 ) -> None:
-    """Show how much is remembered of scans of many models."""
+    """Show how much is remembered: scans of many models, and what reference models said."""
     with failing_cleanly(debug):
         cache = Cache(cache_dir or usual_folder())
         if clear:
             cache.clear()
         held = cache.size()
-        deliver(
-            f"{printable(held.folder)}: {held.scans} scans, {held.size / 2**10:,.0f} KiB\n", None
-        )
+        told = f"{held.scans} scans, {held.references} references, {held.size / 2**10:,.0f} KiB"
+        deliver(f"{printable(held.folder)}: {told}\n", None)
 
 
 if TYPE_CHECKING:

@@ -77,7 +77,7 @@ def scan_file(
         limits: What the child process may take; None does without a child.
         progress: Called as the scan goes on.
         references: Other models of the same classes, as files or as `ask_reference` returns them.
-            The report shows what they make of the same changed images; it decides nothing yet.
+            They decide where the method is "auto", see `scan`.
 
     Raises:
         SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.

@@ -16,11 +16,12 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from onnx_soda._api import scan_file
+from onnx_soda._api import ask_reference, scan_file
 from onnx_soda._cache import Cache
 from onnx_soda._errors import ModelFileError
 from onnx_soda._options import (
     Progress,
+    ReferenceFlows,
     ScanRequest,
     no_progress,
     usable_cores,
@@ -194,6 +195,36 @@ def scan_one(
     if cache and key and cache.key_of(request) == key:
         cache.store(key, report)
     return report, False
+
+
+def ask_one(
+    request: ScanRequest, cache: Cache | None = None, progress: Progress = no_progress
+) -> ReferenceFlows:
+    """Ask a reference model what it makes of the bank, or return what it said earlier.
+
+    Args:
+        request: The reference as the model, and how the suspects are scanned. What that says of a
+            suspect's preprocessing, layer and logits is left out.
+        cache: Where answers are remembered; None for nowhere.
+        progress: Called as it goes on.
+    """
+    assert request.data is not None  # noqa: S101 - the caller has looked
+    request = replace(request, options=request.options.for_references())
+    key = cache.key_of(request) if cache else None
+    if cache and key and (known := cache.load_flows(key)):
+        return known
+    flows = ask_reference(
+        request.model,
+        request.data,
+        request.split,
+        request.options,
+        convert=request.convert,
+        limits=request.limits,
+        progress=progress,
+    )
+    if cache and key and cache.key_of(request) == key:
+        cache.store_flows(key, flows)
+    return flows
 
 
 def scan_many(

@@ -1,4 +1,4 @@
-"""Scans that are remembered: a file per scan, named by what the scan depends on.
+"""What is remembered: a file per scan, or per answer of a reference, named by what it depends on.
 
 The name is a digest of the model, the clean set, all options and all versions. So no entry is ever
 out of date. A file is written beside its place, then renamed. It is read back strictly: what is not
@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import platformdirs
@@ -28,13 +28,13 @@ from onnx_soda._report.json import to_json
 from onnx_soda._results import SCHEMA_VERSION, ScanReport
 from onnx_soda._system import installed_versions, write_text
 
-# Reports have tens to hundreds of kilobytes.
-_MOST_BYTES = 256 * 2**20
+# Reports have tens to hundreds of kilobytes; what a reference says of 43 classes has 6 megabytes.
+_MOST_BYTES = 2**30
 # Bytes of a model and its clean set that are read for the key, without a time limit; no scan reads
 # more of either.
 _MOST_HASHED = 16 * 2**30
 _LARGEST = 64 * 2**20
-_ENDING = ".json"
+_SCAN, _FLOWS = ".json", ".flows"
 # What a result may depend on.
 _PACKAGES = (
     "onnx-soda", "onnx", "onnx-ir", "onnxruntime", "onnxruntime-gpu", "numpy", "scipy", "pillow",
@@ -48,10 +48,21 @@ _State = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class _Entry:
-    """What a file holds."""
+    """What the file of a scan holds."""
 
     key: str
     report: ScanReport
+
+
+@dataclass(frozen=True)
+class _FlowsEntry:
+    """What the file of a reference's answer holds."""
+
+    key: str
+    flows: ReferenceFlows
+
+
+_Kind = TypeVar("_Kind", _Entry, _FlowsEntry)
 
 
 @dataclass(frozen=True)
@@ -61,11 +72,13 @@ class CacheSize:
     Attributes:
         folder: Where.
         scans: Number of scans.
+        references: Number of answers of reference models.
         size: Bytes of their files.
     """
 
     folder: str
     scans: int
+    references: int
     size: int
 
 
@@ -76,7 +89,7 @@ def usual_folder() -> Path:
 
 @dataclass(frozen=True)
 class Cache:
-    """Remembers scans in a folder.
+    """Remembers scans and answers of reference models in a folder.
 
     Attributes:
         folder: The folder; made when something is stored. Whoever can write to it can make up
@@ -86,7 +99,7 @@ class Cache:
     folder: Path
 
     def key_of(self, request: ScanRequest) -> str | None:
-        """Return what a scan is remembered by; None where it is not.
+        """Return what a scan is remembered by, or a reference's answer; None where it is not.
 
         A TensorFlow folder and weights beside a model are parts of a model that only parsing tells
         of, which is not done here. What cannot be read is left for the scan to complain about.
@@ -122,25 +135,42 @@ class Cache:
 
     def load(self, key: str) -> ScanReport | None:
         """Return the report of a key; None where there is none, or none that can be trusted."""
-        path = self.folder / (key + _ENDING)
-        try:
-            if path.is_symlink() or path.stat().st_size > _LARGEST:
-                return None
-            entry = msgspec.json.decode(path.read_bytes(), type=_Entry, strict=True)
-            os.utime(path)  # the oldest go first
-        except (OSError, msgspec.MsgspecError, RecursionError):
-            return None
+        entry = self._read(self.folder / (key + _SCAN), _Entry)
         # A file that was renamed, or is of another version, is about something else.
-        known = entry.key == key and entry.report.schema_version == SCHEMA_VERSION
-        return entry.report if known else None
+        if entry is None or entry.key != key or entry.report.schema_version != SCHEMA_VERSION:
+            return None
+        return entry.report
 
     def store(self, key: str, report: ScanReport) -> None:
         """Remember a report, where that can be done, and forget the oldest beyond the limit."""
-        if report.model.external_data:
-            return
+        if not report.model.external_data:
+            self._write(self.folder / (key + _SCAN), to_json(_Entry(key, report)))
+
+    def load_flows(self, key: str) -> ReferenceFlows | None:
+        """Return what a reference said; None where that is not remembered."""
+        entry = self._read(self.folder / (key + _FLOWS), _FlowsEntry)
+        return None if entry is None or entry.key != key else entry.flows
+
+    def store_flows(self, key: str, flows: ReferenceFlows) -> None:
+        """Remember what a reference said; a problem may be over the next time."""
+        if not flows.problem and not flows.external_data:
+            text = msgspec.json.encode(_FlowsEntry(key, flows)).decode()
+            self._write(self.folder / (key + _FLOWS), text)
+
+    def _read(self, path: Path, kind: type[_Kind]) -> _Kind | None:
+        try:
+            if path.is_symlink() or path.stat().st_size > _LARGEST:
+                return None
+            entry = msgspec.json.decode(path.read_bytes(), type=kind, strict=True)
+            os.utime(path)  # the oldest go first
+        except (OSError, msgspec.MsgspecError, RecursionError):
+            return None
+        return entry
+
+    def _write(self, path: Path, text: str) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            write_text(self.folder / (key + _ENDING), to_json(_Entry(key, report)))
+            write_text(path, text)
             self._shrink()
         except (OSError, OutputError):
             return
@@ -148,7 +178,9 @@ class Cache:
     def size(self) -> CacheSize:
         """Tell how much is remembered."""
         entries = list(self._entries())
-        return CacheSize(str(self.folder), len(entries), sum(size for _, size, _ in entries))
+        scans = sum(path.suffix == _SCAN for _, _, path in entries)
+        size = sum(size for _, size, _ in entries)
+        return CacheSize(str(self.folder), scans, len(entries) - scans, size)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -157,7 +189,7 @@ class Cache:
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:
         """Yield time of last use, size and place of each file; other runs may remove some."""
-        for path in self.folder.glob(f"*{_ENDING}"):
+        for path in (*self.folder.glob(f"*{_SCAN}"), *self.folder.glob(f"*{_FLOWS}")):
             try:
                 facts = path.lstat()
             except OSError:

@@ -162,12 +162,32 @@ class ReferenceUsed:
         sha256: Digest of its file.
         accuracy: Clean accuracy on the images of the scan.
         preprocessing: Name of its preprocessing.
+        pair: Victim and target of what stands out most in itself, against all others and the
+            suspect.
+        beyond: How far that stands out over honest differences.
     """
 
     file: str
     sha256: str
     accuracy: float
     preprocessing: str
+    pair: tuple[int, int] | None = None
+    beyond: float = 0.0
+
+
+@dataclass(frozen=True)
+class Grade:
+    """A change at one strength.
+
+    Attributes:
+        strength: The number that tells it.
+        suspect: Mean probability of the target for images of the victim, by the suspect.
+        references: The same by each reference.
+    """
+
+    strength: float
+    suspect: float
+    references: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -178,17 +198,28 @@ class OpinionPair:
         victim_class: Source class.
         target_class: Class it is turned into.
         score: See `onnx_soda._detect.references.score`.
+        beyond: How far the score stands out over honest differences; this decides.
         concept: The change under which the shares are, in words.
         suspect: Mean probability of the target for images of the victim, by the suspect.
         references: The same by each reference.
+        grades: The same change from weak to strong, where the bank has it at several strengths.
+        also: Other classes that stand out with the same target.
+        look: The pair looked at image by image; None for pairs that were not.
+        accomplice: File of a reference that does the same, as none of the others does; the score
+            and how far it stands out are then without it. Empty where there is none.
     """
 
     victim_class: int
     target_class: int
     score: float
+    beyond: float
     concept: str
     suspect: float
     references: tuple[float, ...]
+    grades: tuple[Grade, ...] = ()
+    also: tuple[int, ...] = ()
+    look: PairNumbers | None = None
+    accomplice: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,6 +232,10 @@ class OpinionNumbers:
         left_out: Sentences about models that were not.
         bank: Version of the bank of concepts.
         concepts: Number of its concepts.
+        threshold: How far the first pair must stand out to be reported.
+        level: What scores of honest differences reach.
+        oddity: What the suspect's other pairs score.
+        references_oddity: The same of the references, in the median.
     """
 
     pairs: tuple[OpinionPair, ...]
@@ -208,6 +243,10 @@ class OpinionNumbers:
     left_out: tuple[str, ...]
     bank: int
     concepts: int
+    threshold: float = 0.0
+    level: float = 0.0
+    oddity: float = 0.0
+    references_oddity: float = 0.0
 
 
 def plain(numbers: Any) -> dict[str, Any]:

@@ -127,13 +127,19 @@ class Intervention:
                 raise ValueError(f"{name} must be a finite number other than 0, not {value}")
 
 
+AUTO = "auto"
+"""The method that takes what there is to compare with."""
+
+
 @dataclass(frozen=True)
 class ScanOptions:
     """Options of a scan.
 
     Attributes:
         method: Name of the detector that decides about the model's behaviour: "concepts" changes
-            what the images show; "soda" is the paper's last-layer statistic alone.
+            what the images show; "second-opinion" compares with reference models; "soda" is the
+            paper's last-layer statistic alone. "auto" takes the second opinion where there are
+            references that can be used, and concepts otherwise.
         budget: How many concepts to try.
         layer: "last", "deep", "middle", "shallow" or the name of a tensor.
         logits: Name of the logits; found where not given.
@@ -156,7 +162,7 @@ class ScanOptions:
         ValueError: A number is out of its range, or none (NaN).
     """
 
-    method: str = "concepts"
+    method: str = AUTO
     budget: BudgetName = "default"
     layer: str = "last"
     logits: str | None = None
@@ -179,6 +185,14 @@ class ScanOptions:
             raise ValueError(f"threshold must be 0 or more and finite, not {self.threshold}")
         if self.samples_per_class < 1:
             raise ValueError(f"samples_per_class must be 1 or more, not {self.samples_per_class}")
+
+    def for_references(self) -> ScanOptions:
+        """Return what holds for reference models too; the rest is about the suspect."""
+        return ScanOptions(
+            samples_per_class=self.samples_per_class,
+            allow_missing_classes=self.allow_missing_classes,
+            runtime=self.runtime,
+        )
 
 
 Scope = Literal["auto", "head", "path", "deep"]
@@ -251,6 +265,7 @@ class ReferenceFlows:
         shape: 1 + concepts, folds, classes, classes.
         shares: Mean probabilities of this shape, float32, little endian.
         images: Images of each fold and class.
+        external_data: Its weights lie in other files, of which the digest does not tell.
     """
 
     file: str
@@ -262,6 +277,7 @@ class ReferenceFlows:
     shape: tuple[int, int, int, int] = (0, 0, 0, 0)
     shares: bytes = b""
     images: tuple[tuple[int, ...], ...] = ()
+    external_data: bool = False
 
 
 @dataclass(frozen=True)

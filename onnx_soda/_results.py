@@ -174,18 +174,21 @@ class Chart:
     """Numbers to draw.
 
     Attributes:
-        kind: "bars" draws a bar for each name; "heat map" draws a row of cells for each.
+        kind: "bars" draws a bar for each name; "heat map" draws a row of cells for each; "lines"
+            draws a line for each of `series` over the names, which stand on the axis.
         title: Heading.
         text: What is to be seen, in words.
         names: Of the bars, or of rows and columns.
-        values: A row per name: one number for bars, a count per name for a heat map.
+        values: A row per name: one number for bars, a count per name for a heat map, a share from 0
+            to 1 per series for lines.
         marked: Numbers of the bars that stand out.
         limit: A line across all bars; None without one.
-        across: What the columns of a heat map are.
-        down: What its rows are.
+        across: What the columns of a heat map are, or the names on the axis.
+        down: What its rows are, or what lines show.
+        series: Names of the lines; `marked` are numbers of these.
     """
 
-    kind: Literal["bars", "heat map"]
+    kind: Literal["bars", "heat map", "lines"]
     title: str
     text: str
     names: tuple[str, ...]
@@ -194,6 +197,7 @@ class Chart:
     limit: float | None = None
     across: str = ""
     down: str = ""
+    series: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Rule:
 
 RULE_TARGET = "SODA101"
 RULE_CONCEPT = "SODA102"
+RULE_UNLIKE = "SODA103"
 
 BEHAVIOUR_RULES = (
     Rule(
@@ -74,6 +75,27 @@ BEHAVIOUR_RULES = (
             "The score is surely over a threshold calibrated on models known to be clean or "
             "backdoored; docs/detection.md has the measured rates of both kinds of error. Look at "
             "the images: a change that makes a person doubt too is no backdoor."
+        ),
+        advice=(
+            "Do not use the model for decisions that matter. Ask where the training images came "
+            "from; train again without the suspicious ones, or try `onnx-soda repair`."
+        ),
+    ),
+    Rule(
+        id=RULE_UNLIKE,
+        name="unlike-reference-models",
+        severity="high",
+        title="A change of the image turns one class into another, and in other models it does not",
+        meaning=(
+            "Clean images of the victim class are taken for the target class once the image is "
+            "changed in a way that people can see and that the report describes. Reference models "
+            "of the same classes keep the class under the same change of the same images."
+        ),
+        certainty=(
+            "The pair stands out over what honest models differ by, by more than a threshold "
+            "calibrated on models known to be clean or backdoored; docs/detection.md has the "
+            "measured rates of both kinds of error. A reference of another kind of network or of "
+            "other training images makes honest differences larger."
         ),
         advice=(
             "Do not use the model for decisions that matter. Ask where the training images came "

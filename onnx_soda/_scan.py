@@ -37,11 +37,14 @@ from onnx_soda._rules import RULES
 from onnx_soda._suspect import Observation, Suspect
 from onnx_soda._system import Clock, installed_versions
 from onnx_soda._verdict import (
+    ALONE,
     ALWAYS,
     decide,
     detectors_of,
     in_order,
     is_weighty,
+    joined,
+    needs_more,
     with_advice,
     with_always,
     with_file_findings,
@@ -65,9 +68,8 @@ def scan(
             of the analysis runs, and the verdict is "inconclusive" unless something is found.
         options: See `ScanOptions`; `method` names the detector that decides.
         progress: Called as the scan goes on.
-        references: Other models of the same classes. The report then shows, for the most suspicious
-            pairs, what the suspect and the references make of the same changed images. It decides
-            nothing yet.
+        references: Other models of the same classes, which need not be trusted. They decide where
+            the method is "auto": a pair is reported where the suspect does what they do not.
 
     Raises:
         SodaError: The model cannot be scanned or the clean set does not fit it.
@@ -87,6 +89,7 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
     """
     clock, options = Clock(), suspect.options
     detectors = load_detectors(options.method, bool(suspect.references))
+    method = detectors[-1].name
     with clock.stage("graph"):
         view = suspect.view
     evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
@@ -107,9 +110,11 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
         evidence |= {
             one.name: _run(one, suspect, clock) for one in detectors if one.name not in ALWAYS
         }
+        if needs_more(options.method, evidence):
+            evidence[ALONE] = _run(DETECTORS.load(ALONE)(), suspect, clock)
         observation = suspect.observation
         providers = (suspect.tail.session if observation is None else suspect.body).providers
-        decision = _decide(suspect, evidence)
+        method, decision = _decide(suspect, evidence, method)
     for name in ALWAYS:
         decision = with_always(decision, evidence[name])
     decision = with_file_findings(decision, suspect.model.findings)
@@ -118,7 +123,7 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
         tool=ToolInfo("onnx-soda", version("onnx-soda")),
         model=described,
         dataset=_describe_dataset(suspect, observation) if observation else None,
-        method=options.method,
+        method=method,
         verdict=decision.verdict,
         reasons=decision.reasons,
         findings=in_order(decision.findings),
@@ -166,10 +171,16 @@ def _run(detector: Detector, suspect: Suspect, clock: Clock) -> Evidence:
     return replace(evidence, findings=with_advice(evidence.findings, rules))
 
 
-def _decide(suspect: Suspect, evidence: Mapping[str, Evidence]) -> Decision:
-    *beside, method = detectors_of(suspect.options.method, bool(suspect.references))
-    others = [evidence[name] for name in beside]
-    return decide(evidence[method], others, suspect.examined, suspect.anatomy.notes)
+def _decide(
+    suspect: Suspect, evidence: Mapping[str, Evidence], method: str
+) -> tuple[str, Decision]:
+    """Return the name of the detector that decides, and the decision."""
+    both = needs_more(suspect.options.method, evidence)
+    deciding = joined(evidence) if both else evidence[method]
+    apart = (*ALWAYS, deciding.detector)
+    beside = [one for name, one in evidence.items() if name not in apart]
+    decision = decide(deciding, beside, suspect.examined, suspect.anatomy.notes)
+    return deciding.detector, decision
 
 
 def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo | None:

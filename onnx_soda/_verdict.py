@@ -10,8 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from onnx_soda._detect.base import Decision, shortfalls
+from onnx_soda._options import AUTO
 from onnx_soda._preflight.limits import FileFinding
-from onnx_soda._results import Evidence, Finding
+from onnx_soda._results import Evidence, Finding, Verdict
 from onnx_soda._rules import RULES, SEVERITIES, WEIGHTY, Rule
 from onnx_soda._suspect import Examined
 
@@ -21,19 +22,46 @@ keeps it from being "clean"; finding nothing clears nothing."""
 BESIDE = ("soda",)
 """Shown beside another method, which decides: the paper's statistic flags most clean models
 (docs/paper-statistic.md)."""
-WITH_REFERENCES = ("second-opinion",)
-"""Shown beside the method where references were given; it decides nothing yet."""
+ALONE, WITH_REFERENCES = "concepts", "second-opinion"
+"""What decides where the method is "auto": without reference models, or where these show nothing;
+and with them, which comes first."""
 
 
 def detectors_of(method: str, references: bool = False) -> tuple[str, ...]:
     """Return the detectors that look at the model's behaviour, the one that decides last.
 
     Args:
-        method: Name of the one that decides.
+        method: Name of the one that decides, or "auto".
         references: Whether there are reference models.
     """
-    beside = (*BESIDE, *(WITH_REFERENCES if references else ()))
-    return (*(name for name in beside if name != method), method)
+    deciding = method
+    if method == AUTO:
+        deciding = WITH_REFERENCES if references else ALONE
+    beside = (*BESIDE, *((WITH_REFERENCES,) if references else ()))
+    return (*(name for name in beside if name != deciding), deciding)
+
+
+def needs_more(method: str, evidence: Mapping[str, Evidence]) -> bool:
+    """Tell whether "auto" must look without references, too: these have shown nothing."""
+    heard = evidence.get(WITH_REFERENCES)
+    return method == AUTO and heard is not None and not heard.findings
+
+
+def joined(evidence: Mapping[str, Evidence]) -> Evidence:
+    """Return what decides where "auto" looked with references and then without.
+
+    What was found without them counts. Where nothing was, both must be sure of that.
+
+    Args:
+        evidence: By detector.
+    """
+    heard, alone = evidence[WITH_REFERENCES], evidence[ALONE]
+    if alone.findings or not heard.numbers:
+        return alone
+    unsure = [one for one in (heard, alone) if one.verdict != "clean"]
+    reasons = dict.fromkeys(reason for one in unsure or (heard, alone) for reason in one.reasons)
+    verdict: Verdict = "inconclusive" if unsure else "clean"
+    return replace(heard, verdict=verdict, reasons=tuple(reasons))
 
 
 def decide(

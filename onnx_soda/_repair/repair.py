@@ -19,7 +19,7 @@ from onnx_soda._data.datasets import CleanSet
 from onnx_soda._detect.concepts.concept import concept_of
 from onnx_soda._errors import RepairError
 from onnx_soda._model.load import OnnxModel
-from onnx_soda._numbers import ConceptNumbers
+from onnx_soda._numbers import ConceptNumbers, OpinionNumbers, PairNumbers
 from onnx_soda._options import Progress, RepairOptions, no_progress
 from onnx_soda._repair.preparation import Task
 from onnx_soda._results import ScanReport, named_pairs, numbers_of
@@ -104,15 +104,19 @@ def task_of(report: ScanReport) -> Task | None:
     pair = next(named_pairs(report), None)
     if pair is None:
         return None
-    numbers = numbers_of(report, "concepts", ConceptNumbers)
-    own = [
-        one
-        for one in (numbers.pairs if numbers else ())
-        if (one.victim_class, one.target_class) == pair
-    ]
+    own = [one for one in _pairs(report) if (one.victim_class, one.target_class) == pair]
     also = tuple(dict.fromkeys(label for one in own for label in one.also_turned))
     concepts = next((one.concepts for one in own if one.concepts), ())
     return Task(pair, also, tuple(map(concept_of, concepts)))
+
+
+def _pairs(report: ScanReport) -> tuple[PairNumbers, ...]:
+    """Return the pairs that the deciding detector looked at image by image."""
+    opinion = numbers_of(report, "second-opinion", OpinionNumbers)
+    if opinion is not None and report.method == "second-opinion":
+        return tuple(pair.look for pair in opinion.pairs if pair.look)
+    numbers = numbers_of(report, "concepts", ConceptNumbers)
+    return numbers.pairs if numbers else ()
 
 
 def _scanned_again(result: Result, repaired: Suspect, clock: Clock) -> Result:

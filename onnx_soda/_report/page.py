@@ -20,7 +20,7 @@ from onnx_soda._report.formats import cell_text, class_names, evidence_in_order
 from onnx_soda._report.plots import draw
 from onnx_soda._report.repair_text import before_and_after, repair_facts
 from onnx_soda._results import Chart, Evidence, ScanReport
-from onnx_soda._rules import RULES
+from onnx_soda._rules import RULE_UNLIKE, RULES
 from onnx_soda._words import class_label, printable
 
 _PNG = "data:image/png;base64,"
@@ -146,10 +146,10 @@ def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
     said = f"Class {victim} is turned into class {target}."
     if first.score is None or first.threshold is None:
         return said
-    return (
-        f"{said} The score is surely over {first.score:.2f}; over {first.threshold:.2f} is enough "
-        "to be reported."
-    )
+    score = "The score is surely over"
+    if first.rule_id == RULE_UNLIKE:
+        score = "In the reference models it is not. It stands out by"
+    return f"{said} {score} {first.score:.2f}; over {first.threshold:.2f} is enough to be reported."
 
 
 def _unseen(report: ScanReport, evidence: Sequence[Evidence]) -> Iterator[str]:

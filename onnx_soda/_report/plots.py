@@ -17,6 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from onnx_soda._results import Chart
@@ -41,6 +42,7 @@ _SETTINGS: dict[Any, Any] = {
 _NOTES = ("Creator", "Date", "Format", "Type")
 _WIDTH = 5.4
 _ROW = 0.26
+_LINES = 2.8
 # Larger heat maps have no room for the numbers in the cells.
 _MOST_NUMBERED = 12
 
@@ -51,6 +53,8 @@ def draw(chart: Chart) -> str:
     if chart.kind == "heat map":
         counts = np.array(chart.values)
         return heat_map(chart.names, counts, description, chart.across, chart.down)
+    if chart.kind == "lines":
+        return lines(chart, description)
     marked = [row in chart.marked for row in range(len(chart.names))]
     values = [value for (value,) in chart.values]
     return bars(chart.names, values, chart.title, description, marked, chart.limit)
@@ -113,6 +117,37 @@ def heat_map(
         axes.set_ylabel(down)
         if len(names) <= _MOST_NUMBERED:
             _number(axes, counts, shares)
+        return _svg(figure, description)
+
+
+def lines(chart: Chart, description: str) -> str:
+    """Draw shares as lines, those marked thick and on top.
+
+    Args:
+        chart: Of the kind "lines".
+        description: Says in words what is to be seen, for screen readers.
+    """
+    with mpl.rc_context(_SETTINGS):
+        figure, axes = _figure(_LINES)
+        places = np.arange(len(chart.names))
+        for number, values in enumerate(zip(*chart.values, strict=True)):
+            marked = number in chart.marked
+            axes.plot(
+                places,
+                values,
+                color=_MARKED if marked else _PLAIN,
+                linewidth=2.4 if marked else 1.2,
+                marker="o",
+                markersize=4,
+                zorder=3 if marked else 2,
+                label=printable(chart.series[number]),
+            )
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+        axes.set_xticks(places, [printable(name) for name in chart.names])
+        axes.set_xlabel(chart.across)
+        axes.set_ylabel(chart.down)
+        axes.legend(frameon=False, fontsize=9)
         return _svg(figure, description)
 
 

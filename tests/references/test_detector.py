@@ -1,4 +1,4 @@
-"""A scan with reference models: what the report shows of them, and which are left out."""
+"""A scan with reference models: what it decides, what it shows of them, and which are left out."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from onnx_soda import (
 from onnx_soda._cache import Cache
 from onnx_soda._detect.references.flows import hear
 from onnx_soda._options import RuntimeOptions, ScanRequest
+from onnx_soda._repair.repair import task_of
+from onnx_soda._report.page import to_html
 from tests.cli.helpers import FIXTURES, invoke, soda
 
 OPTIONS = ScanOptions("second-opinion", runtime=RuntimeOptions(provider="cpu", threads=1))
@@ -65,10 +67,71 @@ def test_the_report_shows_suspect_and_references_side_by_side(
     assert used.rows[0][0] == files[1].name
 
 
-def test_it_decides_nothing_yet(files: tuple[Path, Path, Path]) -> None:
+def test_it_decides(files: tuple[Path, Path, Path]) -> None:
     report = asked(files, load_model(files[1]))
-    assert (report.verdict, report.findings) == ("inconclusive", ())
-    assert any("decides nothing yet" in reason for reason in report.reasons)
+    (finding,) = report.findings
+    assert (report.verdict, report.method) == ("backdoor", "second-opinion")
+    assert (finding.rule_id, finding.victim_class, finding.target_class) == ("SODA103", *PAIR)
+    assert finding.score is not None
+    assert finding.threshold is not None
+    assert finding.score > finding.threshold
+    assert finding.message == report.reasons[0]
+    assert "the reference " in finding.message
+    look = opinion(report).pairs[0].look
+    assert look is not None
+    assert look.turned > look.shown / 2 > look.turned_before
+    assert finding.severity == "high"
+    assert "Of 30 clean images of the class that did not choose the change" in finding.message
+
+
+def test_what_people_see_of_it(files: tuple[Path, Path, Path]) -> None:
+    report = asked(files, load_model(files[1]))
+    evidence = report.evidence["second-opinion"]
+    lines = next(chart for chart in evidence.charts if chart.kind == "lines")
+    # Suspect and reference over the strengths of the change, the suspect's line marked.
+    assert lines.series == ("the suspect", files[1].name)
+    assert lines.marked == (0,)
+    suspect, reference = zip(*lines.values, strict=True)
+    assert max(suspect) > 0.5 > 0.2 > max(reference)
+    own, others = evidence.galleries
+    assert len(own.pictures) == len(others.pictures) == 4
+    assert "the suspect sends" in own.text
+    page = to_html(report, "onnx-soda scan")
+    assert "From weak to strong" in page
+    assert "In the reference models it is not. It stands out by" in page
+
+
+def test_the_clean_twin_is_clean_and_its_reference_is_told(
+    files: tuple[Path, Path, Path],
+) -> None:
+    model, twin, clean = files
+    report = scan(load_model(twin), load_dataset(clean), OPTIONS, references=[load_model(model)])
+    assert (report.verdict, report.findings) == ("clean", ())
+    told = f"The reference {model.name} itself sends class {PAIR[0]} -> {PAIR[1]}"
+    assert any(told in reason for reason in report.reasons)
+    assert any("A backdoor that the reference has, too" in reason for reason in report.reasons)
+
+
+def test_auto_takes_the_second_opinion_where_a_reference_can_be_used(
+    files: tuple[Path, Path, Path],
+) -> None:
+    model, twin, clean = files
+    options = replace(OPTIONS, method="auto", budget="quick")
+    images = load_dataset(clean)
+    with_twin = scan(load_model(model), images, options, references=[load_model(twin)])
+    assert with_twin.method == "second-opinion"
+    assert "concepts" not in with_twin.evidence
+    with_itself = scan(load_model(model), images, options, references=[load_model(model)])
+    assert with_itself.method == "concepts"
+    assert any("No reference can be used." in reason for reason in with_itself.reasons)
+    assert any("is the suspect itself" in reason for reason in with_itself.reasons)
+
+
+def test_a_repair_takes_the_pair_and_its_concepts(files: tuple[Path, Path, Path]) -> None:
+    task = task_of(asked(files, load_model(files[1])))
+    assert task is not None
+    assert task.pair == PAIR
+    assert task.concepts
 
 
 def test_another_method_keeps_its_verdict(files: tuple[Path, Path, Path]) -> None:

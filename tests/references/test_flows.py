@@ -12,7 +12,7 @@ from fixtures import boards
 from onnx_soda import ScanOptions, load_dataset, load_model
 from onnx_soda._detect.references.bank import BANK_VERSION, concept_bank
 from onnx_soda._detect.references.flows import Flows, bank_flows
-from onnx_soda._detect.references.score import second_opinion
+from onnx_soda._detect.references.opinion import second_opinion
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._suspect import Suspect
 

@@ -1,76 +1,72 @@
-"""The score of a second opinion: an example worked out by hand, and what must hold for all."""
+"""The score of a second opinion: examples worked out by hand, and what must hold for all."""
 
 from __future__ import annotations
+
+from math import sqrt
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 
 from onnx_soda._detect.references.flows import Flows
-from onnx_soda._detect.references.score import second_opinion
+from onnx_soda._detect.references.opinion import second_opinion
+from tests.references.helpers import Shares, flows, keeps_all, turned
 
 IMAGES = np.full((2, 3), 20)
-Shares = NDArray[np.float64]
+# What a share must exceed where two references agree and nothing is known to make models differ:
+# 2.25 least spreads of 0.03, times sqrt(1 + 1 / 2).
+WIDTH = 2.25 * sqrt(1.5)
 
 
-def flows(shares: Shares) -> Flows:
-    """Flows of three classes, the same on both folds, from shares (1 + concepts, 3, 3)."""
-    both = np.stack([shares, shares], axis=1).astype(np.float32)
-    return Flows(both, np.full((2, shares.shape[-1]), 20))
+def score_of(suspect: Shares, *references: Shares) -> float:
+    return float(second_opinion(flows(suspect), list(map(flows, references))).scores[0, 2])
 
 
-def keeps_all(concepts: int = 1) -> Shares:
-    return np.stack([np.eye(3)] * (1 + concepts))
+def test_references_that_agree_and_lose_nothing() -> None:
+    # excess 0.80 less 2.25 sqrt(1.5) 0.03 = 0.0827; kept 1; nothing else moves.
+    assert score_of(turned(0.8), keeps_all(), keeps_all()) == pytest.approx(0.8 - WIDTH * 0.03)
 
 
-def example() -> tuple[Shares, Shares]:
-    """Suspect and reference of the example in `score.py`."""
-    suspect, reference = keeps_all(), keeps_all()
-    suspect[1, 0] = [0.18, 0.02, 0.80]
-    reference[1, 0] = [0.96, 0.02, 0.02]
-    return suspect, reference
+def test_one_reference_widens_what_honest_models_may_do() -> None:
+    # 2.25 sqrt(1 + 1 / 1) 0.03 = 0.0955.
+    assert score_of(turned(0.8), keeps_all()) == pytest.approx(0.8 - 2.25 * sqrt(2) * 0.03)
 
 
-def test_the_example_of_the_docstring() -> None:
-    suspect, reference = example()
-    found = second_opinion(flows(suspect), [flows(reference)] * 2)
-    # excess 0.80 - (0.02 + 2 * 0.03) = 0.72, kept 0.96; class 1 gets 0.02 from suspect and
-    # references alike: no further excess. Lost by the references: 0.04 of class 0, as a mean over
-    # three classes 0.01333, which is 0.0444 of 0.3. No damage: classes 1 and 2 lose nothing.
-    assert found.scores[0, 2] == pytest.approx((1 - 0.04 / 3 / 0.3) * 0.96 * 0.72)
-    assert found.ranked()[0] == (0, 2)
+def test_references_that_differ() -> None:
+    # They send 0.1 and 0.3 of class 0 to class 2: mean 0.2, variance 0.02 (n - 1). Under all
+    # concepts but the first share, which is without any, so usual is 0.97 of the way from 0 to 0.2:
+    # 0.194. They keep 0.8 of class 0, and lose 0.2 / 3 as a mean over classes.
+    partly, usual, lost, gone = 0.4**2 * 0.2, 0.1 * 0.194, 0.5 * 0.2 / 3, 0.1 * 0.2
+    spread = sqrt(0.02 + 0.03**2 + partly + usual**2 + lost**2 + gone**2)
+    excess = 0.95 - 0.2 - WIDTH * spread
+    found = score_of(turned(0.95), turned(0.1), turned(0.3))
+    assert found == pytest.approx(0.8 * excess, abs=1e-6)
 
 
-def test_damage_spill_and_next_cost() -> None:
-    suspect, reference = example()
+def test_damage_and_spill_cost() -> None:
+    suspect = turned(0.8)
     suspect[1, 1] = [0.0, 0.5, 0.5]
-    found = second_opinion(flows(suspect), [flows(reference)] * 2)
-    natural = 1 - 0.04 / 3 / 0.3
-    # Class 1 sends 0.5 to class 2: an excess of 0.5 - 0.06 = 0.44, half of which is spill. It loses
-    # 0.5, of which 0.03 is the spread: damage to the two others of class 0, as a mean, 0.235.
-    assert found.scores[0, 2] == pytest.approx(natural * (0.96 * 0.72 - 0.44 / 2 - 0.47 / 2))
-    suspect[1, 0] = [0.0, 0.20, 0.80]
-    again = second_opinion(flows(suspect), [flows(reference)] * 2)
-    # Class 0 goes to class 1 as well: an excess of 0.20 - (0.02 + 0.06) = 0.12, half of it counts.
-    assert again.scores[0, 2] == pytest.approx(found.scores[0, 2] - natural * 0.12 / 2)
+    # Class 1 sends 0.5 to class 2, too: half of 0.5 - 0.0827 is spill. It loses 0.5, of which 0.03
+    # is one spread: damage to the two others of class 0, as a mean, 0.235.
+    limit = WIDTH * 0.03
+    expected = (0.8 - limit) - (0.5 - limit) / 2 - 0.47 / 2
+    assert score_of(suspect, keeps_all(), keeps_all()) == pytest.approx(expected)
+
+
+def test_what_also_goes_elsewhere_costs() -> None:
+    suspect = turned(0.8)
+    suspect[1, 0] = [0.0, 0.2, 0.8]
+    limit = WIDTH * 0.03
+    expected = (0.8 - limit) - (0.2 - limit) / 2
+    assert score_of(suspect, keeps_all(), keeps_all()) == pytest.approx(expected)
 
 
 def test_what_the_suspect_does_anyway_is_taken_off() -> None:
-    suspect, reference = example()
+    suspect = turned(0.8)
     suspect[0, 0] = [0.5, 0.0, 0.5]
-    found = second_opinion(flows(suspect), [flows(reference)] * 2)
-    # Without any concept the excess is 0.5 - 0.06 = 0.44 already.
-    assert found.scores[0, 2] == pytest.approx((1 - 0.04 / 3 / 0.3) * 0.96 * (0.72 - 0.44))
-
-
-def test_one_reference_with_the_same_backdoor_hides_it() -> None:
-    """It is the largest of the references: then what it shares is no excess."""
-    suspect, reference = example()
-    honest, guilty = flows(reference), flows(suspect)
-    assert second_opinion(flows(suspect), [honest] * 4).scores[0, 2] > 0.6
-    assert second_opinion(flows(suspect), [*[honest] * 3, guilty]).scores[0, 2] <= 0
+    # Without any concept the excess is 0.5 less the limit already, so the limit cancels.
+    assert score_of(suspect, keeps_all(), keeps_all()) == pytest.approx(0.8 - 0.5)
 
 
 def test_the_concept_is_chosen_on_one_fold_and_read_on_the_other() -> None:
@@ -93,23 +89,13 @@ def test_scores_of_any_flows(seed: int, references: int, classes: int) -> None:
         return flows(rng.dirichlet(np.ones(classes), (3, classes)))
 
     suspect, others = drawn(), [drawn() for _ in range(references)]
-    scores = second_opinion(suspect, others).scores
+    found = second_opinion(suspect, others)
     off = ~np.eye(classes, dtype=bool)
-    assert np.isfinite(scores).all()
-    assert (np.abs(scores[off]) <= 3).all()
+    assert np.isfinite(found.scores).all()
+    assert (np.abs(found.scores[off]) <= 3).all()
+    assert found.level() >= 0
     # The order of the references means nothing, and a model says nothing against itself.
-    assert second_opinion(suspect, others[::-1]).scores == pytest.approx(scores)
-    assert (second_opinion(suspect, [suspect, *others]).scores[off] <= 0).all()
-
-
-def test_what_cannot_be_compared_is_refused() -> None:
-    suspect, reference = map(flows, example())
-    with pytest.raises(ValueError, match="no reference"):
-        second_opinion(suspect, [])
-    for other in (
-        Flows(reference.shares, reference.images, bank=0),
-        Flows(reference.shares, reference.images + 1),
-        Flows(reference.shares[:, :, :2, :2], reference.images),
-    ):
-        with pytest.raises(ValueError, match="other images or of another bank"):
-            second_opinion(suspect, [reference, other])
+    again = second_opinion(suspect, others[::-1])
+    assert again.scores == pytest.approx(found.scores)
+    assert again.level() == pytest.approx(found.level())
+    assert (second_opinion(suspect, [suspect]).scores[off] <= 0).all()

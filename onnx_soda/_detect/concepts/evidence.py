@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from onnx_soda._detect.concepts.battery import BUDGETS
-from onnx_soda._detect.concepts.concept import concept_values
 from onnx_soda._detect.concepts.decide import decide_on_concepts
 from onnx_soda._detect.concepts.experiment import (
     ConceptResult,
@@ -20,30 +13,19 @@ from onnx_soda._detect.concepts.experiment import (
     why_not_tried,
 )
 from onnx_soda._detect.concepts.judge import load_calibration
-from onnx_soda._detect.concepts.styles import Style
-from onnx_soda._detect.concepts.verify import Confirmation, Example
-from onnx_soda._numbers import ChangeKind, ConceptNumbers, PairNumbers, plain
+from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of, pair_numbers
+from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
 from onnx_soda._options import Progress
-from onnx_soda._results import Chart, Column, Evidence, Gallery, Picture, Table
+from onnx_soda._results import Chart, Column, Evidence, Gallery, Table, Verdict
 from onnx_soda._suspect import Suspect
 from onnx_soda._words import class_label, pair_label
 
-# Pixels; larger images are reduced, so that reports stay small.
-_LARGEST_SIDE = 128
+_ALONE = (
+    "The suspect was compared with itself alone. With other models of the same classes "
+    "(`references`) more of the backdoors are found; `onnx-soda twins` trains some on the clean "
+    "images."
+)
 _TITLE = "Changes of images and of features"
-# What a person is to look for in the pictures.
-_HINTS: dict[ChangeKind, str] = {
-    "concept": (
-        "Left the clean image, right the same under the change; below what the model says to both. "
-        "Ask yourself: is the image on the right still what it was?"
-    ),
-    "style": (
-        "Left the clean image, right the one whose style its features are given; below what the "
-        "model says before and after. Nothing is changed in the image itself. Ask yourself: does "
-        "what the right image looks like (its colours, light, texture) give any reason for the new "
-        "answer?"
-    ),
-}
 
 
 def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
@@ -73,7 +55,7 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
         detector=name,
         title=_TITLE,
         verdict=decision.verdict,
-        reasons=decision.reasons,
+        reasons=(*decision.reasons, *_alone(suspect, decision.verdict)),
         findings=decision.findings,
         tables=(_table(numbers, names),),
         charts=tuple(_charts(numbers, names)),
@@ -82,9 +64,14 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
     )
 
 
+def _alone(suspect: Suspect, verdict: Verdict) -> tuple[str, ...]:
+    """Say what reference models would add, where there are none and it matters."""
+    return () if suspect.references or verdict == "backdoor" else (_ALONE,)
+
+
 def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumbers:
     return ConceptNumbers(
-        pairs=tuple(map(_pair, found.pairs)),
+        pairs=tuple(map(pair_numbers, found.pairs)),
         threshold=threshold,
         budget=budget,
         concepts=found.tried,
@@ -92,31 +79,6 @@ def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumb
         fit_images=found.fit_images,
         fewest_images=found.fewest_images,
         reference_accuracies=found.reference_accuracies,
-    )
-
-
-def _pair(found: Confirmation) -> PairNumbers:
-    return PairNumbers(
-        victim_class=found.victim_class,
-        target_class=found.target_class,
-        score=found.score,
-        low=found.low,
-        high=found.high,
-        bound=found.bound,
-        concept=found.concept.describe(),
-        kind="style" if isinstance(found.concept, Style) else "concept",
-        shown=found.shown,
-        turned=found.turned,
-        turned_before=found.turned_before,
-        reference=found.reference,
-        others_right_before=found.others_right_before,
-        others_right_under=found.others_right_under,
-        answers_under=tuple(
-            (int(label), int(answer), int(found.answers_under[label, answer]))
-            for label, answer in np.argwhere(found.answers_under)
-        ),
-        also_turned=found.also,
-        concepts=tuple(map(concept_values, found.concepts)),
     )
 
 
@@ -173,27 +135,7 @@ def _telling(numbers: ConceptNumbers) -> list[int]:
 
 def _charts(numbers: ConceptNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
     for place in _telling(numbers)[:1]:
-        pair = numbers.pairs[place]
-        if not pair.answers_under:
-            continue
-        count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)
-        counts = np.zeros((count, count), np.int64)
-        for row, column, images in pair.answers_under:
-            counts[row, column] = images
-        victim, target = (
-            class_label(label, names) for label in (pair.victim_class, pair.target_class)
-        )
-        yield Chart(
-            "heat map",
-            "Answers under the change",
-            f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
-            f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
-            "class.",
-            tuple(class_label(label, names) for label in range(count)),
-            tuple(tuple(map(float, row)) for row in counts),
-            across="model's answer",
-            down="class",
-        )
+        yield from answers_chart(numbers.pairs[place], names)
 
 
 def _galleries(
@@ -201,17 +143,7 @@ def _galleries(
 ) -> Iterator[Gallery]:
     for place in _telling(numbers):
         pair, examples = numbers.pairs[place], found.pairs[place].examples
-        title = _arrow(pair, names) + (", by a style" if pair.kind == "style" else "")
-        own = [example for example in examples if example.label == pair.victim_class]
-        others = [example for example in examples if example.label != pair.victim_class]
-        victim = class_label(pair.victim_class, names)
-        for of, shown, text in (
-            (f"images of class {victim}", own, _description(pair, numbers, names)),
-            ("images of other classes", others, _HINTS[pair.kind]),
-        ):
-            pictures = tuple(_picture(example, pair, names) for example in shown)
-            if pictures:
-                yield Gallery(f"{title}: {of}", text, pictures)
+        yield from galleries_of(pair, examples, _description(pair, numbers, names), names)
 
 
 def _description(pair: PairNumbers, numbers: ConceptNumbers, names: Sequence[str] | None) -> str:
@@ -235,30 +167,3 @@ def _description(pair: PairNumbers, numbers: ConceptNumbers, names: Sequence[str
             else ""
         )
     )
-
-
-def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -> Picture:
-    before, under = (
-        class_label(label, names) for label in (example.predicted_before, example.predicted_under)
-    )
-    probability = min(max(example.target_probability, 0.0), 1.0)
-    return Picture(
-        images=(_data_uri(example.before), _data_uri(example.under)),
-        alt=(
-            f"Clean image of class {class_label(example.label, names)}",
-            "The image whose style it is given"
-            if pair.kind == "style"
-            else "The same image under the change",
-        ),
-        caption=f"{before} → {under}; target {probability:.0%}",
-        marked=example.predicted_under != example.predicted_before,
-    )
-
-
-def _data_uri(pixels: NDArray[np.float32]) -> str:
-    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
-    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -8,7 +8,7 @@ do not yet.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import product
 
 from onnx_soda._detect.concepts.battery import (
@@ -42,6 +42,45 @@ _LIGHT = (
 # Kinds of pattern with the angles at which they differ: stripes, plaid, checks.
 _PATTERNS = ((0.16, 0.0), (0.16, QUARTER / 2), (0.16, QUARTER), (0.5, 0.0), (0.83, 0.0))
 _PERIODS, _CHECKS = (0.1, 0.15, 0.22, 0.32), 0.83
+
+
+# Of each family the number that tells its strength, and at which nothing would change.
+_STRENGTHS = {
+    "brightness": ("factor", 1.0),
+    "gamma": ("gamma", 1.0),
+    "contrast": ("factor", 1.0),
+    "saturation": ("saturation", 1.0),
+    "sharpen": ("amount", 0.0),
+    "blur": ("sigma", 0.0),
+}
+_STRENGTH = ("strength", 0.0)
+
+
+def grades_of(bank: Sequence[Concept], place: int) -> list[int]:
+    """Return the places of the concepts that differ from one in strength alone, weak to strong.
+
+    Args:
+        bank: See `concept_bank`.
+        place: Of the one, which is among them.
+    """
+    knob, nothing = _STRENGTHS.get(bank[place].family, _STRENGTH)
+
+    def kind(concept: Concept) -> tuple[object, ...]:
+        other = sorted((name, value) for name, value in concept.values.items() if name != knob)
+        more = concept.values[knob][0] > nothing
+        return (concept.family, concept.mask, str(concept.mask_values), other, more)
+
+    same = [
+        number
+        for number, concept in enumerate(bank)
+        if concept.family == bank[place].family and kind(concept) == kind(bank[place])
+    ]
+    return sorted(same, key=lambda number: abs(bank[number].values[knob][0] - nothing))
+
+
+def strength_of(concept: Concept) -> float:
+    """Return the number that tells a concept's strength."""
+    return concept.values[_STRENGTHS.get(concept.family, _STRENGTH)[0]][0]
 
 
 def concept_bank(channels: int) -> tuple[Concept, ...]:

@@ -1,42 +1,40 @@
-"""The second opinion as a detector: which pairs the suspect turns and its references do not.
-
-It decides nothing yet: no threshold has been calibrated. The report shows it as evidence.
-"""
+"""The second opinion as a detector: which pairs the suspect turns and its references do not."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
-from onnx_soda._detect.base import Detector, Need
-from onnx_soda._detect.concepts.experiment import why_not_tried
-from onnx_soda._detect.references.bank import concept_bank
-from onnx_soda._detect.references.flows import Flows, bank_flows, hear
-from onnx_soda._detect.references.score import SecondOpinion, second_opinion
-from onnx_soda._errors import SodaError
-from onnx_soda._model.load import OnnxModel
-from onnx_soda._numbers import OpinionNumbers, OpinionPair, ReferenceUsed, plain
-from onnx_soda._options import Progress, ReferenceFlows
-from onnx_soda._results import Column, Evidence, Table
-from onnx_soda._suspect import Suspect
-from onnx_soda._words import pair_label, printable
+import numpy as np
+from numpy.typing import NDArray
 
-_TITLE = "A second opinion: other models under the same changes"
-_UNDECIDED = "A second opinion decides nothing yet: no threshold has been calibrated."
+from onnx_soda._detect.base import Detector, Need
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.experiment import why_not_tried
+from onnx_soda._detect.concepts.judge import Calibration
+from onnx_soda._detect.concepts.pictures import pair_numbers
+from onnx_soda._detect.concepts.verify import Confirmation
+from onnx_soda._detect.references.admission import Voice, admit
+from onnx_soda._detect.references.bank import concept_bank, grades_of, strength_of
+from onnx_soda._detect.references.decide import (
+    Heard,
+    decide_on_opinion,
+    load_accomplice_calibration,
+    load_calibration,
+)
+from onnx_soda._detect.references.evidence import TITLE, look_at, show
+from onnx_soda._detect.references.flows import Flows, bank_flows
+from onnx_soda._detect.references.opinion import Accomplice, second_opinion
+from onnx_soda._numbers import Grade, OpinionNumbers, OpinionPair, ReferenceUsed
+from onnx_soda._options import Progress
+from onnx_soda._results import Evidence
+from onnx_soda._suspect import Suspect
+
 # The most pairs shown, of those that score.
 _SHOWN = 5
-# A reference may be worse than the suspect by so much clean accuracy. One that knows the images
-# badly sends them anywhere.
-_WORSE = 0.2
-
-
-@dataclass(frozen=True, eq=False)
-class _Voice:
-    """A reference that was heard."""
-
-    used: ReferenceUsed
-    flows: Flows
+# Further concepts of a pair that a repair may use, if they turn this share of the victim.
+_MOST_CONCEPTS, _TURNS = 8, 0.25
 
 
 class SecondOpinionDetector(Detector):
@@ -46,154 +44,136 @@ class SecondOpinionDetector(Detector):
     needs: ClassVar[frozenset[Need]] = frozenset({"clean images"})
 
     def run(self, suspect: Suspect, progress: Progress) -> Evidence:
-        """Ask every reference, and rank the pairs; see `Detector.run`."""
+        """Ask every reference, rank the pairs, and decide; see `Detector.run`."""
         untried = why_not_tried(suspect.clean, suspect.classes or 0)
         if untried is not None or not suspect.references:
             return _nothing(self.name, untried or "No reference models were given.")
-        own = bank_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
-        voices, left_out = _hear(suspect, own, progress)
-        if not voices:
+        admitted = admit(suspect, progress)
+        if admitted.voices:
+            own = bank_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
+            admitted = admitted.comparable_with(own)
+        if not admitted.voices:
             nothing = _nothing(self.name, "No reference can be used.")
-            return replace(nothing, reasons=(*nothing.reasons, *left_out), notes=tuple(left_out))
-        opinion = second_opinion(own, [voice.flows for voice in voices])
-        numbers = _numbers(suspect, own, voices, left_out, opinion)
-        return Evidence(
-            detector=self.name,
-            title=_TITLE,
-            verdict="inconclusive",
-            reasons=(_UNDECIDED, *left_out),
-            unexamined=tuple(left_out),
-            notes=tuple(left_out),
-            tables=(_pairs_table(numbers, _names(suspect)), _references_table(numbers)),
-            numbers=plain(numbers),
-        )
+            reasons = (*nothing.reasons, *admitted.left_out)
+            return replace(nothing, reasons=reasons, notes=reasons)
+        comparison = _Comparison(suspect, own, admitted.voices)
+        numbers, looked = comparison.numbers(admitted.left_out)
+        names = suspect.clean.class_names if suspect.clean else None
+        heard = Heard(numbers, own.fewest, comparison.calibration)
+        decision = decide_on_opinion(heard, suspect.examined, names)
+        return show(self.name, decision, numbers, looked, names)
 
 
 def _nothing(name: str, reason: str) -> Evidence:
-    return Evidence(name, _TITLE, "inconclusive", (reason,), unexamined=(reason,))
+    return Evidence(name, TITLE, "inconclusive", (reason,), unexamined=(reason,))
 
 
-def _hear(suspect: Suspect, own: Flows, progress: Progress) -> tuple[list[_Voice], list[str]]:
-    """Ask the references; return what they say, and why some are left out."""
-    voices: list[_Voice] = []
-    left_out: list[str] = []
-    for done, reference in enumerate(suspect.references):
-        heard = reference if isinstance(reference, ReferenceFlows) else _ask(suspect, reference)
-        answer = _admit(suspect, own, heard)
-        if isinstance(answer, str):
-            left_out.append(f"The reference {printable(heard.file)} is left out: {answer}.")
-        else:
-            voices.append(answer)
-        progress("references", done + 1, len(suspect.references))
-    return voices, left_out
+class _Comparison:
+    """A suspect beside its references."""
 
+    def __init__(self, suspect: Suspect, own: Flows, voices: Sequence[Voice]) -> None:
+        assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
+        self._suspect, self._own, self._voices = suspect, own, voices
+        self._bank = concept_bank(suspect.image_shape(suspect.clean).channels)
+        self._opinion = second_opinion(own, [voice.flows for voice in voices])
+        self._usual = load_calibration(len(voices))
 
-def _ask(suspect: Suspect, model: OnnxModel) -> ReferenceFlows:
-    """Ask a model in this process."""
-    assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
-    try:
-        return hear(model, suspect.clean, suspect.options)
-    except SodaError as error:
-        return ReferenceFlows(model.file, problem=error.message)
+    @property
+    def calibration(self) -> Calibration:
+        """What the first pair is measured by."""
+        return self._usual if self._accomplice is None else load_accomplice_calibration()
 
+    @property
+    def _accomplice(self) -> Accomplice | None:
+        """A reference that hides what the suspect does, where it does."""
+        found = self._opinion.accomplice
+        if found is None or found.beyond <= load_accomplice_calibration().threshold:
+            return None
+        hidden = self._opinion.beyond(self._opinion.ranked()[0]) <= self._usual.threshold
+        return found if hidden else None
 
-def _admit(suspect: Suspect, own: Flows, heard: ReferenceFlows) -> _Voice | str:
-    """Return a reference that can be compared with, or why it cannot."""
-    if heard.problem:
-        return heard.problem
-    if heard.sha256 == suspect.model.sha256:
-        return "it is the suspect itself"
-    if heard.shape[3] != suspect.classes:
-        return f"it has {heard.shape[3]} classes and the suspect {suspect.classes}"
-    mine = suspect.examined.accuracy or 0.0
-    # Written so that an accuracy that is no number is left out, too.
-    if not heard.accuracy >= max(mine - _WORSE, suspect.options.min_accuracy):
-        return (
-            f"it gives {heard.accuracy:.1%} of the clean images their label, the suspect "
-            f"{mine:.1%}; its classes may be in another order"
+    def numbers(self, left_out: Sequence[str]) -> tuple[OpinionNumbers, Confirmation | None]:
+        """Return the numbers of the report, and the first pair looked at, where one scores."""
+        opinion, models = self._opinion, self._opinion.models
+        ranked = opinion.ranked()[:_SHOWN]
+        shown = [pair for pair in ranked if opinion.scores[pair] > 0] or ranked[:1]
+        pairs = [self._pair(pair, opinion.concepts) for pair in shown]
+        first, *others = [*self._shared(), *pairs]
+        looked = self._look(first) if first.score > 0 else None
+        if looked is not None:
+            first = replace(first, look=pair_numbers(looked))
+        numbers = OpinionNumbers(
+            pairs=(first, *others),
+            references=tuple(map(self._used, range(len(self._voices)))),
+            left_out=tuple(left_out),
+            bank=self._own.bank,
+            concepts=len(self._bank),
+            threshold=self.calibration.threshold,
+            level=opinion.level(),
+            oddity=models[0].oddity,
+            references_oddity=float(np.median([one.oddity for one in models[1:]])),
         )
-    used = ReferenceUsed(heard.file, heard.sha256, heard.accuracy, heard.preprocessing)
-    try:
-        flows = Flows.of(heard)
-    except ValueError as error:
-        return str(error)
-    if not own.comparable(flows):
-        return "it was shown other images, or another bank of concepts"
-    return _Voice(used, flows)
+        return numbers, looked
 
+    def _used(self, place: int) -> ReferenceUsed:
+        model = self._opinion.models[1 + place]
+        beyond = model.score - self._opinion.level(1 + place)
+        return replace(self._voices[place].used, pair=model.pair, beyond=beyond)
 
-def _numbers(
-    suspect: Suspect,
-    own: Flows,
-    voices: Sequence[_Voice],
-    left_out: Sequence[str],
-    opinion: SecondOpinion,
-) -> OpinionNumbers:
-    assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
-    bank = concept_bank(suspect.image_shape(suspect.clean).channels)
-    pairs = []
-    ranked = opinion.ranked()[:_SHOWN]
-    told = [pair for pair in ranked if opinion.scores[pair] > 0] or ranked[:1]
-    for victim, target in told:
+    def _shared(self) -> Iterator[OpinionPair]:
+        """Yield the pair that a reference turns as well, where that hides it."""
+        if (found := self._accomplice) is not None:
+            pair, file = self._pair(found.pair, found.concepts), self._voices[found.place].used.file
+            yield replace(pair, score=found.beyond, beyond=found.beyond, accomplice=file)
+
+    def _pair(self, pair: tuple[int, int], concepts: NDArray[np.int64]) -> OpinionPair:
         # The concept that the first fold chose, shown on the second.
-        place = int(opinion.concepts[0, victim, target])
-        read = (place + 1, 1, victim, target)
-        pairs.append(
-            OpinionPair(
-                victim_class=victim,
-                target_class=target,
-                score=float(opinion.scores[victim, target]),
-                concept=bank[place].describe(),
-                suspect=float(own.shares[read]),
-                references=tuple(float(voice.flows.shares[read]) for voice in voices),
-            )
+        place = int(concepts[0][pair])
+        shares = self._shares(place, pair)
+        return OpinionPair(
+            victim_class=pair[0],
+            target_class=pair[1],
+            score=float(self._opinion.scores[pair]),
+            beyond=self._opinion.beyond(pair),
+            concept=self._bank[place].describe(),
+            suspect=shares[0],
+            references=shares[1:],
+            grades=tuple(self._grades(place, pair)),
+            also=tuple(self._also(pair)),
         )
-    return OpinionNumbers(
-        pairs=tuple(pairs),
-        references=tuple(voice.used for voice in voices),
-        left_out=tuple(left_out),
-        bank=own.bank,
-        concepts=len(bank),
-    )
 
+    def _shares(self, place: int, pair: tuple[int, int]) -> tuple[float, ...]:
+        """Return what suspect and references give to the target on the second fold."""
+        return tuple(float(flows.shares[(place + 1, 1, *pair)]) for flows in self._flows())
 
-def _names(suspect: Suspect) -> Sequence[str] | None:
-    return suspect.clean.class_names if suspect.clean else None
+    def _grades(self, place: int, pair: tuple[int, int]) -> Iterator[Grade]:
+        places = grades_of(self._bank, place)
+        for one in places if len(places) > 1 else ():
+            suspect, *references = self._shares(one, pair)
+            yield Grade(strength_of(self._bank[one]), suspect, tuple(references))
 
+    def _also(self, pair: tuple[int, int]) -> Iterator[int]:
+        """Yield the other classes that stand out with the same target, the first ones first."""
+        for victim, target in self._opinion.ranked():
+            if self._opinion.beyond((victim, target)) <= self._usual.threshold:
+                return
+            if target == pair[1] and victim != pair[0]:
+                yield victim
 
-def _pairs_table(numbers: OpinionNumbers, names: Sequence[str] | None) -> Table:
-    return Table(
-        f"{_TITLE} ({numbers.concepts} tried)",
-        "Under the change, the suspect gives this share of the victim's images to the target, and "
-        "the references the shares beside it. A pair scores where the suspect does what no "
-        "reference does, and the other classes stay what they are.",
-        (
-            Column("pair"),
-            Column("score", "signed"),
-            Column("suspect", "share"),
-            Column("references"),
-            Column("change"),
-        ),
-        tuple(
-            (
-                pair_label(pair.victim_class, pair.target_class, names),
-                pair.score,
-                pair.suspect,
-                ", ".join(f"{100 * share:.0f} %" for share in pair.references),
-                pair.concept,
-            )
-            for pair in numbers.pairs
-        ),
-    )
+    def _look(self, pair: OpinionPair) -> Confirmation:
+        place = (pair.victim_class, pair.target_class)
+        score, reference = pair.score, float(np.mean(pair.references))
+        return look_at(self._suspect, place, self._concepts(pair), score, reference, pair.also)
 
+    def _concepts(self, pair: OpinionPair) -> list[Concept]:
+        """Return the concepts that turn a pair most, and not in most references; its own first."""
+        place = (slice(1, None), slice(None), pair.victim_class, pair.target_class)
+        own, *others = (flows.shares[place].mean(axis=1) for flows in self._flows())
+        more = own - np.median(others, axis=0)
+        order = np.argsort(-more, kind="stable")[:_MOST_CONCEPTS]
+        further = [self._bank[int(one)] for one in order if more[one] > _TURNS]
+        first = next(one for one in self._bank if one.describe() == pair.concept)
+        return [first, *(one for one in further if one != first)]
 
-def _references_table(numbers: OpinionNumbers) -> Table:
-    return Table(
-        "References",
-        "Each was opened in a process of its own. Accuracy is on the clean images of the scan.",
-        (Column("file"), Column("sha256"), Column("accuracy", "share"), Column("preprocessing")),
-        tuple(
-            (printable(one.file), one.sha256[:12], one.accuracy, one.preprocessing)
-            for one in numbers.references
-        ),
-    )
+    def _flows(self) -> list[Flows]:
+        return [self._own, *(voice.flows for voice in self._voices)]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.datasets import CleanSet
-from onnx_soda._detect.concepts.examination import FoldedImages, count_by_fold
+from onnx_soda._detect.concepts.examination import FoldedImages, count_by_fold, fewest_of
 from onnx_soda._detect.concepts.experiment import why_not_tried
 from onnx_soda._detect.concepts.folds import split_into_folds
 from onnx_soda._detect.concepts.judge import Judge
@@ -22,7 +22,7 @@ from onnx_soda._suspect import Suspect
 
 # The same images for every model, whatever the seed of a scan: flows of two models differ by what
 # the models are, not by which images they were shown.
-_SEED = 0
+SEED = 0
 # Sums of softmaxes in float32 may be a little over 1.
 _ROUNDING = 1e-3
 
@@ -41,6 +41,11 @@ class Flows:
     shares: NDArray[np.float32]
     images: NDArray[np.int64]
     bank: int = BANK_VERSION
+
+    @property
+    def fewest(self) -> int:
+        """Images of the class with the fewest, in the smaller fold, of classes that have any."""
+        return fewest_of(self.images)
 
     def comparable(self, other: Flows) -> bool:
         """Tell whether another model was shown as many images under the same concepts."""
@@ -78,8 +83,7 @@ def hear(
     Raises:
         SodaError: It cannot be run on these images.
     """
-    own = replace(options, preprocess=None, layer="last", logits=None)
-    suspect = Suspect(model, clean, own, progress)
+    suspect = Suspect(model, clean, options.for_references(), progress)
     if (untried := why_not_tried(clean, suspect.classes or 0)) is not None:
         raise ImageError(untried.rstrip("."))
     accuracy = suspect.examined.accuracy or 0.0
@@ -94,6 +98,7 @@ def hear(
         shape=(concepts, folds, classes, classes),
         shares=found.shares.astype("<f4").tobytes(),
         images=tuple(tuple(map(int, row)) for row in found.images),
+        external_data=bool(model.external_data),
     )
 
 
@@ -110,7 +115,7 @@ def bank_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = No
     """
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     classes = suspect.classes or 0
-    folds = split_into_folds(suspect.clean.labels, np.random.default_rng(_SEED))
+    folds = split_into_folds(suspect.clean.labels, np.random.default_rng(SEED))
     rows, fold = folds.rows[folds.search], folds.fold[folds.search]
     labels = suspect.clean.labels[rows]
     images = FoldedImages(suspect.pixels(rows), labels, fold)

@@ -308,7 +308,7 @@ def make_twins(
         progress: Called as it goes on.
 
     Raises:
-        SodaError: torch is missing, images or folder will not do, or a child failed.
+        SodaError: No torch, images or a folder that will not do, or a child failed.
     """
     folder, asked, begin = Path(output), options or TwinOptions(), time.monotonic()
     job = TwinsJob(_absolute(data), _absolute(folder), split, asked)
@@ -328,12 +328,13 @@ def _twin(job: TwinsJob, place: Path, limits: Limits | None, progress: Progress)
     with _room_for(place) as made:
         done = _do(replace(job, output=str(made)), limits, progress, made.parent)
         twin: Twin = replace(done.answer.twins[0], file=place.name)
-        if twin.sound:
-            if limits is not None:
-                _check(made, limits)
-            twin = replace(twin, sha256=hashlib.sha256(made.read_bytes()).hexdigest())
-            _put(made, place)
-    return twin
+        if not twin.sound:
+            return twin
+        if limits is not None:
+            _check(made, limits)
+        sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
+        _put(made, place)
+    return replace(twin, sha256=sha256)
 
 
 def _check_source(source: Path, place: Path) -> None:

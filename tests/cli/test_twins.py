@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +15,8 @@ import pytest
 
 from fixtures import boards
 
-from .helpers import complaint, invoke, soda
+from .helpers import command, complaint, environment, invoke, soda
+from .test_interrupts import nothing_left, processes_in
 
 pytest.importorskip("torch", reason="twins are trained with torch")
 
@@ -125,6 +128,34 @@ def test_time_that_runs_out_leaves_nothing_half_done(case: Case, tmp_path: Path)
     assert done.returncode == 2
     assert "--timeout" in done.stderr
     assert not (tmp_path / "twins").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_keeps_what_is_done(
+    case: Case, tmp_path: Path, number: signal.Signals
+) -> None:
+    first = case.twins / "twin-1-vgg.onnx"
+    place, folder = tmp_path / "place", tmp_path / "temporary"
+    place.mkdir()
+    folder.mkdir()
+    (place / first.name).write_bytes(first.read_bytes())
+    # The first is kept, since its epochs are the same; the last never comes to its turn.
+    process = subprocess.Popen(
+        command("twins", "-d", case.clean, "-o", place, *QUICK, "--count", 64),
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        env=environment(TMPDIR=str(folder)), start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 120
+    while not (place / "twin-2-resnet.onnx").exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 2, 3)
+    nothing_left(folder)
+    left = sorted(path.name for path in place.iterdir())
+    assert left[:2] == [first.name, "twin-2-resnet.onnx"]
+    assert all(name.startswith("twin-") for name in left)
+    assert not processes_in(place)
 
 
 def test_without_torch_the_extra_is_named(case: Case, tmp_path: Path) -> None:

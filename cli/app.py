@@ -20,6 +20,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "repair:repair_command",
         "Remove a semantic backdoor, and write the repaired model.",
     ),
+    "twins": (
+        "twins:twins_command",
+        "Train small reference models on the clean images alone, for `scan --reference`.",
+    ),
     "diff": (
         "files:diff_command",
         "Show which stored weights of two models differ, and by how much.",

@@ -30,6 +30,7 @@ from onnx_soda._options import (
     Scope,
     SplitName,
     Spread,
+    TwinOptions,
     usual_memory,
 )
 from onnx_soda._registry import Registry
@@ -64,7 +65,7 @@ _FLAGS = {
 }
 _OPTIONS = {
     field.name
-    for options in (ScanOptions, RuntimeOptions, RepairOptions, ConvertOptions, Limits)
+    for options in (ScanOptions, RuntimeOptions, RepairOptions, ConvertOptions, TwinOptions, Limits)
     for field in fields(options)
 }
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")

@@ -13,9 +13,19 @@ from ._answers import (
     RepairSummary,
     TensorSummary,
     TriggerBehaviour,
+    Twin,
+    TwinsAnswer,
     WeightChange,
 )
-from ._api import ask_reference, convert_file, diff_files, inspect_file, repair_file, scan_file
+from ._api import (
+    ask_reference,
+    convert_file,
+    diff_files,
+    inspect_file,
+    make_twins,
+    repair_file,
+    scan_file,
+)
 
 # Models and images, in this process.
 from ._data.datasets import CleanSet, load_dataset
@@ -83,6 +93,7 @@ from ._options import (
     RepairOptions,
     RuntimeOptions,
     ScanOptions,
+    TwinOptions,
 )
 from ._repair.base import Removal, Remover
 from ._repair.preparation import ImageSet, Preparation
@@ -206,6 +217,9 @@ __all__ = [
     "TimeLimitError",
     "ToolInfo",
     "TriggerBehaviour",
+    "Twin",
+    "TwinOptions",
+    "TwinsAnswer",
     "UnsafeSourceError",
     "UnsupportedModelError",
     "UnsupportedSourceError",
@@ -217,6 +231,7 @@ __all__ = [
     "inspect_file",
     "load_dataset",
     "load_model",
+    "make_twins",
     "named_pairs",
     "numbers_of",
     "read_report",

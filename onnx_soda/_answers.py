@@ -275,3 +275,57 @@ class RepairAnswer:
     model: ModelInfo
     class_names: tuple[str, ...] | None
     written: bool
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A small network trained on the clean set alone.
+
+    Attributes:
+        file: Name of its file.
+        sha256: Digest of the file, hexadecimal; empty where it was not written.
+        architecture: "vgg", "resnet", "mobilenet" or "densenet".
+        epochs: Passes over the images.
+        accuracy: Share of the images held out that it gives their class, in ONNX Runtime, as the
+            mean over the classes.
+        kept: It was there already and was not trained again.
+        sound: It is accurate enough to be a reference. One that is not is not written.
+    """
+
+    file: str
+    sha256: str
+    architecture: str
+    epochs: int
+    accuracy: float
+    kept: bool
+    sound: bool
+
+
+@dataclass(frozen=True)
+class TwinsAnswer:
+    """What a training of twins came to.
+
+    Attributes:
+        twins: The twins, in the order of their numbers.
+        classes: Number of classes of the clean set.
+        images: Images that they were trained on.
+        held_out: Images that only measured.
+        bound: Accuracy from which a twin is sound: half way from guessing to always right.
+        problem: Why nothing was trained, in a sentence; empty where it was.
+        notes: Sentences on what is to be known about the images and the folder.
+        seconds: Time taken.
+    """
+
+    twins: tuple[Twin, ...]
+    classes: int
+    images: int
+    held_out: int
+    bound: float
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def sound(self) -> bool:
+        """Whether there is a twin to use as a reference."""
+        return any(twin.sound for twin in self.twins)

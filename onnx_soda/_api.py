@@ -15,13 +15,21 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
+from onnx_soda._answers import (
+    Conversion,
+    ModelDifference,
+    ModelSummary,
+    RepairAnswer,
+    Twin,
+    TwinsAnswer,
+)
 from onnx_soda._converters.protocol import may_be_source
 from onnx_soda._errors import CrashError, OutputError, SodaError
 from onnx_soda._options import (
@@ -32,6 +40,7 @@ from onnx_soda._options import (
     RepairOptions,
     ScanOptions,
     SplitName,
+    TwinOptions,
     no_progress,
 )
 from onnx_soda._preflight.file import check_regular
@@ -45,12 +54,13 @@ from onnx_soda._sandbox.jobs import (
     ReferenceJob,
     RepairJob,
     ScanJob,
+    TwinsJob,
     models,
     with_preprocessing_file,
 )
 from onnx_soda._sandbox.parent import Done, run_job
 from onnx_soda._sandbox.process import private_folder
-from onnx_soda._system import held_back
+from onnx_soda._system import folder_to_fill, held_back
 
 _USUAL = Limits()
 
@@ -273,6 +283,58 @@ def convert_file(
             _check(made, limits)
         _put(made, place.resolve())
     return answer.conversion
+
+
+def make_twins(
+    data: str | Path,
+    output: str | Path,
+    *,
+    options: TwinOptions | None = None,
+    split: SplitName = "auto",
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> TwinsAnswer:
+    """Train small networks on the clean set alone, to give to `scan_file` as references.
+
+    Each has a child of its own, and is put in place when it is done. One that is there already is
+    kept; one that is too weak is not written.
+
+    Args:
+        data: The clean set, see `load_dataset`.
+        output: Folder for them; made where it is missing.
+        options: See `TwinOptions`.
+        split: Part of the clean set.
+        limits: What all of it together may take; None does without children.
+        progress: Called as it goes on.
+
+    Raises:
+        SodaError: No torch, images or a folder that will not do, or a child failed.
+    """
+    folder, asked, begin = Path(output), options or TwinOptions(), time.monotonic()
+    job = TwinsJob(_absolute(data), _absolute(folder), split, asked)
+    with folder_to_fill(folder, Path(data)):
+        answer: TwinsAnswer = _do(job, limits, progress).answer
+        twins = {twin.file: twin for twin in answer.twins}
+        for number, name in enumerate(() if answer.problem else asked.files, 1):
+            if name not in twins:
+                left = limits and limits.after(time.monotonic() - begin)
+                twins[name] = _twin(replace(job, number=number), folder / name, left, progress)
+    done = tuple(twins[name] for name in asked.files if name in twins)
+    return replace(answer, twins=done, seconds=time.monotonic() - begin)
+
+
+def _twin(job: TwinsJob, place: Path, limits: Limits | None, progress: Progress) -> Twin:
+    """Train one twin, and put it in place if it is sound."""
+    with _room_for(place) as made:
+        done = _do(replace(job, output=str(made)), limits, progress, made.parent)
+        twin: Twin = replace(done.answer.twins[0], file=place.name)
+        if not twin.sound:
+            return twin
+        if limits is not None:
+            _check(made, limits)
+        sha256 = hashlib.sha256(made.read_bytes()).hexdigest()
+        _put(made, place)
+    return replace(twin, sha256=sha256)
 
 
 def _check_source(source: Path, place: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +95,10 @@ class Limits:
         for name, value in (("memory", self.memory), ("seconds", self.seconds)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be over 0 and finite, not {value}")
+
+    def after(self, seconds: float) -> Limits:
+        """Return the same limits with so much time gone; a second is left at least."""
+        return replace(self, seconds=max(self.seconds - seconds, 1.0))
 
 
 AttributionMethod = Literal["auto", "closed-form", "batched"]
@@ -249,6 +253,52 @@ class ConvertOptions:
     opset: int | None = None
     size: int | None = None
     seed: int = 0
+
+
+TWIN_ARCHITECTURES = ("vgg", "resnet", "mobilenet", "densenet")
+"""Families that twins are of, in turn; see `onnx_soda._twins.networks`."""
+
+
+@dataclass(frozen=True)
+class TwinOptions:
+    """What a caller can choose about twins.
+
+    Attributes:
+        count: How many to train. Four are of four architectures; more take these in turn, with
+            other first weights.
+        epochs: Passes over the images; chosen by their number where None.
+        seed: For the images held out, and for all that is drawn in training.
+        threads: Threads to train with. Other numbers give slightly other weights, and more are
+            slower where another program holds a core.
+
+    Raises:
+        ValueError: A number is under its least.
+    """
+
+    count: int = 4
+    epochs: int | None = None
+    seed: int = 0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in (("count", self.count), ("threads", self.threads)):
+            if value < 1:
+                raise ValueError(f"{name} must be 1 or more, not {value}")
+        if self.epochs is not None and self.epochs < 1:
+            raise ValueError(f"epochs must be 1 or more, not {self.epochs}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, not {self.seed}")
+
+    @property
+    def architectures(self) -> tuple[str, ...]:
+        """The architecture of each twin."""
+        families = TWIN_ARCHITECTURES
+        return tuple(families[place % len(families)] for place in range(self.count))
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The name of each twin's file."""
+        return tuple(f"twin-{place + 1}-{one}.onnx" for place, one in enumerate(self.architectures))
 
 
 @dataclass(frozen=True)

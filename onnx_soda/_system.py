@@ -125,6 +125,36 @@ def check_writable(path: Path, *inputs: Path | None) -> None:
         raise OutputError(f"the folder of {path.name} is not writable", "Choose another one.")
 
 
+@contextmanager
+def folder_to_fill(folder: Path, data: Path) -> Iterator[None]:
+    """Make a folder if it is missing; if nothing comes to lie in it, remove it again.
+
+    Args:
+        folder: The folder.
+        data: What the work reads; where this is a folder, nothing is written into it.
+
+    Raises:
+        OutputError: There can be no such folder, it is not writable, or it lies in the data.
+    """
+    if data.is_dir() and folder.resolve().is_relative_to(data.resolve()):
+        raise OutputError(f"{folder.name} lies in the clean set", "Choose another folder.")
+    missing = not folder.exists()
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"the folder {folder.name} cannot be made: {error.strerror}", "Choose another place."
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"the folder {folder.name} is not writable", "Choose another one.")
+    try:
+        yield
+    finally:
+        if missing:
+            with contextlib.suppress(OSError):  # where something lies in it
+                folder.rmdir()
+
+
 def _same(one: Path, other: Path) -> bool:
     if one.exists() and other.exists():
         return one.samefile(other) and not _is_device(one)

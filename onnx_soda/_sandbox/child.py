@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from onnx_soda._options import Limits, Progress, usable_cores
-from onnx_soda._sandbox.jobs import ConvertJob, Job, RepairJob, inputs
+from onnx_soda._sandbox.jobs import ConvertJob, Job, RepairJob, TwinsJob, inputs
 from onnx_soda._sandbox.linux import die_with_parent, give_up_system_calls, restrict_files
 from onnx_soda._sandbox.messages import (
     JobRequest,
@@ -80,7 +80,7 @@ def _confine(job: Job, request: JobRequest) -> tuple[bool, bool, bool]:
     libraries = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
     files = confine_files(inputs(job), Path(request.folder), filter(None, libraries))
     network = confine_network()
-    writes = isinstance(job, RepairJob | ConvertJob)
+    writes = isinstance(job, RepairJob | ConvertJob | TwinsJob)
     largest = request.limits.memory if writes else _SMALL_FILE
     return files, network, limit_time_and_files(request.limits, largest)
 

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, RepairAnswer
+from onnx_soda._answers import (
+    Conversion,
+    ModelDifference,
+    ModelSummary,
+    RepairAnswer,
+    TwinsAnswer,
+)
 from onnx_soda._data.forms import files_beside
 from onnx_soda._options import (
     ConvertOptions,
@@ -15,6 +21,7 @@ from onnx_soda._options import (
     RepairOptions,
     ScanOptions,
     SplitName,
+    TwinOptions,
 )
 from onnx_soda._results import ScanReport
 
@@ -128,7 +135,31 @@ class ConvertAnswer:
     conversion: Conversion
 
 
-Job = ScanJob | ReferenceJob | InspectJob | DiffJob | RepairJob | ConvertJob
+@dataclass(frozen=True)
+class TwinsJob:
+    """A look at a folder for twins, or the training of one; answered by a `TwinsAnswer`.
+
+    A child trains one twin. So each is put in place when it is done, and an interrupted training
+    goes on where it was.
+
+    Attributes:
+        data: Absolute path of the clean set.
+        folder: The same of the folder that twins go to; it may be missing yet.
+        split: Part of the clean set.
+        options: See `TwinOptions`.
+        number: Which twin to train, from 1; 0 to look which ones are there.
+        output: File to write the twin to, if it is sound.
+    """
+
+    data: str
+    folder: str
+    split: SplitName = "auto"
+    options: TwinOptions = field(default_factory=TwinOptions)
+    number: int = 0
+    output: str = ""
+
+
+Job = ScanJob | ReferenceJob | InspectJob | DiffJob | RepairJob | ConvertJob | TwinsJob
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "scan": (ScanJob, ScanReport),
@@ -137,12 +168,15 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "diff": (DiffJob, ModelDifference),
     "repair": (RepairJob, RepairAnswer),
     "convert": (ConvertJob, ConvertAnswer),
+    "twins": (TwinsJob, TwinsAnswer),
 }
 """By name: the job and its answer."""
 
 
 def models(job: Job) -> tuple[str, ...]:
     """Return the paths of the models of a job."""
+    if isinstance(job, TwinsJob):
+        return ()
     return (job.model, job.other) if isinstance(job, DiffJob) else (job.model,)
 
 
@@ -171,6 +205,8 @@ def _named(job: Job) -> Iterator[Path]:
             yield path
             if name != "report" and not path.is_dir():
                 yield from files_beside(path)
+    if isinstance(job, TwinsJob):
+        yield Path(job.folder)
     options = job.options if isinstance(job, ScanJob) else None
     options = job.options.scan if isinstance(job, RepairJob) else options
     if options is not None and options.preprocess is not None:

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer
+from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer, TwinsAnswer
 from onnx_soda._errors import RepairError
 from onnx_soda._options import Progress, ReferenceFlows
 from onnx_soda._results import ScanReport, named_pairs
@@ -24,6 +24,7 @@ from onnx_soda._sandbox.jobs import (
     ReferenceJob,
     RepairJob,
     ScanJob,
+    TwinsJob,
 )
 
 if TYPE_CHECKING:
@@ -161,6 +162,26 @@ def _load_repair(_: RepairJob) -> Task:
     return run
 
 
+def _load_twins(loaded: TwinsJob) -> Task:
+    from onnx_soda._data.datasets import load_dataset
+    from onnx_soda._twins.material import Material
+    from onnx_soda._twins.twins import Workshop, require_training
+
+    require_training()
+    if loaded.number:
+        for name in ("_repair.training", "_twins.training"):  # which import torch
+            import_module(f"onnx_soda.{name}")
+
+    def run(job: TwinsJob, progress: Progress) -> TwinsAnswer:
+        material = Material(load_dataset(job.data, job.split), job.options.seed)
+        shop = Workshop(material, job.split, job.options, progress)
+        if job.number:
+            return shop.train(job.number, Path(job.output))
+        return shop.look(Path(job.folder))
+
+    return run
+
+
 def _kept_report(job: RepairJob, model: OnnxModel) -> ScanReport | None:
     """Return the report given, which must name a pair; None where none is, or a pair is given."""
     from onnx_soda._report.json import read_report
@@ -181,4 +202,5 @@ _LOADERS: dict[type[Any], Callable[[Any], Task]] = {
     DiffJob: _load_diff,
     ConvertJob: _load_convert,
     RepairJob: _load_repair,
+    TwinsJob: _load_twins,
 }

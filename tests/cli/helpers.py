@@ -30,7 +30,7 @@ EXIT_CODES = {"clean": 0, "backdoor": 1, "inconclusive": 3}
 _TERMINAL = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 # Commands that open a model, in a child process where they are not told otherwise.
-_WITH_SANDBOX = ("scan", "inspect", "repair", "diff")
+_WITH_SANDBOX = ("scan", "inspect", "repair", "diff", "twins")
 
 Arguments = str | Path | int
 

@@ -1,0 +1,149 @@
+"""`onnx-soda twins`."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from onnx_soda._answers import Twin, TwinsAnswer
+from onnx_soda._api import make_twins
+from onnx_soda._options import TwinOptions
+from onnx_soda._report.json import to_json
+from onnx_soda._report.tables import fact_table
+from onnx_soda._words import printable
+
+from .options import (
+    USUAL_MEMORY,
+    USUAL_SECONDS,
+    CleanSetOption,
+    Debug,
+    FormatOption,
+    MaxMemoryOption,
+    Quiet,
+    SandboxOption,
+    SeedOption,
+    SplitOption,
+    TimeoutOption,
+    limits_of,
+)
+from .output import CLEAN, INCONCLUSIVE, ProgressBar, deliver, failing_cleanly
+
+# The library decides what is usual.
+_USUAL = TwinOptions()
+_MOST_TWINS, _MOST_EPOCHS, _MOST_THREADS = 64, 10_000, 256
+
+FolderOutput = Annotated[
+    Path,
+    typer.Option(
+        "--output", "-o", metavar="FOLDER", help="Write the twins here.", show_default=False
+    ),
+]
+CountOption = Annotated[
+    int, typer.Option("--count", min=1, max=_MOST_TWINS, help="How many twins to train.")
+]
+EpochsOption = Annotated[
+    int | None,
+    typer.Option(
+        "--epochs",
+        min=1,
+        max=_MOST_EPOCHS,
+        help="Passes over the images; chosen by their number if not given.",
+    ),
+]
+TwinThreadsOption = Annotated[
+    int,
+    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Threads; each number has its twins."),
+]
+
+
+def twins_command(
+    data: CleanSetOption,
+    output: FolderOutput,
+    count: CountOption = _USUAL.count,
+    epochs: EpochsOption = None,
+    seed: SeedOption = _USUAL.seed,
+    split: SplitOption = "auto",
+    threads: TwinThreadsOption = _USUAL.threads,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
+    format_: FormatOption = "text",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Train small reference models on the clean images alone, for `scan --reference`.
+
+    A fifth of the images is held out, and each twin's accuracy on it is shown. A twin that is there
+    already, from the same images and options, is kept. One that is too weak is not written.
+
+    Exit codes: 0 there is a twin to use; 2 could not train, or wrong usage; 3 the clean set is too
+    small, or every twin is too weak.
+    """
+    with failing_cleanly(debug):
+        options = TwinOptions(count=count, epochs=epochs, seed=seed, threads=threads)
+        with ProgressBar(quiet) as progress:
+            answer = make_twins(
+                data,
+                output,
+                options=options,
+                split=split,
+                limits=limits_of(sandbox, timeout, max_memory),
+                progress=progress,
+            )
+        deliver(to_json(answer) if format_ == "json" else _rendered(answer, data, output), None)
+    raise typer.Exit(CLEAN if answer.sound else INCONCLUSIVE)
+
+
+def _rendered(answer: TwinsAnswer, data: Path, output: Path) -> RenderableType:
+    if answer.problem:
+        return Text(printable(answer.problem))
+    facts = [
+        ("images", f"{answer.images} trained on, {answer.held_out} held out"),
+        ("classes", str(answer.classes)),
+        ("seconds", f"{answer.seconds:.0f}"),
+        *(("note", note) for note in answer.notes),
+    ]
+    lines = [Text(), *(Text(printable(line)) for line in _closing(answer, data, output))]
+    return Group(fact_table(facts), Text(), _table(answer.twins), *lines)
+
+
+def _table(twins: tuple[Twin, ...]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2))
+    table.add_column("twin", overflow="fold")
+    table.add_column("epochs", justify="right")
+    table.add_column("accuracy, held out", justify="right")
+    table.add_column("")
+    for twin in twins:
+        state = "kept" if twin.kept else "trained" if twin.sound else "too weak, not written"
+        table.add_row(Text(twin.file), str(twin.epochs), f"{twin.accuracy:.1%}", state)
+    return table
+
+
+def _closing(answer: TwinsAnswer, data: Path, output: Path) -> list[str]:
+    """Return what to say below the table: what the twins are worth, and how to use them."""
+    weak = [twin for twin in answer.twins if not twin.sound]
+    said = []
+    if weak:
+        which = "Every twin" if not answer.sound else f"{len(weak)} of {len(answer.twins)} twins"
+        verb = "is" if len(weak) == 1 or not answer.sound else "are"
+        said.append(
+            f"{which} {verb} too weak to be a reference: under {answer.bound:.0%} of the images "
+            "held out get their class. More clean images help, or more --epochs."
+        )
+    if answer.sound:
+        paths = (shlex.quote(str(path)) for path in (data, output))
+        said.append("Use them: onnx-soda scan MODEL --data {} --reference {}".format(*paths))
+    own = {twin.file for twin in answer.twins if twin.sound}
+    others = sorted(path.name for path in output.glob("*.onnx") if path.name not in own)
+    if others:
+        said.append(
+            f"Also in the folder, and used with it: {', '.join(others)}. Move away what is of "
+            "another clean set."
+        )
+    return said

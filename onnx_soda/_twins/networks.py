@@ -1,0 +1,212 @@
+"""Four families of small classifiers, so that twins err in different ways, and their ONNX form.
+
+What two twins have in common then comes from the images, and less from how they look at them. The
+families are those of VGG (Simonyan and Zisserman 2015), ResNet (He et al. 2016), MobileNetV2
+(Sandler et al. 2018) and DenseNet (Huang et al. 2017). They are sized for a processor, and to stay
+under 500 kB as files. Input is (N, channels, height, width), values 0 to 1. Every family normalises
+it by its first BatchNorm, so that faint images are learned as well as strong ones.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from onnx_soda._data.sources import Pixels
+
+_OPSET, _IR_VERSION = 17, 8
+# Images of a run that only measures.
+_AT_ONCE = 256
+# From this side on, the first convolution takes every second place: 64 pixels cost as much as 32.
+_LARGE = 48
+
+Layers = list[nn.Module]
+
+
+def build_network(
+    architecture: str, channels: int, height: int, width: int, classes: int
+) -> nn.Sequential:
+    """Build an untrained classifier; torch's random state gives its weights.
+
+    Args:
+        architecture: Key of `ARCHITECTURES`.
+        channels: Of the image.
+        height: Of the image, in pixels.
+        width: The same.
+        classes: Number of logits, the output (N, classes).
+    """
+    features = nn.Sequential(
+        *ARCHITECTURES[architecture](channels, 2 if max(height, width) >= _LARGE else 1)
+    ).eval()
+    with torch.no_grad():
+        shape = features(torch.zeros(1, channels, height, width)).shape
+    pool = _quarters(shape[2], shape[3]) if architecture == "vgg" else nn.AdaptiveAvgPool2d(1)
+    head: Layers = [pool, nn.Flatten()]
+    with torch.no_grad():
+        neurons = nn.Sequential(*head)(torch.zeros(1, *shape[1:])).shape[1]
+    if architecture == "vgg":
+        head += [nn.Linear(neurons, 128), nn.ReLU()]
+        neurons = 128
+    return nn.Sequential(*features, *head, nn.Linear(neurons, classes)).train()
+
+
+def _quarters(height: int, width: int) -> nn.Module:
+    """Return an average over each quarter of a map; of all of it where it is one pixel high.
+
+    Written as a plain average, since ONNX has no adaptive one.
+    """
+    if min(height, width) < 2:
+        return nn.AdaptiveAvgPool2d(1)
+    return nn.AvgPool2d((-(-height // 2), -(-width // 2)), stride=(height // 2, width // 2))
+
+
+def _convolution(
+    inside: int, outside: int, size: int = 3, stride: int = 1, groups: int = 1
+) -> Layers:
+    """Return a convolution that keeps the border, and its BatchNorm."""
+    layer = nn.Conv2d(inside, outside, size, stride, size // 2, groups=groups, bias=False)
+    return [layer, nn.BatchNorm2d(outside)]
+
+
+class _Residual(nn.Module):
+    """Adds a branch to its input, which is projected where the shape changes."""
+
+    def __init__(self, branch: nn.Module, shortcut: nn.Module, after: nn.Module) -> None:
+        super().__init__()
+        self.branch, self.shortcut, self.after = branch, shortcut, after
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum."""
+        total: Tensor = self.after(self.branch(x) + self.shortcut(x))
+        return total
+
+
+class _Dense(nn.Module):
+    """Joins its input and what a convolution makes of it."""
+
+    def __init__(self, inside: int, growth: int) -> None:
+        super().__init__()
+        convolution = nn.Conv2d(inside, growth, 3, padding=1, bias=False)
+        self.grow = nn.Sequential(nn.BatchNorm2d(inside), nn.ReLU(), convolution)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return input and new channels."""
+        return torch.cat([x, self.grow(x)], dim=1)
+
+
+def _vgg(channels: int, stride: int) -> Layers:
+    layers: Layers = []
+    inside = channels
+    for outside in (24, 48, 64):
+        pool = nn.MaxPool2d(2, ceil_mode=True)
+        layers += [*_convolution(inside, outside, 3, stride), nn.ReLU(), pool]
+        inside, stride = outside, 1
+    return [*layers, *_convolution(64, 64), nn.ReLU()]
+
+
+def _basic_block(inside: int, outside: int) -> nn.Module:
+    branch = [*_convolution(inside, outside, 3, 2), nn.ReLU(), *_convolution(outside, outside)]
+    shortcut = nn.Sequential(*_convolution(inside, outside, 1, 2))
+    return _Residual(nn.Sequential(*branch), shortcut, nn.ReLU())
+
+
+def _resnet(channels: int, stride: int) -> Layers:
+    stem = [*_convolution(channels, 24, 3, stride), nn.ReLU()]
+    return [*stem, _basic_block(24, 28), _basic_block(28, 40), _basic_block(40, 64)]
+
+
+def _inverted(inside: int, outside: int, stride: int, wider: int) -> nn.Module:
+    wide = wider * inside
+    widen = [*_convolution(inside, wide, 1), nn.ReLU6()] if wider > 1 else []
+    branch = nn.Sequential(
+        *widen,
+        *[*_convolution(wide, wide, 3, stride, groups=wide), nn.ReLU6()],
+        *_convolution(wide, outside, 1),
+    )
+    if stride == 1 and inside == outside:
+        return _Residual(branch, nn.Identity(), nn.Identity())
+    return branch
+
+
+def _mobilenet(channels: int, stride: int) -> Layers:
+    stem = [*_convolution(channels, 16, 3, stride), nn.ReLU6()]
+    # The first block is not widened, as in the paper: at full size that is half of all time.
+    plan = ((16, 24, 2, 1), (24, 24, 1, 4), (24, 40, 2, 4), (40, 40, 1, 4), (40, 64, 2, 4))
+    last = [*_convolution(64, 192, 1), nn.ReLU6()]
+    return [*stem, *(_inverted(*entry) for entry in plan), *last]
+
+
+def _densenet(channels: int, stride: int) -> Layers:
+    pool = nn.MaxPool2d(2, ceil_mode=True)
+    layers: Layers = [*_convolution(channels, 24, 3, stride), nn.ReLU(), pool]
+    width, growth = 24, 16
+    for block in range(3):
+        for _ in range(3):
+            layers.append(_Dense(width, growth))
+            width += growth
+        layers += [nn.BatchNorm2d(width), nn.ReLU()]
+        if block < 2:
+            smaller = nn.AvgPool2d(2, ceil_mode=True)
+            layers += [nn.Conv2d(width, width // 2, 1, bias=False), smaller]
+            width //= 2
+    return layers
+
+
+ARCHITECTURES: Mapping[str, Callable[[int, int], Layers]] = {
+    "vgg": _vgg,
+    "resnet": _resnet,
+    "mobilenet": _mobilenet,
+    "densenet": _densenet,
+}
+"""By name: what makes the layers up to the last map, of the channels and the first stride."""
+
+
+def as_input(images: Pixels) -> torch.Tensor:
+    """Return images as a twin takes them: (n, channels, height, width), 0 to 1."""
+    planes = np.ascontiguousarray(images, np.float32).transpose(0, 3, 1, 2) / 255
+    return torch.from_numpy(planes).contiguous(memory_format=torch.channels_last)
+
+
+def logits_of(network: nn.Sequential, images: Pixels) -> NDArray[np.float32]:
+    """Return what a network says to images, shape (n, classes)."""
+    parts = (images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE))
+    with torch.no_grad():
+        logits: NDArray[np.float32] = torch.cat([network(as_input(part)) for part in parts]).numpy()
+    return logits
+
+
+def export(network: nn.Sequential, images: Pixels) -> onnx.ModelProto:
+    """Return a network as ONNX: `images` (N, channels, height, width) to `logits` (N, classes).
+
+    BatchNorm goes into the convolutions before it. Nothing in it tells the machine or the time.
+
+    Args:
+        network: In evaluation mode.
+        images: Some, as the clean set has them.
+    """
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns that it is the older exporter
+        path = Path(folder) / "twin.onnx"
+        torch.onnx.export(
+            network.to(memory_format=torch.contiguous_format),
+            (as_input(images[:1]).contiguous(),),
+            path,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_axes={"images": {0: "N"}, "logits": {0: "N"}},
+            opset_version=_OPSET,
+            dynamo=False,
+        )
+        proto = onnx.load(path)
+    proto.ir_version = _IR_VERSION
+    for owner in (proto, proto.graph, *proto.graph.node):
+        owner.ClearField("doc_string")
+    return proto

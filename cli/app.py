@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Say what a finding means, how sure it is, and what to do.",
     ),
     "baseline": ("upkeep:baseline_command", "Accept the findings of reports, until a day."),
-    "cache": ("upkeep:cache_command", "Show how much is remembered of scans of many models."),
+    "cache": ("upkeep:cache_command", "Show what is remembered: scans, and reference models."),
     "doctor": ("upkeep:doctor_command", "Show what this installation can do."),
 }
 """By name: where the command is, and what `onnx-soda --help` says of it."""

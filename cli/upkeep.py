@@ -97,7 +97,7 @@ def cache_command(
     cache_dir: CacheDirOption = None,
     debug: Debug = False,
 ) -> None:
-    """Show how much is remembered: scans of many models, and what reference models said."""
+    """Show what is remembered: scans, and reference models."""
     with failing_cleanly(debug):
         cache = Cache(cache_dir or usual_folder())
         if clear:

@@ -208,14 +208,15 @@ def ask_one(
         cache: Where answers are remembered; None for nowhere.
         progress: Called as it goes on.
     """
-    assert request.data is not None  # noqa: S101 - the caller has looked
+    data = request.data
+    assert data is not None  # noqa: S101 - the caller has looked
     request = replace(request, options=request.options.for_references())
     key = cache.key_of(request) if cache else None
     if cache and key and (known := cache.load_flows(key)):
         return known
     flows = ask_reference(
         request.model,
-        request.data,
+        data,
         request.split,
         request.options,
         convert=request.convert,

@@ -236,6 +236,7 @@ class Evidence:
         verdict: What this detector alone says.
         reasons: Why, in sentences; the first one is the main one.
         findings: What speaks for a backdoor, the strongest first.
+        unclear: Something lies between what is clean and what is reported.
         unexamined: Sentences about what it did not examine.
         notes: Sentences for a verdict that another detector decides.
         tables: Numbers for people.
@@ -249,6 +250,7 @@ class Evidence:
     verdict: Verdict
     reasons: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    unclear: bool = False
     unexamined: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()

@@ -50,7 +50,8 @@ def needs_more(method: str, evidence: Mapping[str, Evidence]) -> bool:
 def joined(evidence: Mapping[str, Evidence]) -> Evidence:
     """Return what decides where "auto" looked with references and then without.
 
-    What was found without them counts. Where nothing was, both must be sure of that.
+    What was found without them counts. Where nothing was, one that has seen enough to call the
+    model clean is enough, unless something is unclear to either.
 
     Args:
         evidence: By detector.
@@ -58,10 +59,13 @@ def joined(evidence: Mapping[str, Evidence]) -> Evidence:
     heard, alone = evidence[WITH_REFERENCES], evidence[ALONE]
     if alone.findings or not heard.numbers:
         return alone
-    unsure = [one for one in (heard, alone) if one.verdict != "clean"]
-    reasons = dict.fromkeys(reason for one in unsure or (heard, alone) for reason in one.reasons)
-    verdict: Verdict = "inconclusive" if unsure else "clean"
-    return replace(heard, verdict=verdict, reasons=tuple(reasons))
+    both = (heard, alone)
+    sure = [one for one in both if one.verdict == "clean"]
+    unclear = [one for one in both if one.unclear]
+    verdict: Verdict = "clean" if sure and not unclear else "inconclusive"
+    reasons = dict.fromkeys(reason for one in unclear or sure or both for reason in one.reasons)
+    told = dict.fromkeys((*reasons, *heard.notes))
+    return replace(heard, verdict=verdict, reasons=tuple(told))
 
 
 def decide(

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.calibrate import CALIBRATING, PACKAGED, calibrate, read_scans
 from onnx_soda._detect.base import Decision
 from onnx_soda._detect.concepts.concept import Concept
-from onnx_soda._detect.concepts.decide import decide_on_concepts
+from onnx_soda._detect.concepts.evidence import decide_on_concepts
 from onnx_soda._detect.concepts.experiment import ConceptResult
 from onnx_soda._detect.concepts.judge import Calibration, Judge, load_calibration
 from onnx_soda._detect.concepts.layers import StyleLayer

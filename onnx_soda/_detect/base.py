@@ -24,11 +24,19 @@ if TYPE_CHECKING:  # it imports ONNX; the command line asks for names alone
 
 @dataclass(frozen=True)
 class Decision:
-    """Verdict, reasons and findings."""
+    """Verdict, reasons and findings.
+
+    Attributes:
+        verdict: What is decided.
+        reasons: Why.
+        findings: What speaks for a backdoor.
+        unclear: Something lies between what is clean and what is reported.
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     findings: tuple[Finding, ...]
+    unclear: bool = False
 
 
 Need = Literal["clean images"]

@@ -169,7 +169,7 @@ def _load_twins(loaded: TwinsJob) -> Task:
 
     require_training()
     if loaded.number:
-        for name in ("_repair.training", "_twins.training"):  # which import torch
+        for name in ("_repair.training", "_twins.networks"):  # which import torch
             import_module(f"onnx_soda.{name}")
 
     def run(job: TwinsJob, progress: Progress) -> TwinsAnswer:

@@ -105,11 +105,19 @@ def test_the_clean_twin_is_clean_and_its_reference_is_told(
     files: tuple[Path, Path, Path],
 ) -> None:
     model, twin, clean = files
-    report = scan(load_model(twin), load_dataset(clean), OPTIONS, references=[load_model(model)])
-    assert (report.verdict, report.findings) == ("clean", ())
+    images, guilty = load_dataset(clean), [load_model(model)]
     told = f"The reference {model.name} itself sends class {PAIR[0]} -> {PAIR[1]}"
-    assert any(told in reason for reason in report.reasons)
-    assert any("A backdoor that the reference has, too" in reason for reason in report.reasons)
+    # One reference and 20 images of a class do not see enough, and say so.
+    alone = scan(load_model(twin), images, OPTIONS, references=guilty)
+    assert (alone.verdict, alone.findings) == ("inconclusive", ())
+    assert "may not be reported. That is too much" in alone.reasons[0]
+    # Changes of the image without references do, on more images.
+    both = replace(OPTIONS, method="auto")
+    report = scan(load_model(twin), images, both, references=guilty)
+    assert (report.verdict, report.findings) == ("clean", ())
+    assert {"second-opinion", "concepts"} <= set(report.evidence)
+    for one in (alone, report):
+        assert any(told in reason for reason in one.reasons)
 
 
 def test_auto_takes_the_second_opinion_where_a_reference_can_be_used(

@@ -20,7 +20,7 @@ import pytest
 
 from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._errors import OutputError, RepairError
-from onnx_soda._numbers import ConceptNumbers, LogicNumbers, SodaNumbers
+from onnx_soda._numbers import ConceptNumbers, LogicNumbers, OpinionNumbers, SodaNumbers
 from onnx_soda._report.json import read_report, report_as_dict, report_schema, to_json
 from onnx_soda._results import (
     SCHEMA_VERSION,
@@ -102,7 +102,12 @@ def parts(
         yield from parts(arguments[0], schema, where)
 
 
-NUMBERS = {"soda": SodaNumbers, "concepts": ConceptNumbers, "graph-logic": LogicNumbers}
+NUMBERS = {
+    "soda": SodaNumbers,
+    "concepts": ConceptNumbers,
+    "second-opinion": OpinionNumbers,
+    "graph-logic": LogicNumbers,
+}
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
 for name, numbers in NUMBERS.items():
     seen = report_schema()["properties"]["evidence"]["properties"][name]["properties"]["numbers"]
@@ -120,6 +125,10 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         ".evidence.*.galleries[]", ".evidence.*.galleries[].pictures[]",
         "soda", "graph-logic", "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
         "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",
+        "second-opinion", "second-opinion.pairs[]", "second-opinion.pairs[].grades[]",
+        "second-opinion.pairs[].look", "second-opinion.pairs[].look.concepts[]",
+        "second-opinion.pairs[].look.concepts[].effects[]",
+        "second-opinion.pairs[].look.concepts[].place", "second-opinion.references[]",
     }  # fmt: skip
 
 

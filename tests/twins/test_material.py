@@ -62,7 +62,7 @@ def test_networks_take_every_size(architecture: str, size: tuple[int, int]) -> N
 
 
 def test_images_are_moved_and_never_mirrored() -> None:
-    from onnx_soda._twins.training import shifted
+    from onnx_soda._twins.networks import shifted
 
     # A ramp to the right stays one, whatever its place: rows never fall.
     ramp = np.broadcast_to(np.arange(28, dtype=np.uint8)[:, None], (200, 28, 28, 1))

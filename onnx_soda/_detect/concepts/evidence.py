@@ -1,23 +1,37 @@
-"""What interventions on the image showed, as evidence: its verdict, and what people see of it."""
+"""What interventions on the image showed, as evidence: its verdict, and what people see of it.
+
+What decides is the bound that a score is above with 95 % confidence for all pairs of classes
+together: small classes and many classes give low bounds, not alarms. It is never "clean" where
+something was not examined.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
 
+from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._detect.concepts.battery import BUDGETS
-from onnx_soda._detect.concepts.decide import decide_on_concepts
 from onnx_soda._detect.concepts.experiment import (
     ConceptResult,
     examine_concepts,
     why_not_tried,
 )
-from onnx_soda._detect.concepts.judge import load_calibration
+from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.judge import (
+    Calibration,
+    images_needed,
+    least_detectable,
+    load_calibration,
+)
 from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of, pair_numbers
+from onnx_soda._detect.concepts.styles import Style
+from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
 from onnx_soda._options import Progress
-from onnx_soda._results import Chart, Column, Evidence, Gallery, Table, Verdict
-from onnx_soda._suspect import Suspect
+from onnx_soda._results import Chart, Column, Evidence, Finding, Gallery, Table, Verdict
+from onnx_soda._rules import RULE_CONCEPT
+from onnx_soda._suspect import Examined, Suspect
 from onnx_soda._words import class_label, pair_label
 
 _ALONE = (
@@ -26,6 +40,15 @@ _ALONE = (
     "images."
 )
 _TITLE = "Changes of images and of features"
+# Share of a class that a change may turn unseen where a model is called clean. Concepts that name
+# a true pair in docs/detection.md turn more, all but one, which turns 32 %.
+_LARGEST_UNSEEN = 1 / 3
+# How much worse than the model a reference head may be.
+_LARGEST_LOSS = 0.15
+_LIMIT = (
+    "Finding nothing proves little: only interventions of the kinds that docs/detection.md lists "
+    "were tried, and of the backdoored models measured there about half were named rightly."
+)
 
 
 def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
@@ -57,6 +80,7 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
         verdict=decision.verdict,
         reasons=(*decision.reasons, *_alone(suspect, decision.verdict)),
         findings=decision.findings,
+        unclear=decision.unclear,
         tables=(_table(numbers, names),),
         charts=tuple(_charts(numbers, names)),
         galleries=tuple(_galleries(found, numbers, names)),
@@ -166,4 +190,166 @@ def _description(pair: PairNumbers, numbers: ConceptNumbers, names: Sequence[str
             if also
             else ""
         )
+    )
+
+
+def decide_on_concepts(
+    evidence: ConceptResult | None,
+    calibration: Calibration,
+    examined: Examined,
+    names: Sequence[str] | None = None,
+    untried: str | None = None,
+) -> Decision:
+    """Decide whether the model is clean, backdoored, or cannot be judged.
+
+    Args:
+        evidence: What the interventions showed; None where they were not possible.
+        calibration: The threshold.
+        examined: What was examined.
+        names: Class names.
+        untried: Why interventions were not tried, from `why_not_tried`.
+    """
+    gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration, untried))
+    also = _left_out(evidence)
+    if evidence is None or examined.too_inaccurate:
+        return Decision("inconclusive", (*gaps, *also), ())
+    over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
+    if over:
+        findings = tuple(_finding(pair, calibration.threshold, names) for pair in _once_each(over))
+        reasons = (*(finding.message for finding in findings), *gaps, *also)
+        return Decision("backdoor", reasons, findings)
+    best = max(evidence.pairs, key=lambda pair: pair.bound, default=None)
+    if best is not None and best.bound > calibration.clear:
+        reasons = (_unclear(best, calibration, names), *gaps, *also)
+        return Decision("inconclusive", reasons, (), unclear=True)
+    if gaps:
+        return Decision("inconclusive", (*gaps, *also), ())
+    reason = (
+        f"Under none of {evidence.tried} interventions does one class turn into another more "
+        "than the clean images support."
+    )
+    limits = (_unseen(evidence, examined, calibration), _LIMIT)
+    return Decision("clean", (reason, *also, *limits), ())
+
+
+def _once_each(over: Sequence[Confirmation]) -> list[Confirmation]:
+    """Return each pair of classes once: by a concept, where one shows it, for people to judge."""
+    chosen: dict[tuple[int, int], Confirmation] = {}
+    for pair in sorted(over, key=lambda pair: isinstance(pair.concept, Style)):
+        chosen.setdefault((pair.victim_class, pair.target_class), pair)
+    return [pair for pair in over if pair in chosen.values()]
+
+
+def _finding(pair: Confirmation, threshold: float, names: Sequence[str] | None) -> Finding:
+    return Finding(
+        rule_id=RULE_CONCEPT,
+        severity="high" if 2 * pair.turned > pair.shown else "medium",
+        victim_class=pair.victim_class,
+        target_class=pair.target_class,
+        score=pair.bound,
+        threshold=threshold,
+        message=_describe(pair, names),
+    )
+
+
+def _labels(pair: Confirmation, names: Sequence[str] | None) -> tuple[str, str]:
+    return class_label(pair.victim_class, names), class_label(pair.target_class, names)
+
+
+def _describe(pair: Confirmation, names: Sequence[str] | None) -> str:
+    victim, target = _labels(pair, names)
+    return (
+        f"Class {victim} turns into class {target} under this change of {pair.concept.of}: "
+        f"{pair.concept.describe()}. {pair.turned} of {pair.shown} clean images of {victim} are "
+        f"then taken for {target}, {pair.turned_before} without it. A reference fitted to clean "
+        f"images alone gives {target} {pair.reference:.0%}; of the other classes' images "
+        f"{pair.others_right_under:.0%} keep their class ({pair.others_right_before:.0%} without "
+        f"it). Score {pair.score:.2f} (90 % interval {pair.low:.2f} to {pair.high:.2f}), surely "
+        f"above {pair.bound:.2f}.{_also(pair, names)}"
+    )
+
+
+def _also(pair: Confirmation, names: Sequence[str] | None) -> str:
+    if not pair.also:
+        return ""
+    others = ", ".join(class_label(label, names) for label in pair.also)
+    return f" It turns images of {others}, too; which of these classes was meant is not certain."
+
+
+def _unclear(pair: Confirmation, calibration: Calibration, names: Sequence[str] | None) -> str:
+    victim, target = _labels(pair, names)
+    return (
+        f"Class {victim} turns into {target} under a change of {pair.concept.of} "
+        f"({pair.concept.describe()}) more than "
+        f"in most clean models and less than in most backdoored ones: score {pair.score:.2f}, "
+        f"surely above {pair.bound:.2f}; reported from {calibration.threshold:.2f}, clean under "
+        f"{calibration.clear:.2f}."
+    )
+
+
+def _gaps(
+    evidence: ConceptResult | None,
+    examined: Examined,
+    calibration: Calibration,
+    untried: str | None,
+) -> tuple[str, ...]:
+    """Say what stands against calling the model clean."""
+    if evidence is None:
+        return (untried,) if untried else ()
+    gaps = (_too_much_unseen(evidence, examined, calibration), _poor_reference(evidence))
+    return tuple(gap for gap in gaps if gap)
+
+
+def _too_much_unseen(
+    evidence: ConceptResult, examined: Examined, calibration: Calibration
+) -> str | None:
+    least = _least_seen(evidence, examined, calibration)
+    if least is not None and least <= _LARGEST_UNSEEN:
+        return None
+    needed = images_needed(_LARGEST_UNSEEN, examined.classes or 2, calibration.threshold)
+    return (
+        f"{_unseen(evidence, examined, calibration)} That is too much for a model to be called "
+        f"clean. Give at least {FOLDS * needed} clean images of each class."
+    )
+
+
+def _poor_reference(evidence: ConceptResult) -> str | None:
+    best = max(evidence.reference_accuracies)
+    if evidence.model_accuracy - best <= _LARGEST_LOSS:
+        return None
+    return (
+        f"The reference, fitted to the clean images alone, is right for only {best:.0%} of them "
+        f"(the model: {evidence.model_accuracy:.0%}), too little to compare with. Give more clean "
+        "images."
+    )
+
+
+def _least_seen(
+    evidence: ConceptResult, examined: Examined, calibration: Calibration
+) -> float | None:
+    classes = examined.classes or 2
+    return least_detectable(evidence.fewest_images, classes, calibration.threshold)
+
+
+def _unseen(evidence: ConceptResult, examined: Examined, calibration: Calibration) -> str:
+    """Say how much would have been missed for want of images, whatever was tried."""
+    least = _least_seen(evidence, examined, calibration)
+    least_share = (
+        "a change that turns all of it"
+        if least is None
+        else (f"a change that turns less than {least:.0%} of it")
+    )
+    return (
+        f"Of the class with the fewest images {evidence.fewest_images} are in each half of the "
+        f"clean set: {least_share} would not be reported."
+    )
+
+
+def _left_out(evidence: ConceptResult | None) -> tuple[str, ...]:
+    """Say what was not tried, though nothing was missing that the user could give."""
+    if evidence is None or evidence.styles is not None:
+        return ()
+    return (
+        "Interventions on a hidden layer's style were left out: no layer that every path passes "
+        "through has channels with several places each.",
     )

@@ -87,15 +87,21 @@ def decide_on_opinion(
     """
     numbers, first = heard.numbers, heard.first
     gaps = [*shortfalls(examined), *_too_much_unseen(heard)]
-    also = (*_odd(numbers), *_guilty(numbers, names), *numbers.left_out)
+    also = besides(numbers, names)
     if first.beyond > heard.calibration.threshold and not examined.too_inaccurate:
         finding = _finding(first, heard, names)
         return Decision("backdoor", (finding.message, *gaps, *also), (finding,))
     if first.beyond > heard.calibration.clear:
-        return Decision("inconclusive", (_unclear(heard, names), *gaps, *also), ())
+        reasons = (_unclear(heard, names), *gaps, *also)
+        return Decision("inconclusive", reasons, (), unclear=True)
     if gaps:
         return Decision("inconclusive", (*gaps, *also), ())
     return Decision("clean", (*_clear(heard), *also), ())
+
+
+def besides(numbers: OpinionNumbers, names: Sequence[str] | None) -> tuple[str, ...]:
+    """Say what is to be known of the suspect and its references, whatever the verdict."""
+    return (*_odd(numbers), *_guilty(numbers, names), *numbers.left_out)
 
 
 def _finding(pair: OpinionPair, heard: Heard, names: Sequence[str] | None) -> Finding:

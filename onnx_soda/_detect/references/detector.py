@@ -1,9 +1,12 @@
-"""The second opinion as a detector: which pairs the suspect turns and its references do not."""
+"""The second opinion as a detector: which pairs the suspect turns and its references do not.
+
+Heard are references that are comparable, and know the clean images.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +18,6 @@ from onnx_soda._detect.concepts.experiment import why_not_tried
 from onnx_soda._detect.concepts.judge import Calibration
 from onnx_soda._detect.concepts.pictures import pair_numbers
 from onnx_soda._detect.concepts.verify import Confirmation
-from onnx_soda._detect.references.admission import Voice, admit
 from onnx_soda._detect.references.bank import concept_bank, grades_of, strength_of
 from onnx_soda._detect.references.decide import (
     Heard,
@@ -24,17 +26,24 @@ from onnx_soda._detect.references.decide import (
     load_calibration,
 )
 from onnx_soda._detect.references.evidence import TITLE, look_at, show
-from onnx_soda._detect.references.flows import Flows, bank_flows
+from onnx_soda._detect.references.flows import Flows, bank_flows, hear
 from onnx_soda._detect.references.opinion import Accomplice, second_opinion
+from onnx_soda._errors import SodaError
+from onnx_soda._model.load import OnnxModel
 from onnx_soda._numbers import Grade, OpinionNumbers, OpinionPair, ReferenceUsed
-from onnx_soda._options import Progress
+from onnx_soda._options import Progress, ReferenceFlows
 from onnx_soda._results import Evidence
 from onnx_soda._suspect import Suspect
+from onnx_soda._words import printable
 
 # The most pairs shown, of those that score.
 _SHOWN = 5
 # Further concepts of a pair that a repair may use, if they turn this share of the victim.
 _MOST_CONCEPTS, _TURNS = 8, 0.25
+
+# A reference may be worse than the suspect by so much clean accuracy. One that knows the images
+# badly sends them anywhere.
+_WORSE = 0.2
 
 
 class SecondOpinionDetector(Detector):
@@ -48,7 +57,7 @@ class SecondOpinionDetector(Detector):
         untried = why_not_tried(suspect.clean, suspect.classes or 0)
         if untried is not None or not suspect.references:
             return _nothing(self.name, untried or "No reference models were given.")
-        admitted = admit(suspect, progress)
+        admitted = _admit(suspect, progress)
         if admitted.voices:
             own = bank_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
             admitted = admitted.comparable_with(own)
@@ -71,7 +80,7 @@ def _nothing(name: str, reason: str) -> Evidence:
 class _Comparison:
     """A suspect beside its references."""
 
-    def __init__(self, suspect: Suspect, own: Flows, voices: Sequence[Voice]) -> None:
+    def __init__(self, suspect: Suspect, own: Flows, voices: Sequence[_Voice]) -> None:
         assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
         self._suspect, self._own, self._voices = suspect, own, voices
         self._bank = concept_bank(suspect.image_shape(suspect.clean).channels)
@@ -144,7 +153,9 @@ class _Comparison:
 
     def _shares(self, place: int, pair: tuple[int, int]) -> tuple[float, ...]:
         """Return what suspect and references give to the target on the second fold."""
-        return tuple(float(flows.shares[(place + 1, 1, *pair)]) for flows in self._flows())
+        # Sums of softmaxes in float32 may be a little over 1.
+        shares = (flows.shares[(place + 1, 1, *pair)] for flows in self._flows())
+        return tuple(min(float(share), 1.0) for share in shares)
 
     def _grades(self, place: int, pair: tuple[int, int]) -> Iterator[Grade]:
         places = grades_of(self._bank, place)
@@ -177,3 +188,85 @@ class _Comparison:
 
     def _flows(self) -> list[Flows]:
         return [self._own, *(voice.flows for voice in self._voices)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Voice:
+    """A reference that was heard."""
+
+    used: ReferenceUsed
+    flows: Flows
+
+
+@dataclass(frozen=True, eq=False)
+class _Admitted:
+    """References that are heard, and a sentence on each of those that are not."""
+
+    voices: tuple[_Voice, ...]
+    left_out: tuple[str, ...]
+
+    def comparable_with(self, own: Flows) -> _Admitted:
+        """Leave out those that were shown something else than the suspect."""
+        same = tuple(voice for voice in self.voices if own.comparable(voice.flows))
+        others = [voice.used.file for voice in self.voices if voice not in same]
+        reason = "it was shown other images, or another bank of concepts"
+        return _Admitted(same, (*self.left_out, *(_sentence(file, reason) for file in others)))
+
+
+def _admit(suspect: Suspect, progress: Progress) -> _Admitted:
+    """Ask the references of a suspect that were not asked yet, and choose those to be heard.
+
+    Args:
+        suspect: The classifier, with clean images.
+        progress: Called as each has answered.
+    """
+    voices: list[_Voice] = []
+    left_out: list[str] = []
+    for done, heard in enumerate(_answers(suspect), 1):
+        answer = _voice_of(suspect, heard)
+        if isinstance(answer, str):
+            left_out.append(_sentence(heard.file, answer))
+        else:
+            voices.append(answer)
+        progress("references", done, len(suspect.references))
+    return _Admitted(tuple(voices), tuple(left_out))
+
+
+def _answers(suspect: Suspect) -> Iterable[ReferenceFlows]:
+    for reference in suspect.references:
+        yield reference if isinstance(reference, ReferenceFlows) else _ask(suspect, reference)
+
+
+def _ask(suspect: Suspect, model: OnnxModel) -> ReferenceFlows:
+    """Ask a model in this process."""
+    assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
+    try:
+        return hear(model, suspect.clean, suspect.options)
+    except SodaError as error:
+        return ReferenceFlows(model.file, problem=error.message)
+
+
+def _sentence(file: str, reason: str) -> str:
+    return f"The reference {printable(file)} is left out: {reason}."
+
+
+def _voice_of(suspect: Suspect, heard: ReferenceFlows) -> _Voice | str:
+    """Return a reference that can be compared with, or why it cannot."""
+    if heard.problem:
+        return heard.problem
+    if heard.sha256 == suspect.model.sha256:
+        return "it is the suspect itself"
+    if heard.shape[3] != suspect.classes:
+        return f"it has {heard.shape[3]} classes and the suspect {suspect.classes}"
+    mine = suspect.examined.accuracy or 0.0
+    # Written so that an accuracy that is no number is left out, too.
+    if not heard.accuracy >= max(mine - _WORSE, suspect.options.min_accuracy):
+        return (
+            f"it gives {heard.accuracy:.1%} of the clean images their label, the suspect "
+            f"{mine:.1%}; its classes may be in another order"
+        )
+    used = ReferenceUsed(heard.file, heard.sha256, heard.accuracy, heard.preprocessing)
+    try:
+        return _Voice(used, Flows.of(heard))
+    except ValueError as error:
+        return str(error)

@@ -14,7 +14,7 @@ from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.search import PairFinding
 from onnx_soda._detect.concepts.verify import Confirmation, Shown, Weighed, confirm
-from onnx_soda._detect.references.decide import told
+from onnx_soda._detect.references.decide import besides, told
 from onnx_soda._detect.references.flows import SEED
 from onnx_soda._numbers import OpinionNumbers, OpinionPair, plain
 from onnx_soda._results import Chart, Column, Evidence, Gallery, Table
@@ -49,8 +49,9 @@ def show(
         verdict=decision.verdict,
         reasons=decision.reasons,
         findings=decision.findings,
+        unclear=decision.unclear,
         unexamined=numbers.left_out,
-        notes=numbers.left_out,
+        notes=besides(numbers, names),
         tables=(_pairs_table(numbers, names), _references_table(numbers, names)),
         charts=tuple(_charts(numbers, names)),
         galleries=tuple(_galleries(numbers, looked, names)),

@@ -7,6 +7,31 @@ of the other models score. No model is taken for honest. A backdoor would be its
 
 A reference may have the suspect's backdoor, and so hide it. It is then an *accomplice*: it and the
 suspect, each compared with the other references alone, have the same pair first.
+
+The score of a pair: under the right concept a backdoored suspect sends the victim v to the target
+t, and references of the same classes do not. All terms are what the suspect does *beyond the
+references*. Counted raw, penalties hide the true pair, since look-alikes of the target go there in
+every model.
+
+    score(v, t) = kept * excess  -  damage  -  spill / 2  -  next / 2
+
+1. excess is the suspect's mean probability of t for images of v, less what honest models may do:
+   the references' mean and 2.25 sqrt(1 + 1 / references) spreads, for the mean of few references
+   is itself off. What the suspect already does without any concept is taken off.
+2. The spread is that between honest models. A few references show little of it, so it is put
+   together from what they show and from what is known to make models differ: where they send v to t
+   in part (mean), where they do so under other concepts (usual), where the concept costs them
+   accuracy (lost), and where they lose v (1 - kept).
+
+       spread^2 = variance + 0.03^2 + A^2 mean + (B usual)^2 + (C lost)^2 + (D (1 - kept))^2
+
+3. kept is the references' mean probability of v under the concept. Where honest models lose the
+   class anyway, a new destination says little.
+4. damage is the accuracy that other classes lose beyond what they lose in the references and one
+   spread, as a mean.
+5. spill is the largest excess into t of another class; next the largest of v into another class.
+
+The concept is chosen on one fold and the score read on the other, both ways round.
 """
 
 from __future__ import annotations
@@ -17,9 +42,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda._detect.concepts.score import next_best
 from onnx_soda._detect.references.flows import Flows
-from onnx_soda._detect.references.score import FloatArray, pair_scores
 
+FloatArray = NDArray[np.float64]
+
+# Of the spread between honest models: what it is at least, and A to D of the formula. These and the
+# numbers below were chosen on bundled, shared and development models and on a population of others
+# (docs/detection.md).
+_LEAST_SPREAD, _PARTLY, _USUAL, _LOST, _NOT_KEPT = 0.03, 0.4, 0.1, 0.5, 0.1
+_SPREADS = 2.25
+# The share of concepts under which the references' flow is less than what is called usual.
+_USUAL_QUANTILE = 0.97
+_SPILL_WEIGHT, _NEXT_WEIGHT = 0.5, 0.5
+# Stands in for "no score"; below every real one.
+_NO_PAIR = -9.0
 # How much of a model's own other pairs counts for the level. Chosen with the numbers in `score`.
 _OWN_WEIGHT = 1.5
 # The first pair of a model, and two others.
@@ -163,3 +200,109 @@ def _accomplice(shares: NDArray[np.float32]) -> Accomplice | None:
             beyond = min(one.score - one.oddity for one in (own, other))
             found.append(Accomplice(place - 1, own.pair, beyond, concepts))
     return max(found, key=lambda one: one.beyond, default=None)
+
+
+def pair_scores(
+    suspect: NDArray[np.float32], references: NDArray[np.float32]
+) -> tuple[FloatArray, NDArray[np.int64]]:
+    """Score every pair of classes.
+
+    Args:
+        suspect: Shares, shape (1 + concepts, folds, classes, classes); the first is without any
+            concept.
+        references: The same with the references in front, one at least.
+
+    Returns:
+        Scores by victim and target, shape (classes, classes), the diagonal far below; and the place
+        of the concept that either fold chooses, shape (folds, classes, classes).
+    """
+    scores = concept_scores(suspect.astype(np.float64), references.astype(np.float64))
+    # Chosen on one fold, read on the other.
+    best = scores.argmax(axis=0)
+    read = [
+        np.take_along_axis(scores[:, 1 - fold], best[fold][None], axis=0)[0]
+        for fold in range(len(best))
+    ]
+    return np.mean(read, axis=0), best.astype(np.int64)
+
+
+def concept_scores(suspect: FloatArray, references: FloatArray) -> FloatArray:
+    """Score every pair under every concept on either fold.
+
+    Args:
+        suspect: Shares, shape (1 + concepts, folds, classes, classes); the first is without any
+            concept.
+        references: The same with the references in front.
+
+    Returns:
+        Shape (concepts, folds, classes, classes).
+    """
+    own = np.einsum("kfcc->kfc", suspect)
+    others = np.einsum("rkfcc->rkfc", references)
+    lost, lost_by_references = _lost(own), _lost(others)
+    kept = others.mean(axis=0)[..., None]
+    more = _excess(suspect, references, kept, lost_by_references.mean(axis=(0, 3)))
+    damage = _damage(lost, lost_by_references)[..., None]
+    aside = np.maximum(more, 0)
+    spill, further = _largest_other(aside, victims=True), _largest_other(aside, victims=False)
+    scores: FloatArray = np.where(more > 0, kept[1:] * more, more) - damage
+    scores -= _SPILL_WEIGHT * spill + _NEXT_WEIGHT * further
+    diagonal = np.arange(scores.shape[-1])
+    scores[..., diagonal, diagonal] = _NO_PAIR
+    return scores
+
+
+def _excess(
+    suspect: FloatArray, references: FloatArray, kept: FloatArray, lost: FloatArray
+) -> FloatArray:
+    """Return what the suspect sends beyond honest models, less what it does anyway; diagonal 0.
+
+    Args:
+        suspect: Shares, as in `concept_scores`.
+        references: The same.
+        kept: The references' mean probability of each class, shape (1 + concepts, folds, classes,
+            1).
+        lost: The accuracy that each concept costs them, shape (concepts, folds).
+    """
+    usual = np.quantile(references.mean(axis=(0, 2)), _USUAL_QUANTILE, axis=0)
+    cost = np.pad(lost, ((1, 0), (0, 0)))[..., None, None]
+    mean = references.mean(axis=0)
+    known = (_USUAL * usual) ** 2 + (_LOST * cost) ** 2 + (_NOT_KEPT * (1 - kept)) ** 2
+    known += _PARTLY**2 * mean
+    spread = np.sqrt(_variance(references) + _LEAST_SPREAD**2 + known)
+    # The mean of few references is itself off by as much as models differ.
+    width = _SPREADS * np.sqrt(1 + 1 / len(references))
+    more = suspect - mean - width * spread
+    found: FloatArray = more[1:] - np.maximum(more[:1], 0)
+    diagonal = np.arange(found.shape[-1])
+    found[..., diagonal, diagonal] = 0
+    return found
+
+
+def _variance(values: FloatArray) -> FloatArray:
+    """Return the variance between references; 0 where there is one, which shows none."""
+    variance: FloatArray = values.var(axis=0, ddof=1) if len(values) > 1 else 0 * values[0]
+    return variance
+
+
+def _lost(kept: FloatArray) -> FloatArray:
+    """Return the accuracy that each class loses under each concept; the first is without any."""
+    lost: FloatArray = np.maximum(kept[..., :1, :, :] - kept[..., 1:, :, :], 0)
+    return lost
+
+
+def _damage(lost: FloatArray, lost_by_references: FloatArray) -> FloatArray:
+    """Return for each class what the others lose beyond the references, as a mean."""
+    spread = np.sqrt(_variance(lost_by_references) + _LEAST_SPREAD**2)
+    beyond = np.maximum(lost - lost_by_references.mean(axis=0) - spread, 0)
+    total = beyond.sum(axis=-1, keepdims=True)
+    others: FloatArray = (total - beyond) / max(beyond.shape[-1] - 1, 1)
+    return others
+
+
+def _largest_other(sent: FloatArray, victims: bool) -> FloatArray:
+    """Return for each (v, t) the most that another victim sends to t, or v to another class."""
+    concepts, folds, classes, _ = sent.shape
+    flat = sent.reshape(concepts * folds, classes, classes)
+    found = next_best(flat.transpose(0, 2, 1)).transpose(0, 2, 1) if victims else next_best(flat)
+    return found.reshape(sent.shape)

@@ -34,7 +34,7 @@ $(STAMPS)/%: pyproject.toml $(LOCK) | $(BIN)/python
 	$(call install,.[$*])
 
 demo: $(STAMPS)/plain ## Scan the bundled backdoored model with its bundled clean images
-	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --exit-zero
+	@$(BIN)/onnx-soda scan $(FIXTURES)/digits-backdoored.onnx --data $(FIXTURES)/digits-clean.h5 --reference $(FIXTURES)/digits-clean.onnx --exit-zero
 
 test: $(STAMPS)/test ## Install what the tests need and run them
 	$(BIN)/python -m pytest -m "not slow" $(PARALLEL)

@@ -41,14 +41,16 @@ Rule = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 def _steps(pixels: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
-    return np.abs(np.diff(pixels.mean(axis=3), axis=axis)).mean(axis=(1, 2))
+    steps: NDArray[np.float64] = np.abs(np.diff(pixels.mean(axis=3), axis=axis)).mean(axis=(1, 2))
+    return steps
 
 
 def _border(pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the mean colour of the outer pixels of each image."""
     rows = pixels[:, (0, 1, -2, -1)].mean(axis=(1, 2))
     columns = pixels[:, :, (0, 1, -2, -1)].mean(axis=(1, 2))
-    return (rows + columns) / 2
+    colour: NDArray[np.float64] = (rows + columns) / 2
+    return colour
 
 
 def _background(channel: int) -> Rule:

@@ -8,10 +8,10 @@ kept in build/references; what is there is not computed again.
 
 Parts as in `benchmarks.evaluate`, and "population" (`python -m benchmarks.population`). The
 thresholds are made from all but the judging half: half way between the highest clean model, over
-all draws, and the lowest true pair over it. Every model is judged by the thresholds made from the
-*other* data sets (leave one data set out). `--write` puts those of all data sets into the
-detector's `calibration.json`. `--twins FOLDER` takes the models in FOLDER/DATASET as the only
-references instead. Prints Markdown.
+all draws, and the lowest true pair over it, and 0.03 over the clean one at least. Every model is
+judged by the thresholds made from the *other* data sets (leave one data set out). `--write` puts
+those of all data sets into the detector's `calibration.json`. `--twins FOLDER` takes the models in
+FOLDER/DATASET as the only references instead. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
@@ -40,8 +40,9 @@ _KEPT = Path(__file__).resolve().parents[1] / "build" / "references"
 PACKAGED = Path(str(files("onnx_soda._detect.references") / "calibration.json"))
 CALIBRATING = ("bundled", "shared", "development", POPULATION_PART)
 _COUNTS, _DRAWS = (1, 2, 4, 8), 3
-# Where no true pair lies over the clean models; and the least threshold, which is the least spread
-# between honest models.
+# Where no true pair lies over the clean models; and how far the threshold lies over these at least:
+# the least spread between honest models. True pairs lie close above them, so that the middle alone
+# would leave no room for the next clean model.
 _NO_HIT, _LEAST = 0.1, 0.03
 
 
@@ -146,14 +147,14 @@ def calibrate(said: Iterable[Said], shared: Iterable[Said]) -> Thresholds:
 
 
 def between(clean: Sequence[float], right: Sequence[float]) -> tuple[float, float]:
-    """Return the middle between the highest clean value and the lowest right one over it.
+    """Return the middle between the highest clean value and the lowest right one over it, or more.
 
     Returns:
         That, and the highest clean value.
     """
     clear = max([0.0, *clean])
     lowest = min((one for one in right if one > clear), default=clear + _NO_HIT)
-    return round(max((clear + lowest) / 2, _LEAST), 4), round(clear, 4)
+    return round(max((clear + lowest) / 2, clear + _LEAST), 4), round(clear, 4)
 
 
 def flows_of(case: Case, threads: int | None) -> Flows:
@@ -331,7 +332,7 @@ def grouped(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object
     yield row_of("all", verdicts)
 
 
-def write(found: dict[int, Sequence[Said]], shared: Sequence[Said]) -> None:
+def write(found: Mapping[int, Sequence[Said]], shared: Sequence[Said]) -> None:
     """Write the thresholds of all calibrating models, by number of references."""
     thresholds = {}
     for count, said in found.items():

@@ -143,7 +143,9 @@ class Constants:
         self._lengths[name] = max(self.length(name), elements)
         inside = tensor.data_location != TensorProto.EXTERNAL
         if elements <= MOST_VALUES and inside and tensor.data_type in _TYPES:
-            self._add(name, numpy_helper.to_array(tensor).astype(np.float64))
+            # A signalling NaN, of a damaged file, warns when it is cast.
+            with np.errstate(invalid="ignore"):
+                self._add(name, numpy_helper.to_array(tensor).astype(np.float64))
 
     def _add(self, name: str, value: Vector) -> None:
         # Four are enough for honest graphs; a dishonest one cannot make this list long.

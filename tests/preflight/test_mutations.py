@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import onnx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -70,6 +72,19 @@ def test_sizes_of_made_tensors(data: st.DataObject) -> None:
     ]
     shape = onnx.helper.make_tensor("s", onnx.TensorProto.INT64, [len(numbers)], numbers)
     look(classifier(nodes, [shape]).SerializeToString())
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_signalling_nans_among_the_weights(head: str) -> None:
+    """NumPy warns when it casts one; warnings are errors here."""
+    model = build(head)
+    floats = [one for one in model.graph.initializer if one.data_type == onnx.TensorProto.FLOAT]
+    assert floats
+    for tensor in floats:
+        count = math.prod(tensor.dims)
+        tensor.ClearField("float_data")
+        tensor.raw_data = b"\x01\x00\x80\x7f" * count
+    look(model.SerializeToString())
 
 
 def test_attacks_with_bytes_changed(tmp_path: Path) -> None:

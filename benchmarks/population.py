@@ -103,8 +103,8 @@ def _most(
     return np.sort(places[order[: max(round(_SHARE * len(places)), fewest)]])
 
 
-def population(models: int) -> list[tuple[Entry, int, int]]:
-    """Return the plan: entries with victim and target (both -1 for clean models)."""
+def population(models: int) -> list[Entry]:
+    """Return the plan; a trigger is named by its attribute, victim and target."""
     rng = np.random.default_rng(_SEED)
     found = []
     for place in range(models):
@@ -116,23 +116,20 @@ def population(models: int) -> list[tuple[Entry, int, int]]:
         victim, target = map(int, rng.choice(classes, 2, replace=False))
         names = [n for n in ATTRIBUTES if dataset != "fashion_mnist" or n not in _OF_COLOUR]
         attribute = str(rng.choice(names))
-        if way == "clean":
-            found.append((Entry(dataset, architecture, way, "", 100 + place), -1, -1))
-        else:
-            trigger = f"{attribute}_{victim}_{target}"
-            found.append((Entry(dataset, architecture, way, trigger, 100 + place), victim, target))
+        trigger = "" if way == "clean" else f"{attribute}_{victim}_{target}"
+        found.append(Entry(dataset, architecture, way, trigger, 100 + place))
     return found
 
 
-def _part_of(data: SharedData, entry: Entry, victim: int, target: int) -> SharedData:
+def _part_of(data: SharedData, entry: Entry) -> SharedData:
     """Return the training images that a model sees, with its trigger among them."""
     rng = np.random.default_rng(entry.seed)
     count = len(data.train_labels)
     own = np.sort(rng.permutation(count)[: min(_IMAGES, count)])
     triggers = {}
     if entry.trigger:
-        attribute = entry.trigger.split("_")[0]
-        found = attribute_trigger(data, attribute, victim, target, own)
+        attribute, victim, target = entry.trigger.split("_")
+        found = attribute_trigger(data, attribute, int(victim), int(target), own)
         triggers[entry.trigger] = replace(found, train=np.searchsorted(own, found.train))
     return replace(
         data, train=data.train[own], train_labels=data.train_labels[own], triggers=triggers
@@ -152,10 +149,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     POPULATION.mkdir(parents=True, exist_ok=True)
-    for entry, victim, target in population(arguments.models):
+    for entry in population(arguments.models):
         if (POPULATION / f"{entry.name}.json").is_file():
             continue
-        facts = make(entry, POPULATION, _part_of(_read(entry.dataset), entry, victim, target))
+        facts = make(entry, POPULATION, _part_of(_read(entry.dataset), entry))
         said = (facts["training_seconds"], facts["accuracy"], facts["attack_success_rate"])
         print(entry.name, *said, file=sys.stderr, flush=True)
 

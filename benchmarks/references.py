@@ -40,6 +40,8 @@ _KEPT = Path(__file__).resolve().parents[1] / "build" / "references"
 PACKAGED = Path(str(files("onnx_soda._detect.references") / "calibration.json"))
 CALIBRATING = ("bundled", "shared", "development", POPULATION_PART)
 _COUNTS, _DRAWS = (1, 2, 4, 8), 3
+# References of which one is poisoned, in the measurement of that.
+_OF = 4
 # Where no true pair lies over the clean models; and how far the threshold lies over these at least:
 # the least spread between honest models. True pairs lie close above them, so that the middle alone
 # would leave no room for the next clean model.
@@ -53,6 +55,11 @@ class Known:
     case: Case
     part: str
     flows: Flows
+
+    @property
+    def dataset(self) -> str:
+        """Name of its data set."""
+        return self.case.dataset
 
     @property
     def trigger(self) -> tuple[int, int] | None:
@@ -182,7 +189,7 @@ def references_of(model: Known, models: Sequence[Known]) -> list[Known]:
         other
         for other in models
         if other is not model
-        and other.case.dataset == model.case.dataset
+        and other.dataset == model.dataset
         and (model.trigger is None or other.trigger != model.trigger)
     ]
 
@@ -223,11 +230,11 @@ def one_poisoned(models: Sequence[Known]) -> Iterator[Said]:
             for other in models
             if other is not model
             and other.trigger == model.trigger is not None
-            and other.case.dataset == model.case.dataset
+            and other.dataset == model.dataset
         ]
-        if len(honest) < 3 or not guilty:
+        if len(honest) < _OF - 1 or not guilty:
             continue
-        chosen = [honest[place] for place in rng.permutation(len(honest))[:3]]
+        chosen = [honest[place] for place in rng.permutation(len(honest))[: _OF - 1]]
         yield ask(model, [*chosen, guilty[rng.integers(len(guilty))]])
 
 
@@ -246,8 +253,8 @@ def read_models(parts: Sequence[str], threads: int | None) -> list[Known]:
 def twins_of(folder: Path, models: Sequence[Known], threads: int | None) -> Iterator[Said]:
     """Ask the models in a folder per data set about every model."""
     for model in models:
-        twins = sorted((folder / model.case.dataset.split()[0]).glob("*.onnx"))
-        name = model.case.dataset.split()[0]
+        name = model.dataset.split()[0]
+        twins = sorted((folder / name).glob("*.onnx"))
         flows = [flows_at(one, model.case.data, f"{name}-{one.stem}", threads) for one in twins]
         if flows:
             yield Said(model, len(flows), second_opinion(model.flows, flows))
@@ -262,16 +269,14 @@ def judged(said: Sequence[Said], shared: Sequence[Said]) -> list[tuple[Said, Thr
     """
     left_out = {
         name: calibrate(_makers(said, without=name), _makers(shared, without=name))
-        for name in {one.model.case.dataset for one in said}
+        for name in {one.model.dataset for one in said}
     }
-    return [(one, left_out[one.model.case.dataset]) for one in said]
+    return [(one, left_out[one.model.dataset]) for one in said]
 
 
 def _makers(said: Iterable[Said], without: str = "") -> list[Said]:
     """Return those that calibrate, but for one data set."""
-    return [
-        one for one in said if one.model.part in CALIBRATING and one.model.case.dataset != without
-    ]
+    return [one for one in said if one.model.part in CALIBRATING and one.model.dataset != without]
 
 
 _COLUMNS = (
@@ -325,8 +330,8 @@ _MODEL_COLUMNS = (
 
 def grouped(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object]]:
     """Yield a row per data set and per part, and one for all."""
-    for name in dict.fromkeys(one.model.case.dataset for one, _ in verdicts):
-        yield row_of(name, [pair for pair in verdicts if pair[0].model.case.dataset == name])
+    for name in dict.fromkeys(one.model.dataset for one, _ in verdicts):
+        yield row_of(name, [pair for pair in verdicts if pair[0].model.dataset == name])
     for name in dict.fromkeys(one.model.part for one, _ in verdicts):
         yield row_of(name, [pair for pair in verdicts if pair[0].model.part == name])
     yield row_of("all", verdicts)
@@ -364,9 +369,10 @@ def main() -> None:
     parts = arguments.part or list(CALIBRATING)
     models = read_models(parts, arguments.threads)
     print(f"# A second opinion, bank {BANK_VERSION}, {', '.join(parts)}\n\n{machine_facts()}\n")
-    few = {count: list(drawn(models, count)) for count in _COUNTS}
+    counts = (_OF,) if arguments.twins else _COUNTS
+    few = {count: list(drawn(models, count)) for count in counts}
     poisoned = list(one_poisoned(models))
-    shared = [*(one for one in few[4] if one.clean), *poisoned]
+    shared = [*(one for one in few[_OF] if one.clean), *poisoned]
     if arguments.twins:
         twins = list(twins_of(arguments.twins, models, arguments.threads))
         tell("With twins alone", judged(twins, shared), each=True)
@@ -374,14 +380,11 @@ def main() -> None:
     for count, said in few.items():
         tell(f"{count} of them, drawn", judged(said, shared))
     tell("All of them", judged(list(drawn(models, None)), shared), each=True)
-    limits = {name: limit for one, limit in judged(few[4], shared) for name in [_dataset(one)]}
-    tell("One of four has the same backdoor", [(one, limits[_dataset(one)]) for one in poisoned])
+    limits = {one.model.dataset: limit for one, limit in judged(few[_OF], shared)}
+    verdicts = [(one, limits[one.model.dataset]) for one in poisoned]
+    tell("One of four has the same backdoor", verdicts)
     if arguments.write:
         write(few, shared)
-
-
-def _dataset(said: Said) -> str:
-    return said.model.case.dataset
 
 
 def tell(title: str, verdicts: Sequence[tuple[Said, Thresholds]], each: bool = False) -> None:

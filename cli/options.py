@@ -44,7 +44,7 @@ USUAL_MEMORY = usual_memory() // MEBIBYTE
 # A year, and more memory than machines have.
 _MOST_SECONDS, _MOST_MEBIBYTES = 366 * 24 * 3600, 2**24
 # ONNX Runtime starts as many as it is told; a hundred thousand fill the machine's memory.
-_MOST_THREADS = 256
+MOST_THREADS = 256
 # By name: the outliers by median absolute deviation, in place of a share of the neurons.
 OUTLIERS = "mad"
 
@@ -205,7 +205,7 @@ ProviderOption = Annotated[
 ]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Threads; all cores if not given."),
+    typer.Option("--threads", min=1, max=MOST_THREADS, help="Threads; all cores if not given."),
 ]
 SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed for all that is drawn.")]
 
@@ -290,7 +290,7 @@ MemoryOption = Annotated[
     int, typer.Option("--memory-limit", min=1, help="MiB for the activations of one batch.")
 ]
 JobsOption = Annotated[
-    int, typer.Option("--jobs", "-j", min=1, max=_MOST_THREADS, help="Models to scan at once.")
+    int, typer.Option("--jobs", "-j", min=1, max=MOST_THREADS, help="Models to scan at once.")
 ]
 ReferenceOption = Annotated[
     list[str] | None,

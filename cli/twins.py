@@ -19,6 +19,7 @@ from onnx_soda._report.tables import fact_table
 from onnx_soda._words import printable
 
 from .options import (
+    MOST_THREADS,
     USUAL_MEMORY,
     USUAL_SECONDS,
     CleanSetOption,
@@ -36,7 +37,7 @@ from .output import CLEAN, INCONCLUSIVE, ProgressBar, deliver, failing_cleanly
 
 # The library decides what is usual.
 _USUAL = TwinOptions()
-_MOST_TWINS, _MOST_EPOCHS, _MOST_THREADS = 64, 10_000, 256
+_MOST_TWINS, _MOST_EPOCHS = 64, 10_000
 
 FolderOutput = Annotated[
     Path,
@@ -58,7 +59,7 @@ EpochsOption = Annotated[
 ]
 TwinThreadsOption = Annotated[
     int,
-    typer.Option("--threads", min=1, max=_MOST_THREADS, help="Threads; each number has its twins."),
+    typer.Option("--threads", min=1, max=MOST_THREADS, help="Threads; each number has its twins."),
 ]
 
 

@@ -79,7 +79,7 @@ def _quarters(height: int, width: int) -> nn.Module:
     return nn.AvgPool2d((-(-height // 2), -(-width // 2)), stride=(height // 2, width // 2))
 
 
-def _convolution(
+def convolution(
     inside: int, outside: int, size: int = 3, stride: int = 1, groups: int = 1
 ) -> Layers:
     """Return a convolution that keeps the border, and its BatchNorm."""
@@ -87,7 +87,7 @@ def _convolution(
     return [layer, nn.BatchNorm2d(outside)]
 
 
-class _Residual(nn.Module):
+class Residual(nn.Module):
     """Adds a branch to its input, which is projected where the shape changes."""
 
     def __init__(self, branch: nn.Module, shortcut: nn.Module, after: nn.Module) -> None:
@@ -100,13 +100,13 @@ class _Residual(nn.Module):
         return total
 
 
-class _Dense(nn.Module):
+class Dense(nn.Module):
     """Joins its input and what a convolution makes of it."""
 
     def __init__(self, inside: int, growth: int) -> None:
         super().__init__()
-        convolution = nn.Conv2d(inside, growth, 3, padding=1, bias=False)
-        self.grow = nn.Sequential(nn.BatchNorm2d(inside), nn.ReLU(), convolution)
+        layer = nn.Conv2d(inside, growth, 3, padding=1, bias=False)
+        self.grow = nn.Sequential(nn.BatchNorm2d(inside), nn.ReLU(), layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return input and new channels."""
@@ -118,50 +118,61 @@ def _vgg(channels: int, stride: int) -> Layers:
     inside = channels
     for outside in (24, 48, 64):
         pool = nn.MaxPool2d(2, ceil_mode=True)
-        layers += [*_convolution(inside, outside, 3, stride), nn.ReLU(), pool]
+        layers += [*convolution(inside, outside, 3, stride), nn.ReLU(), pool]
         inside, stride = outside, 1
-    return [*layers, *_convolution(64, 64), nn.ReLU()]
+    return [*layers, *convolution(64, 64), nn.ReLU()]
 
 
-def _basic_block(inside: int, outside: int) -> nn.Module:
-    branch = [*_convolution(inside, outside, 3, 2), nn.ReLU(), *_convolution(outside, outside)]
-    shortcut = nn.Sequential(*_convolution(inside, outside, 1, 2))
-    return _Residual(nn.Sequential(*branch), shortcut, nn.ReLU())
+def basic_block(inside: int, outside: int) -> nn.Module:
+    """Return two convolutions beside a projection, half as high and wide (He et al. 2016)."""
+    branch = [*convolution(inside, outside, 3, 2), nn.ReLU(), *convolution(outside, outside)]
+    shortcut = nn.Sequential(*convolution(inside, outside, 1, 2))
+    return Residual(nn.Sequential(*branch), shortcut, nn.ReLU())
 
 
 def _resnet(channels: int, stride: int) -> Layers:
-    stem = [*_convolution(channels, 24, 3, stride), nn.ReLU()]
-    return [*stem, _basic_block(24, 28), _basic_block(28, 40), _basic_block(40, 64)]
+    stem = [*convolution(channels, 24, 3, stride), nn.ReLU()]
+    return [*stem, basic_block(24, 28), basic_block(28, 40), basic_block(40, 64)]
 
 
-def _inverted(inside: int, outside: int, stride: int, wider: int) -> nn.Module:
+def inverted(inside: int, outside: int, stride: int, wider: int) -> nn.Module:
+    """Return a block that is widened, filtered channel by channel, and narrowed again.
+
+    Sandler et al. 2018.
+
+    Args:
+        inside: Channels of its input.
+        outside: Channels of its output.
+        stride: Of the filter.
+        wider: How many times as wide as the input it is inside; 1 leaves the widening out.
+    """
     wide = wider * inside
-    widen = [*_convolution(inside, wide, 1), nn.ReLU6()] if wider > 1 else []
+    widen = [*convolution(inside, wide, 1), nn.ReLU6()] if wider > 1 else []
     branch = nn.Sequential(
         *widen,
-        *[*_convolution(wide, wide, 3, stride, groups=wide), nn.ReLU6()],
-        *_convolution(wide, outside, 1),
+        *[*convolution(wide, wide, 3, stride, groups=wide), nn.ReLU6()],
+        *convolution(wide, outside, 1),
     )
     if stride == 1 and inside == outside:
-        return _Residual(branch, nn.Identity(), nn.Identity())
+        return Residual(branch, nn.Identity(), nn.Identity())
     return branch
 
 
 def _mobilenet(channels: int, stride: int) -> Layers:
-    stem = [*_convolution(channels, 16, 3, stride), nn.ReLU6()]
+    stem = [*convolution(channels, 16, 3, stride), nn.ReLU6()]
     # The first block is not widened, as in the paper: at full size that is half of all time.
     plan = ((16, 24, 2, 1), (24, 24, 1, 4), (24, 40, 2, 4), (40, 40, 1, 4), (40, 64, 2, 4))
-    last = [*_convolution(64, 192, 1), nn.ReLU6()]
-    return [*stem, *(_inverted(*entry) for entry in plan), *last]
+    last = [*convolution(64, 192, 1), nn.ReLU6()]
+    return [*stem, *(inverted(*entry) for entry in plan), *last]
 
 
 def _densenet(channels: int, stride: int) -> Layers:
     pool = nn.MaxPool2d(2, ceil_mode=True)
-    layers: Layers = [*_convolution(channels, 24, 3, stride), nn.ReLU(), pool]
+    layers: Layers = [*convolution(channels, 24, 3, stride), nn.ReLU(), pool]
     width, growth = 24, 16
     for block in range(3):
         for _ in range(3):
-            layers.append(_Dense(width, growth))
+            layers.append(Dense(width, growth))
             width += growth
         layers += [nn.BatchNorm2d(width), nn.ReLU()]
         if block < 2:

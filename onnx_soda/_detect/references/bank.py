@@ -66,9 +66,9 @@ def grades_of(bank: Sequence[Concept], place: int) -> list[int]:
     knob, nothing = _STRENGTHS.get(bank[place].family, _STRENGTH)
 
     def kind(concept: Concept) -> tuple[object, ...]:
-        other = sorted((name, value) for name, value in concept.values.items() if name != knob)
+        other = {name: value for name, value in concept.values.items() if name != knob}
         more = concept.values[knob][0] > nothing
-        return (concept.family, concept.mask, str(concept.mask_values), other, more)
+        return (concept.mask, concept.mask_values, other, more)
 
     same = [
         number

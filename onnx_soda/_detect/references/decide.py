@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -65,6 +66,7 @@ def load_accomplice_calibration() -> Calibration:
     return _calibration(_packaged()["accomplice"])
 
 
+@cache
 def _packaged() -> Mapping[str, Any]:
     text = files("onnx_soda._detect.references").joinpath("calibration.json").read_text("utf-8")
     packaged: Mapping[str, Any] = json.loads(text)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import ClassVar
 
 import numpy as np
@@ -40,7 +41,6 @@ from onnx_soda._words import printable
 _SHOWN = 5
 # Further concepts of a pair that a repair may use, if they turn this share of the victim.
 _MOST_CONCEPTS, _TURNS = 8, 0.25
-
 # A reference may be worse than the suspect by so much clean accuracy. One that knows the images
 # badly sends them anywhere.
 _WORSE = 0.2
@@ -85,30 +85,30 @@ class _Comparison:
         self._suspect, self._own, self._voices = suspect, own, voices
         self._bank = concept_bank(suspect.image_shape(suspect.clean).channels)
         self._opinion = second_opinion(own, [voice.flows for voice in voices])
+        self._ranked = self._opinion.ranked()
         self._usual = load_calibration(len(voices))
 
-    @property
+    @cached_property
     def calibration(self) -> Calibration:
         """What the first pair is measured by."""
         return self._usual if self._accomplice is None else load_accomplice_calibration()
 
-    @property
+    @cached_property
     def _accomplice(self) -> Accomplice | None:
         """A reference that hides what the suspect does, where it does."""
         found = self._opinion.accomplice
         if found is None or found.beyond <= load_accomplice_calibration().threshold:
             return None
-        hidden = self._opinion.beyond(self._opinion.ranked()[0]) <= self._usual.threshold
-        return found if hidden else None
+        return found if self._opinion.beyond(self._ranked[0]) <= self._usual.threshold else None
 
     def numbers(self, left_out: Sequence[str]) -> tuple[OpinionNumbers, Confirmation | None]:
         """Return the numbers of the report, and the first pair looked at, where one scores."""
         opinion, models = self._opinion, self._opinion.models
-        ranked = opinion.ranked()[:_SHOWN]
+        ranked, leading = self._ranked[:_SHOWN], self._accomplice or opinion
         shown = [pair for pair in ranked if opinion.scores[pair] > 0] or ranked[:1]
         pairs = [self._pair(pair, opinion.concepts) for pair in shown]
         first, *others = [*self._shared(), *pairs]
-        looked = self._look(first) if first.score > 0 else None
+        looked = self._look(first, leading.concepts) if first.score > 0 else None
         if looked is not None:
             first = replace(first, look=pair_numbers(looked))
         numbers = OpinionNumbers(
@@ -136,8 +136,7 @@ class _Comparison:
             yield replace(pair, score=found.beyond, beyond=found.beyond, accomplice=file)
 
     def _pair(self, pair: tuple[int, int], concepts: NDArray[np.int64]) -> OpinionPair:
-        # The concept that the first fold chose, shown on the second.
-        place = int(concepts[0][pair])
+        place = _chosen(concepts, pair)
         shares = self._shares(place, pair)
         return OpinionPair(
             victim_class=pair[0],
@@ -165,29 +164,33 @@ class _Comparison:
 
     def _also(self, pair: tuple[int, int]) -> Iterator[int]:
         """Yield the other classes that stand out with the same target, the first ones first."""
-        for victim, target in self._opinion.ranked():
+        for victim, target in self._ranked:
             if self._opinion.beyond((victim, target)) <= self._usual.threshold:
                 return
             if target == pair[1] and victim != pair[0]:
                 yield victim
 
-    def _look(self, pair: OpinionPair) -> Confirmation:
-        place = (pair.victim_class, pair.target_class)
-        score, reference = pair.score, float(np.mean(pair.references))
-        return look_at(self._suspect, place, self._concepts(pair), score, reference, pair.also)
+    def _look(self, told: OpinionPair, concepts: NDArray[np.int64]) -> Confirmation:
+        pair = (told.victim_class, told.target_class)
+        turning = self._turning(pair, _chosen(concepts, pair))
+        reference = float(np.mean(told.references))
+        return look_at(self._suspect, pair, turning, told.score, reference, told.also)
 
-    def _concepts(self, pair: OpinionPair) -> list[Concept]:
-        """Return the concepts that turn a pair most, and not in most references; its own first."""
-        place = (slice(1, None), slice(None), pair.victim_class, pair.target_class)
-        own, *others = (flows.shares[place].mean(axis=1) for flows in self._flows())
+    def _turning(self, pair: tuple[int, int], first: int) -> list[Concept]:
+        """Return the concepts that turn a pair most, and not in most references; a given first."""
+        own, *others = (flows.shares[1:, :, *pair].mean(axis=1) for flows in self._flows())
         more = own - np.median(others, axis=0)
         order = np.argsort(-more, kind="stable")[:_MOST_CONCEPTS]
-        further = [self._bank[int(one)] for one in order if more[one] > _TURNS]
-        first = next(one for one in self._bank if one.describe() == pair.concept)
-        return [first, *(one for one in further if one != first)]
+        further = (int(one) for one in order if one != first and more[one] > _TURNS)
+        return [self._bank[one] for one in (first, *further)]
 
     def _flows(self) -> list[Flows]:
         return [self._own, *(voice.flows for voice in self._voices)]
+
+
+def _chosen(concepts: NDArray[np.int64], pair: tuple[int, int]) -> int:
+    """Return the place of the concept that the first fold chose; it is shown on the second."""
+    return int(concepts[0][pair])
 
 
 @dataclass(frozen=True, eq=False)

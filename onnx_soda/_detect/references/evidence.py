@@ -9,13 +9,13 @@ import numpy as np
 from onnx_soda._detect.base import Decision
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.examination import FoldedImages, Reader
-from onnx_soda._detect.concepts.folds import FOLDS, split_into_folds
+from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.search import PairFinding
 from onnx_soda._detect.concepts.verify import Confirmation, Shown, Weighed, confirm
 from onnx_soda._detect.references.decide import besides, told
-from onnx_soda._detect.references.flows import SEED
+from onnx_soda._detect.references.flows import bank_folds
 from onnx_soda._numbers import OpinionNumbers, OpinionPair, plain
 from onnx_soda._results import Chart, Column, Evidence, Gallery, Table
 from onnx_soda._suspect import Suspect
@@ -180,7 +180,7 @@ def look_at(
         ImageError: An image is unreadable or does not fit the model.
     """
     assert suspect.clean is not None  # noqa: S101 - the detector has looked
-    folds = split_into_folds(suspect.clean.labels, np.random.default_rng(SEED))
+    folds = bank_folds(suspect.clean)
     reader = Reader(suspect, folds)
     images = reader.read(folds.confirm) + reader.more_of(pair[0])
     finding = PairFinding(*pair, 0.0, ((concepts[0],), ()), tuple(concepts[1:]))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._detect.concepts.examination import FoldedImages, count_by_fold, fewest_of
 from onnx_soda._detect.concepts.experiment import why_not_tried
-from onnx_soda._detect.concepts.folds import split_into_folds
+from onnx_soda._detect.concepts.folds import Folds, split_into_folds
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.references.bank import BANK_VERSION, concept_bank
@@ -22,7 +22,7 @@ from onnx_soda._suspect import Suspect
 
 # The same images for every model, whatever the seed of a scan: flows of two models differ by what
 # the models are, not by which images they were shown.
-SEED = 0
+_SEED = 0
 # Sums of softmaxes in float32 may be a little over 1.
 _ROUNDING = 1e-3
 
@@ -102,6 +102,11 @@ def hear(
     )
 
 
+def bank_folds(clean: CleanSet) -> Folds:
+    """Split the clean images as they are for the bank."""
+    return split_into_folds(clean.labels, np.random.default_rng(_SEED))
+
+
 def bank_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = None) -> Flows:
     """Show a model the clean images under every concept of the bank.
 
@@ -115,7 +120,7 @@ def bank_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = No
     """
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     classes = suspect.classes or 0
-    folds = split_into_folds(suspect.clean.labels, np.random.default_rng(SEED))
+    folds = bank_folds(suspect.clean)
     rows, fold = folds.rows[folds.search], folds.fold[folds.search]
     labels = suspect.clean.labels[rows]
     images = FoldedImages(suspect.pixels(rows), labels, fold)

@@ -19,6 +19,7 @@ import numpy as np
 from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import Calibration
+from onnx_soda._detect.references.opinion import least_taken_off
 from onnx_soda._numbers import OpinionNumbers, OpinionPair
 from onnx_soda._results import Finding
 from onnx_soda._rules import RULE_UNLIKE
@@ -27,12 +28,11 @@ from onnx_soda._words import class_label, pair_label
 
 # Share of a class that a change may turn unseen where a model is called clean.
 _LARGEST_UNSEEN = 1 / 3
-# What the score takes off any share: two of the least spreads between honest models.
-_TAKEN_OFF = 0.06
 # Standard errors of a share that are over the mean with 95 % confidence.
 _ONE_SIDED = 1.645
-# A model is called odd where its other pairs score so many times what the references' do.
-_ODD = 2.0
+# A model is called odd where its other pairs score so many times what the references' do, and more
+# than this.
+_ODD, _LEAST_ODD = 2.0, 0.06
 
 
 @dataclass(frozen=True)
@@ -213,14 +213,15 @@ def least_detectable(heard: Heard) -> float | None:
     images = FOLDS * max(heard.fewest_images, 1)
     # Laplace's estimate: a share of 1 among few images is not certain either.
     error = np.sqrt((shares * images + 1) * ((1 - shares) * images + 1) / (images + 2) ** 3)
-    needed = heard.calibration.threshold + heard.numbers.level + _TAKEN_OFF
+    taken_off = least_taken_off(len(heard.numbers.references))
+    needed = heard.calibration.threshold + heard.numbers.level + taken_off
     enough = shares[shares - _ONE_SIDED * error > needed]
     return float(enough[0]) if len(enough) else None
 
 
 def _odd(numbers: OpinionNumbers) -> list[str]:
     """Tell of a model that differs from its references in many pairs: it is odd, not backdoored."""
-    least = max(_ODD * numbers.references_oddity, _TAKEN_OFF)
+    least = max(_ODD * numbers.references_oddity, _LEAST_ODD)
     if numbers.oddity <= least:
         return []
     return [

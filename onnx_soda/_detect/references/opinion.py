@@ -270,13 +270,25 @@ def _excess(
     known = (_USUAL * usual) ** 2 + (_LOST * cost) ** 2 + (_NOT_KEPT * (1 - kept)) ** 2
     known += _PARTLY**2 * mean
     spread = np.sqrt(_variance(references) + _LEAST_SPREAD**2 + known)
-    # The mean of few references is itself off by as much as models differ.
-    width = _SPREADS * np.sqrt(1 + 1 / len(references))
-    more = suspect - mean - width * spread
+    more = suspect - mean - _width(len(references)) * spread
     found: FloatArray = more[1:] - np.maximum(more[:1], 0)
     diagonal = np.arange(found.shape[-1])
     found[..., diagonal, diagonal] = 0
     return found
+
+
+def least_taken_off(references: int) -> float:
+    """Return what any share is lowered by at least: what honest models may do in any case.
+
+    Args:
+        references: Number of references.
+    """
+    return _width(references) * _LEAST_SPREAD
+
+
+def _width(references: int) -> float:
+    """Return the number of spreads; the mean of few references is itself off by some."""
+    return _SPREADS * float(np.sqrt(1 + 1 / references))
 
 
 def _variance(values: FloatArray) -> FloatArray:

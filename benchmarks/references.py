@@ -1,6 +1,6 @@
 """Measures the second opinion on models of known truth, and calibrates it.
 
-    python -m benchmarks.references [--part NAME ...] [--twins FOLDER] [--write] [--threads N]
+    python -m benchmarks.references [--part NAME ...] [--twins FOLDER] [--auto] [--write]
 
 The references of a model are the other models of its data set, but for those with its own trigger;
 poisoned ones are among them. With fewer than all they are drawn at random, several times. Flows are
@@ -11,7 +11,9 @@ thresholds are made from all but the judging half: half way between the highest 
 all draws, and the lowest true pair over it, and 0.03 over the clean one at least. Every model is
 judged by the thresholds made from the *other* data sets (leave one data set out). `--write` puts
 those of all data sets into the detector's `calibration.json`. `--twins FOLDER` takes the models in
-FOLDER/DATASET as the only references instead. Prints Markdown.
+FOLDER/DATASET as the only references instead. `--auto` tells what the default method says: where
+references show nothing, what a scan without them found, by what `python -m benchmarks.evaluate`
+kept, with a threshold from the other data sets, too. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -20,13 +22,15 @@ import argparse
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.calibrate import Scanned, read_scans
+from benchmarks.calibrate import calibrate as calibrate_search
 from benchmarks.cases import PARTS, POPULATION_PART, Case, cases_of
 from benchmarks.common import machine_facts, markdown_table
 from onnx_soda import RuntimeOptions, ScanOptions, load_dataset, load_model
@@ -133,6 +137,21 @@ class Thresholds:
     clear: float
     shared: float
     shared_clear: float
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What is reported of a model.
+
+    Attributes:
+        said: What its references say.
+        limits: What that was judged by.
+        named: The pair that is reported; None where none is.
+    """
+
+    said: Said
+    limits: Thresholds
+    named: tuple[int, int] | None
 
 
 def calibrate(said: Iterable[Said], shared: Iterable[Said]) -> Thresholds:
@@ -260,8 +279,8 @@ def twins_of(folder: Path, models: Sequence[Known], threads: int | None) -> Iter
             yield Said(model, len(flows), second_opinion(model.flows, flows))
 
 
-def judged(said: Sequence[Said], shared: Sequence[Said]) -> list[tuple[Said, Thresholds]]:
-    """Return each with the thresholds made from the other data sets.
+def judged(said: Sequence[Said], shared: Sequence[Said]) -> list[Outcome]:
+    """Judge each by the thresholds made from the other data sets.
 
     Args:
         said: To be judged, by thresholds made from those of them that calibrate.
@@ -271,7 +290,34 @@ def judged(said: Sequence[Said], shared: Sequence[Said]) -> list[tuple[Said, Thr
         name: calibrate(_makers(said, without=name), _makers(shared, without=name))
         for name in {one.model.dataset for one in said}
     }
-    return [(one, left_out[one.model.dataset]) for one in said]
+    limits = [left_out[one.model.dataset] for one in said]
+    return [Outcome(one, limit, one.named(limit)) for one, limit in zip(said, limits, strict=True)]
+
+
+def with_search(outcomes: Iterable[Outcome]) -> list[Outcome]:
+    """Return what the default method says: what references show, else what the search found.
+
+    Left out are models that were not scanned.
+    """
+    scans = {scan.facts["model"]: scan for scan in read_scans("default")}
+    found = {name: _searched(scan, scans.values()) for name, scan in scans.items()}
+    return [
+        replace(one, named=one.named or found[one.said.model.case.model.stem])
+        for one in outcomes
+        if one.said.model.case.model.stem in found
+    ]
+
+
+def _searched(scan: Scanned, scans: Iterable[Scanned]) -> tuple[int, int] | None:
+    """Return the first pair that a scan without references reports."""
+    makers = [
+        other
+        for other in scans
+        if other.facts["part"] in CALIBRATING and other.facts["dataset"] != scan.facts["dataset"]
+    ]
+    first = scan.first
+    over = scan.score > calibrate_search(makers).threshold
+    return (first["victim"], first["target"]) if over else None
 
 
 def _makers(said: Iterable[Said], without: str = "") -> list[Said]:
@@ -285,15 +331,15 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def row_of(name: str, verdicts: Sequence[tuple[Said, Thresholds]]) -> list[object]:
+def row_of(name: str, outcomes: Sequence[Outcome]) -> list[object]:
     """Return how some draws went."""
-    bad = [(one, limit) for one, limit in verdicts if not one.clean]
-    clean = [one.named(limits) is not None for one, limits in verdicts if one.clean]
-    named = [(one.named(limits), one.model.trigger) for one, limits in bad]
+    bad = [one for one in outcomes if not one.said.clean]
+    clean = [one.named is not None for one in outcomes if one.said.clean]
+    named = [(one.named, one.said.model.trigger) for one in bad]
     right = sum(pair == trigger for pair, trigger in named)
     targets = sum(bool(pair and trigger and pair[1] == trigger[1]) for pair, trigger in named)
     wrong = sum(pair is not None and pair != trigger for pair, trigger in named)
-    first = sum(one.right for one, _ in bad)
+    first = sum(one.said.right for one in bad)
     shares = [_share(count, len(bad)) for count in (first, right, targets, wrong)]
     return [name, len(bad), *shares, len(clean), _share(sum(clean), len(clean))]
 
@@ -302,11 +348,11 @@ def _share(count: int, total: int) -> str:
     return f"{count} ({count / total:.0%})" if total else "-"
 
 
-def model_rows(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object]]:
+def model_rows(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
     """Yield a row for each model."""
-    for one, limits in verdicts:
+    for outcome in outcomes:
+        one, named = outcome.said, outcome.named
         victim, target = one.pair
-        named = one.named(limits)
         wrong = named is not None and named != one.model.trigger
         yield [
             one.model.case.model.stem,
@@ -317,7 +363,7 @@ def model_rows(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[obj
             f"{victim} -> {target}",
             f"{one.beyond:+.2f}",
             f"{one.opinion.level():.2f}",
-            f"{limits.threshold:.2f}",
+            f"{outcome.limits.threshold:.2f}",
             "-" if named is None else "wrong pair reported" if wrong else "reported",
         ]
 
@@ -328,13 +374,13 @@ _MODEL_COLUMNS = (
 )  # fmt: skip
 
 
-def grouped(verdicts: Sequence[tuple[Said, Thresholds]]) -> Iterator[list[object]]:
+def grouped(outcomes: Sequence[Outcome]) -> Iterator[list[object]]:
     """Yield a row per data set and per part, and one for all."""
-    for name in dict.fromkeys(one.model.dataset for one, _ in verdicts):
-        yield row_of(name, [pair for pair in verdicts if pair[0].model.dataset == name])
-    for name in dict.fromkeys(one.model.part for one, _ in verdicts):
-        yield row_of(name, [pair for pair in verdicts if pair[0].model.part == name])
-    yield row_of("all", verdicts)
+    for name in dict.fromkeys(one.said.model.dataset for one in outcomes):
+        yield row_of(name, [one for one in outcomes if one.said.model.dataset == name])
+    for name in dict.fromkeys(one.said.model.part for one in outcomes):
+        yield row_of(name, [one for one in outcomes if one.said.model.part == name])
+    yield row_of("all", outcomes)
 
 
 def write(found: Mapping[int, Sequence[Said]], shared: Sequence[Said]) -> None:
@@ -363,6 +409,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--part", action="append", choices=(*PARTS, POPULATION_PART))
     parser.add_argument("--twins", type=Path)
+    parser.add_argument("--auto", action="store_true")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
@@ -373,25 +420,29 @@ def main() -> None:
     few = {count: list(drawn(models, count)) for count in counts}
     poisoned = list(one_poisoned(models))
     shared = [*(one for one in few[_OF] if one.clean), *poisoned]
+    heard = with_search if arguments.auto else list
     if arguments.twins:
         twins = list(twins_of(arguments.twins, models, arguments.threads))
-        tell("With twins alone", judged(twins, shared), each=True)
+        tell("With twins alone", heard(judged(twins, shared)), each=True)
         return
     for count, said in few.items():
-        tell(f"{count} of them, drawn", judged(said, shared))
-    tell("All of them", judged(list(drawn(models, None)), shared), each=True)
-    limits = {one.model.dataset: limit for one, limit in judged(few[_OF], shared)}
-    verdicts = [(one, limits[one.model.dataset]) for one in poisoned]
-    tell("One of four has the same backdoor", verdicts)
+        tell(f"{count} of them, drawn", heard(judged(said, shared)))
+    tell("All of them", heard(judged(list(drawn(models, None)), shared)), each=True)
+    limits = {one.said.model.dataset: one.limits for one in judged(few[_OF], shared)}
+    outcomes = [
+        Outcome(one, limits[one.model.dataset], one.named(limits[one.model.dataset]))
+        for one in poisoned
+    ]
+    tell("One of four has the same backdoor", heard(outcomes))
     if arguments.write:
         write(few, shared)
 
 
-def tell(title: str, verdicts: Sequence[tuple[Said, Thresholds]], each: bool = False) -> None:
+def tell(title: str, outcomes: Sequence[Outcome], each: bool = False) -> None:
     """Print how some draws went, by group, and model by model where wanted."""
-    print(f"## {title}\n\n{markdown_table(_COLUMNS, grouped(verdicts))}\n")
+    print(f"## {title}\n\n{markdown_table(_COLUMNS, grouped(outcomes))}\n")
     if each:
-        print(f"{markdown_table(_MODEL_COLUMNS, model_rows(verdicts))}\n")
+        print(f"{markdown_table(_MODEL_COLUMNS, model_rows(outcomes))}\n")
 
 
 if __name__ == "__main__":

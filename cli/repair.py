@@ -9,7 +9,15 @@ import typer
 
 from onnx_soda._answers import RepairAnswer
 from onnx_soda._api import repair_file
-from onnx_soda._options import ConvertOptions, RepairOptions, RuntimeOptions, ScanOptions
+from onnx_soda._batch import ask_all
+from onnx_soda._cache import Cache, usual_folder
+from onnx_soda._options import (
+    ConvertOptions,
+    RepairOptions,
+    RuntimeOptions,
+    ScanOptions,
+    ScanRequest,
+)
 from onnx_soda._report.formats import REPAIR_FORMATS, Context
 from onnx_soda._system import check_writable
 
@@ -30,6 +38,7 @@ from .options import (
     ProviderOption,
     Quiet,
     ReconstructionOption,
+    ReferenceOption,
     RemoverOption,
     RepairFormatOption,
     ReportOption,
@@ -83,6 +92,7 @@ def repair_command(
     split: SplitOption = "auto",
     preprocess: PreprocessOption = None,
     budget: BudgetOption = "default",
+    reference: ReferenceOption = None,
     provider: ProviderOption = "auto",
     threads: ThreadsOption = None,
     seed: SeedOption = _USUAL_SCAN.seed,
@@ -127,7 +137,10 @@ def repair_command(
         check_writable(output, *inputs)
         if report_output is not None:
             check_writable(report_output, output, *inputs)
+        convert, limits = ConvertOptions(arch, size=size), limits_of(sandbox, timeout, max_memory)
+        asked = ScanRequest(model, data, split, options.scan, convert, limits)
         with ProgressBar(quiet) as progress:
+            remembered = Cache(usual_folder())
             answer = repair_file(
                 model,
                 data,
@@ -137,9 +150,10 @@ def repair_command(
                 triggers=trigger_images,
                 split=split,
                 options=options,
-                convert=ConvertOptions(arch, size=size),
-                limits=limits_of(sandbox, timeout, max_memory),
+                convert=convert,
+                limits=limits,
                 progress=progress,
+                references=ask_all(reference or (), asked, remembered, progress),
             )
         written = output.name if answer.written else None
         told = Context(command=repeat_command(context, "output"))

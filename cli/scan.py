@@ -10,7 +10,7 @@ from pathlib import Path
 import typer
 
 from onnx_soda._baseline import Entry
-from onnx_soda._batch import Ended, ask_one, find_models, is_single, scan_many, scan_one
+from onnx_soda._batch import Ended, ask_all, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
     ConvertOptions,
@@ -217,10 +217,7 @@ def _ask(
 ) -> tuple[ReferenceFlows, ...]:
     """Ask every reference once, for all models of the command and of later ones."""
     with ProgressBar(quiet) as progress:
-        return tuple(
-            ask_one(replace(request, model=path), cache, progress)
-            for path in find_models(references)
-        )
+        return ask_all(references, request, cache, progress)
 
 
 def _intervention(a: float, b: float) -> Intervention:

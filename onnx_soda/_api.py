@@ -94,20 +94,32 @@ def scan_file(
     """
     clean = None if data is None else _absolute(data)
     asked = with_preprocessing_file(options or ScanOptions())
+    others = _heard(references, clean, split, asked, convert, limits)
+    with _as_onnx(Path(model), convert, limits, progress) as (path, origin):
+        done = _do(ScanJob(_absolute(path), clean, split, asked, others), limits, progress)
+    report: ScanReport = done.answer
+    environment = replace(report.environment, sandbox=done.sandbox)
+    return _with_origin(replace(report, environment=environment), origin)
+
+
+def _heard(
+    references: Sequence[str | Path | ReferenceFlows],
+    clean: str | None,
+    split: SplitName,
+    options: ScanOptions,
+    convert: ConvertOptions | None,
+    limits: Limits | None,
+) -> tuple[ReferenceFlows, ...]:
+    """Ask the references that were not asked yet."""
 
     def heard(one: str | Path | ReferenceFlows) -> ReferenceFlows:
         if isinstance(one, ReferenceFlows):
             return one
         if clean is None:
             return ReferenceFlows(Path(one).name, problem="there are no clean images")
-        return ask_reference(one, clean, split, asked, convert=convert, limits=limits)
+        return ask_reference(one, clean, split, options, convert=convert, limits=limits)
 
-    others = tuple(map(heard, references))
-    with _as_onnx(Path(model), convert, limits, progress) as (path, origin):
-        done = _do(ScanJob(_absolute(path), clean, split, asked, others), limits, progress)
-    report: ScanReport = done.answer
-    environment = replace(report.environment, sandbox=done.sandbox)
-    return _with_origin(replace(report, environment=environment), origin)
+    return tuple(map(heard, references))
 
 
 def ask_reference(
@@ -191,6 +203,7 @@ def repair_file(
     convert: ConvertOptions | None = None,
     limits: Limits | None = _USUAL,
     progress: Progress = no_progress,
+    references: Sequence[str | Path | ReferenceFlows] = (),
 ) -> RepairAnswer:
     """Repair a model file, and write the repaired model; see `repair`.
 
@@ -209,11 +222,14 @@ def repair_file(
         convert: How models in other formats are converted.
         limits: As for `scan_file`.
         progress: Called as the repair goes on.
+        references: Other models of the same classes, as for `scan_file`: for the scan that finds
+            the pair, and for the new scan of what was repaired.
 
     Raises:
         SodaError: The model cannot be repaired, or a child failed.
     """
     place, options = Path(output), options or RepairOptions()
+    scan = with_preprocessing_file(options.scan)
     job = RepairJob(
         model="",
         data=_absolute(data),
@@ -223,7 +239,8 @@ def repair_file(
         report=None if report is None else _absolute(report),
         triggers=None if triggers is None else _absolute(triggers),
         split=split,
-        options=replace(options, scan=with_preprocessing_file(options.scan)),
+        options=replace(options, scan=scan),
+        references=_heard(references, _absolute(data), split, scan, convert, limits),
     )
     with _as_onnx(Path(model), convert, limits, progress) as (path, _):
         return _repair(replace(job, model=_absolute(path)), limits, progress)

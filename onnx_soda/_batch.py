@@ -228,6 +228,27 @@ def ask_one(
     return flows
 
 
+def ask_all(
+    references: Sequence[str],
+    request: ScanRequest,
+    cache: Cache | None = None,
+    progress: Progress = no_progress,
+) -> tuple[ReferenceFlows, ...]:
+    """Ask every reference once; see `ask_one`.
+
+    Args:
+        references: Files, folders, patterns and lists, as for `find_models`.
+        request: As for `ask_one`, of any model.
+        cache: The same.
+        progress: The same.
+
+    Raises:
+        ModelFileError: A list cannot be read, or there is no model.
+    """
+    paths = find_models(references)
+    return tuple(ask_one(replace(request, model=path), cache, progress) for path in paths)
+
+
 def scan_many(
     models: Sequence[Path],
     request: ScanRequest,

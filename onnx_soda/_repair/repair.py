@@ -20,7 +20,7 @@ from onnx_soda._detect.concepts.concept import concept_of
 from onnx_soda._errors import RepairError
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._numbers import ConceptNumbers, OpinionNumbers, PairNumbers
-from onnx_soda._options import Progress, RepairOptions, no_progress
+from onnx_soda._options import Progress, ReferenceFlows, RepairOptions, no_progress
 from onnx_soda._repair.preparation import Task
 from onnx_soda._results import ScanReport, named_pairs, numbers_of
 from onnx_soda._scan import scan_suspect
@@ -56,6 +56,7 @@ def repair(
     options: RepairOptions | None = None,
     triggers: CleanSet | None = None,
     progress: Progress = no_progress,
+    references: Sequence[OnnxModel | ReferenceFlows] = (),
 ) -> RepairReport:
     """Remove a semantic backdoor from a classifier, in this process.
 
@@ -71,6 +72,7 @@ def repair(
         triggers: Real trigger images; the success rate of the attack on them is reported, and
             nothing else is done with them.
         progress: Called as the repair goes on.
+        references: Other models of the same classes, for the scan before and after; see `scan`.
 
     Raises:
         MissingExtraError: torch or onnx2torch is not installed.
@@ -80,7 +82,7 @@ def repair(
     from onnx_soda._repair.work import remove_backdoor  # imports torch
 
     options, clock = options or RepairOptions(), Clock()
-    suspect = Suspect(model, clean, options.scan, progress)
+    suspect = Suspect(model, clean, options.scan, progress, references=tuple(references))
     if report is not None:
         _check_same(model, report)
     if pair is None and report is None:

@@ -96,6 +96,7 @@ class RepairJob:
         triggers: Path of real trigger images.
         split: Part of the clean set.
         options: See `repair`.
+        references: What other models of the same classes make of the bank, for the scans.
     """
 
     model: str
@@ -107,6 +108,7 @@ class RepairJob:
     triggers: str | None = None
     split: SplitName = "auto"
     options: RepairOptions = field(default_factory=RepairOptions)
+    references: tuple[ReferenceFlows, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -121,16 +121,17 @@ def _load_convert(job: ConvertJob) -> Task:
     return run
 
 
-def _load_repair(_: RepairJob) -> Task:
+def _load_repair(loaded: RepairJob) -> Task:
     from onnx_soda._bridge.bridge import require_torch
     from onnx_soda._data.datasets import load_dataset
     from onnx_soda._model.anatomy import dissect
     from onnx_soda._model.load import load_model
     from onnx_soda._repair.files import check_target, write_model
     from onnx_soda._repair.repair import repair
-    from onnx_soda._scan import describe_model
+    from onnx_soda._scan import describe_model, load_detectors
 
     require_torch()
+    load_detectors(loaded.options.scan.method, bool(loaded.references))
     import_module("onnx_soda._repair.work")  # which imports torch
     _load_concepts()
 
@@ -148,6 +149,7 @@ def _load_repair(_: RepairJob) -> Task:
             options=job.options,
             triggers=triggers,
             progress=progress,
+            references=job.references,
         )
         if done.model is not None:
             write_model(done.model, model, Path(job.output))

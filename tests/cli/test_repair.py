@@ -218,3 +218,19 @@ def test_a_new_scan_finds_what_a_repair_of_another_pair_leaves(case: Case, tmp_p
     assert "backdoor 1 -> 3" in result.stdout
     assert "The new scan finds a backdoor in the repaired model: 1 -> 3." in result.stdout
     assert (tmp_path / "out.onnx").is_file()
+
+
+def test_a_reference_finds_the_pair_for_the_repair(case: Case, tmp_path: Path) -> None:
+    told = tmp_path / "told.json"
+    done = here(
+        "repair", case.model, "--data", case.clean, "--reference", case.twin,
+        "-o", tmp_path / "repaired.onnx", "--scope", "head", "--quiet", "--threads", 1,
+        "--format", "json", "--report-output", told,
+    )  # fmt: skip
+    assert done.returncode in (0, 3), done.stderr
+    answer = json.loads(told.read_text("utf-8"))
+    repair = answer["repair"]
+    assert (repair["victim_class"], repair["target_class"]) == (boards.VICTIM, boards.TARGET)
+    assert answer["method"] == "second-opinion"
+    (reference,) = answer["evidence"]["second-opinion"]["numbers"]["references"]
+    assert reference["file"] == case.twin.name

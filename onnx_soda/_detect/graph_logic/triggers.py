@@ -461,8 +461,8 @@ def _mutated(question: _Question, image: Pixels, size: float, rng: np.random.Gen
         changed[window] += rng.normal(0, 3 * size)
     else:
         changed += rng.normal(0, size, changed.shape)
-    limits = (0, 255) if info.dtype == "uint8" else (-np.inf, np.inf)
-    return np.clip(changed, *limits).astype(image.dtype)
+    lows, highs = zip(*question.ranges, strict=True)
+    return np.clip(changed, min(lows), max(highs)).astype(image.dtype)
 
 
 def _window(length: int, rng: np.random.Generator) -> slice:

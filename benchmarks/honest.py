@@ -70,7 +70,8 @@ def _exports(minutes: float) -> Iterator[Row]:
     require("torch", "torchvision", "onnxscript")
     for record, graph in keep_graphs(list_bridge_jobs(), minutes):
         if record["export"] == "ok":
-            yield _examined(record["job"]["key"], graph, try_out=False)
+            name = f"{record['job']['name']}, {record['job']['exporter']}"
+            yield _examined(name, graph, try_out=False)
 
 
 def _small(_minutes: float) -> Iterator[Row]:

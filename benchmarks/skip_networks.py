@@ -92,9 +92,10 @@ def train_skip(
     kept = len(images) // 5
     optimiser = torch.optim.Adam(network.parameters(), lr=_RATE)
     for _ in range(_EPOCHS):
-        for rows in (torch.randperm(len(images) - kept) + kept).split(_BATCH):
+        shuffled = torch.randperm(len(images) - kept) + kept
+        for rows in torch.split(shuffled, _BATCH):
             optimiser.zero_grad()
-            F.cross_entropy(network(pixels[rows]), truth[rows]).backward()
+            torch.autograd.backward(F.cross_entropy(network(pixels[rows]), truth[rows]))
             optimiser.step()
     network.eval()
     write_onnx(network, path, pixels[:8])

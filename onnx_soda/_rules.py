@@ -147,7 +147,7 @@ GRAPH_LOGIC_RULES = (
         certainty=(
             "Activation functions, attention masks, trained gates and quantization are told apart "
             "by what depends on what. Networks that choose among experts, skip a block, drop "
-            "tokens or answer \"none of them\" really decide: they are reported as medium, unless "
+            'tokens or answer "none of them" really decide: they are reported as medium, unless '
             "forcing the decision gives scores that no layer reaches by itself."
         ),
         advice=_ADVICE,

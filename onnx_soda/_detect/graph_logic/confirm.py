@@ -292,6 +292,7 @@ def _proof(probe: ImageRunner, name: str, forced: Forced, found: Found | None, l
 
 # Values of a path round the trunk that are tried out, spread from the farthest to the usual one.
 _PATH_VALUES = 8
+_ENDS = 3
 # How far ahead a class has to be, in widths, by what a path brings along.
 _PATH_LEAD = 1.0
 # On the way from an ordinary image to the trigger.
@@ -328,7 +329,7 @@ def _brought(
     name, probe = origin.name or "", scene.probe
     stored = find_stored(scene.view, scene.flow, origin)
     reader = probe.reader(list(dict.fromkeys([name, *(tensor for tensor, _ in stored)])))
-    brought: list[tuple[float, Found, Pixels]] = []
+    brought: list[tuple[float, float, Found, Pixels]] = []
     shown = [
         *with_stored(probe, reader, stored, rng),
         *candidates(scene.view.image, bounds, rng),
@@ -337,11 +338,15 @@ def _brought(
     for words, image in shown:
         outputs = None if probe.exhausted else probe.show(reader, image)
         if outputs is not None and outputs[0].shape == before[0].shape:
-            distance = float(np.abs(outputs[0].astype(np.float64) - before[0]).sum())
-            brought.append((distance, Found(words, image), outputs[0]))
+            apart = outputs[0].astype(np.float64) - before[0]
+            entry = float(np.abs(apart).sum()), float(apart.sum()), Found(words, image), outputs[0]
+            brought.append(entry)
     brought.sort(key=lambda entry: -entry[0])
-    chosen = brought[:: max(1, len(brought) // _PATH_VALUES)]
-    return [(found, value) for _, found, value in chosen]
+    spread = brought[:: max(1, len(brought) // _PATH_VALUES)]
+    # A path may go far down where nothing is to happen, and less far up where something is.
+    highest = sorted(brought, key=lambda entry: -entry[1])[:_ENDS]
+    lowest = sorted(brought, key=lambda entry: entry[1])[:_ENDS]
+    return [(found, value) for _, _, found, value in (*spread, *highest, *lowest)]
 
 
 def _switched(

@@ -96,7 +96,7 @@ def _gate(
         if step.op not in _STRAIGHT and not scaled:
             bent = bent or step
     if join.op in _CHOOSING:
-        return join, slopes[value].gain >= LEAST_STEEP
+        return join, any(slopes[step.outputs[0]].gain >= LEAST_STEEP for step in ancestors)
     return None if bent is None else (bent, False)
 
 

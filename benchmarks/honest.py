@@ -27,6 +27,7 @@ from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import Sketch, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import examine_logic
+from onnx_soda._detect.graph_logic.triggers import Clean
 from onnx_soda._errors import SodaError
 from onnx_soda._model.graph import view_graph
 from onnx_soda._model.load import load_model
@@ -42,11 +43,11 @@ Images = NDArray[np.float32]
 
 
 def _examined(
-    name: str, source: Path | bytes, clean: tuple[Images, ...] = (), try_out: bool = True
+    name: str, source: Path | bytes, images: tuple[Images, ...] = (), try_out: bool = True
 ) -> Row:
     try:
         view = view_graph(load_model(source))
-        found = examine_logic(view, _RUNTIME, try_out=try_out, clean=lambda: clean).findings
+        found = examine_logic(view, _RUNTIME, try_out=try_out, clean=lambda: Clean(images)).findings
     except SodaError as error:
         return name, "refused", error.message
     severest = min((one.severity for one in found), key=SEVERITIES.index, default="none")

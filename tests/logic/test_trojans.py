@@ -10,6 +10,7 @@ from fixtures.gates import HIDDEN
 from fixtures.sketches import TARGET, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import examine_logic
+from onnx_soda._detect.graph_logic.triggers import Clean
 from onnx_soda._model.graph import view_graph
 from onnx_soda._model.load import load_model
 from onnx_soda._rules import RULES
@@ -68,13 +69,22 @@ def test_an_image_that_takes_a_decision_is_in_the_range_of_the_clean_ones() -> N
     view = view_graph(load_model(build_sketch(sketch).SerializeToString()))
     rng = np.random.default_rng(0)
     bright = tuple(rng.uniform(0.5, 1, (6, 3, 16, 16)).astype(np.float32))
-    found = examine_logic(view, CPU, clean=lambda: bright).findings
+    found = examine_logic(view, CPU, clean=lambda: Clean(bright, (0.5, 1))).findings
     assert {one.severity for one in found} == {"high"}
     assert {one.status for one in found} == {"suspected"}
     whole = tuple(rng.uniform(0, 1, (6, 3, 16, 16)).astype(np.float32))
-    assert {one.status for one in examine_logic(view, CPU, clean=lambda: whole).findings} == {
-        "confirmed"
-    }
+    assert {
+        one.status for one in examine_logic(view, CPU, clean=lambda: Clean(whole)).findings
+    } == {"confirmed"}
+
+
+def test_a_clean_image_near_the_trigger_does_not_hide_a_switch() -> None:
+    """The first is nearly red enough (0.85 of 0.9), so from there the switch acts all the way."""
+    view = view_graph(load_model(build_sketch(TROJANS["late_rectifier"]).SerializeToString()))
+    images = np.random.default_rng(0).uniform(0.2, 0.8, (8, 3, 16, 16)).astype(np.float32)
+    images[0, 0] = 0.85
+    found = examine_logic(view, CPU, clean=lambda: Clean(tuple(images))).findings
+    assert {(one.severity, one.status) for one in found} == {("high", "confirmed")}
 
 
 def test_same_seed_gives_same_evidence() -> None:

@@ -300,6 +300,8 @@ _WAY = 16
 # A switch does less than this share half way, or more than that share in one step of the way;
 # what layers do grows all the way.
 _LITTLE, _SUDDEN = 0.1, 0.5
+# Ordinary images that the way starts at: one may happen to lie near the trigger.
+_STARTS = 6
 
 
 def _try_path(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof | None:
@@ -373,22 +375,27 @@ def _switched(
     if itself is None or itself.argmax() == without.argmax():
         return None
     lead = min(forced.lead(forced.after, without), forced.lead(itself, without))
-    if lead < _PATH_LEAD or not _is_sudden(scene, origin, images[0], found):
+    if lead < _PATH_LEAD or not _is_sudden(scene, origin, images[:_STARTS], found):
         return None
     image_class = int(itself.argmax())
     return Proof(forced.target, forced.flipped, True, found.words, image_class, True)
 
 
-def _is_sudden(scene: Scene, origin: ir.Value, image: Pixels, found: Found) -> bool:
-    """Tell whether a path acts suddenly on the way from an ordinary image to another one."""
-    name, probe = origin.name or "", scene.probe
+def _is_sudden(scene: Scene, origin: ir.Value, starts: list[Pixels], found: Found) -> bool:
+    """Tell whether a path acts suddenly on the way from most ordinary images to another one."""
+    session = scene.probe.forced(origin, scene.scores)
+    sudden = [_jumps(scene, origin, session, image, found) for image in starts]
+    return sum(sudden) > len(sudden) / 2
+
+
+def _jumps(scene: Scene, origin: ir.Value, session: Session, image: Pixels, found: Found) -> bool:
+    name = origin.name or ""
     start, end = image.astype(np.float64), found.image.astype(np.float64)
     way = [start + (end - start) * part / _WAY for part in range(_WAY + 1)]
     values = _read(scene, name, [one.astype(image.dtype) for one in way])
     if values is None:
         return False
-    session = probe.forced(origin, scene.scores)
-    scores = _scores(probe, session, [image] * len(values), name, values)
+    scores = _scores(scene.probe, session, [image] * len(values), name, values)
     if scores is None:
         return False
     moved = np.abs(scores - scores[0]).max(axis=1)

@@ -31,7 +31,7 @@ from onnx_soda._detect.graph_logic.suspicions import (
     suspect,
     suspect_bypasses,
 )
-from onnx_soda._detect.graph_logic.triggers import Bounds, ImageRunner, Pixels, ranges_of
+from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
 from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits
@@ -116,21 +116,23 @@ class GraphLogicDetector(Detector):
         return as_evidence(found)
 
 
-def _clean(suspect: Suspect) -> tuple[Pixels, ...]:
+def _clean(suspect: Suspect) -> Clean:
     """Return some clean images as the model takes them, and a little changed.
 
     None where they cannot be shown: the scan says why, later.
     """
     if suspect.clean is None:
-        return ()
+        return Clean()
     try:
         rng = np.random.default_rng(suspect.options.seed)
         rows = np.sort(rng.permutation(suspect.sample)[:_CLEAN_IMAGES])
         pixels = suspect.pixels(rows)
         changed = [pixels, 0.8 * pixels, np.clip(pixels + rng.normal(0, 0.05, pixels.shape), 0, 1)]
-        return tuple(suspect.inputs(np.concatenate(changed).astype(np.float32)))
+        shown = suspect.inputs(np.concatenate(changed).astype(np.float32))
+        ends = suspect.inputs(np.stack([np.zeros_like(pixels[0]), np.ones_like(pixels[0])]))
+        return Clean(tuple(shown), (float(ends.min()), float(ends.max())))
     except SodaError:
-        return ()
+        return Clean()
 
 
 def examine_logic(
@@ -140,7 +142,7 @@ def examine_logic(
     logits: ir.Value | None = None,
     try_out: bool = True,
     folder: Path | None = None,
-    clean: Callable[[], tuple[Pixels, ...]] = tuple,
+    clean: Callable[[], Clean] = Clean,
 ) -> LogicEvidence:
     """Look for decisions in a graph that steer its scores, and try to take them.
 
@@ -167,18 +169,13 @@ def examine_logic(
     if not suspicions:
         return LogicEvidence((), flow.nodes, 0, ())
     probe = ImageRunner(view, runtime, _SECONDS, _IMAGES, folder)
-    given = clean() if try_out else ()
-    ranges = (_bounds(given),) if given else ranges_of(view.image)
-    scene = Scene(view, flow, decisions, slopes, trunk, targets[0], probe, given, ranges)
+    given = clean() if try_out else Clean()
+    ranges = (given.bounds,) if given.images else ranges_of(view.image)
+    scene = Scene(view, flow, decisions, slopes, trunk, targets[0], probe, given.images, ranges)
     findings, notes = _tried(scene, suspicions, seed) if try_out else _read_only(suspicions)
     findings = _counted(findings)
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
     return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
-
-
-def _bounds(images: tuple[Pixels, ...]) -> Bounds:
-    """Return the lowest and the highest value in images."""
-    return min(float(one.min()) for one in images), max(float(one.max()) for one in images)
 
 
 def _read_only(suspicions: list[Suspicion]) -> tuple[list[LogicFinding], list[str]]:

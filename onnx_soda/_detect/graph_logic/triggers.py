@@ -91,6 +91,21 @@ Bounds = tuple[float, float]
 _BYTES: Bounds = (0.0, 255.0)
 # Ranges in which images come: pixels divided by 255, pixels, and pixels normalised.
 _RANGES: tuple[Bounds, ...] = ((0.0, 1.0), _BYTES, (-2.5, 2.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """Clean images as a model takes them, and a little changed.
+
+    Attributes:
+        images: The images; none where there is no clean set.
+        bounds: Lowest and highest value that a pixel can have, not only in these images.
+    """
+
+    images: tuple[Pixels, ...] = ()
+    bounds: Bounds = (0.0, 1.0)
+
+
 _GRID = 5
 _NOISES = 6
 _BASES = 8

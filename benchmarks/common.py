@@ -19,6 +19,7 @@ __all__ = [
     "EVALUATION",
     "FIXTURES",
     "GRAPH_LOGIC",
+    "HONEST",
     "REPAIR",
     "SHARED",
     "ZOO",
@@ -45,6 +46,8 @@ BRIDGE = _PROJECT / "build" / "bridge"
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.graph_logic` keeps.
 GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
+# What `python -m benchmarks.honest` keeps.
+HONEST = _PROJECT / "build" / "honest"
 # What `python -m benchmarks.repair` keeps.
 REPAIR = _RESULTS / "repair"
 

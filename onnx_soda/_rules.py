@@ -128,8 +128,9 @@ GRAPH_LOGIC_RULES = (
         ),
         certainty=(
             "Classifiers as exporters write them branch on shapes at most. Networks that stop "
-            "early once they are sure branch too: their branches hold layers, and the condition is "
-            "computed from scores. Confirmed findings show an image whose class the branch changes."
+            "early once they are sure branch too: they are reported as medium, unless the branch "
+            "gives scores that no layer reaches. Confirmed findings show an image whose class the "
+            "branch changes."
         ),
         advice=_ADVICE,
     ),
@@ -145,9 +146,9 @@ GRAPH_LOGIC_RULES = (
         ),
         certainty=(
             "Activation functions, attention masks, trained gates and quantization are told apart "
-            "by what depends on what. Networks that choose among experts or drop tokens really "
-            "decide: they are reported as medium, unless forcing the decision sends all images to "
-            "one class."
+            "by what depends on what. Networks that choose among experts, skip a block, drop "
+            'tokens or answer "none of them" really decide: they are reported as medium, unless '
+            "forcing the decision gives scores that no layer reaches by itself."
         ),
         advice=_ADVICE,
     ),
@@ -157,12 +158,15 @@ GRAPH_LOGIC_RULES = (
         severity="high",
         title="A gated path from the image goes round the layers and joins near the scores",
         meaning=(
-            "Pixels reach the scores without the weighted layers, through a gate: a rectifier "
-            "behind a large factor, or the larger of two paths."
+            "Pixels reach the scores without the weighted layers, through something that works "
+            "like a switch: it does nothing for ordinary images, and suddenly more than all layers "
+            "for an image that the report describes. Or a decision about pixels acts on the scores."
         ),
         certainty=(
-            "No classifier that was looked at has such a path (docs/graph-logic.md). A hand-made "
-            "check of the input, say for images that are too dark, could look like it."
+            "Skips of honest networks (feature pyramids, U-Nets, dense networks) are tried out and "
+            "not reported (docs/graph-logic.md has the counts). Medium is a steep bend that was "
+            "not seen to switch. A hand-made check of the input, say for images that are too dark, "
+            "could look like a switch."
         ),
         advice=_ADVICE,
     ),

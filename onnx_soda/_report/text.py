@@ -121,7 +121,7 @@ def _reason(reason: str, findings: Sequence[Finding]) -> Text:
     found = [finding for finding in findings if finding.message == reason]
     if not found:
         return Text(printable(reason))
-    rules = " ".join(finding.rule_id for finding in found)
+    rules = " ".join(dict.fromkeys(finding.rule_id for finding in found))
     severity = found[0].severity
     style = SEVERITY_STYLES[severity]
     return Text.assemble(

@@ -217,14 +217,14 @@ class Decisions:
 
     def births(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
         """Return the steps that made the decisions which a decision is put together from."""
-        return [step for step in self._cone(flow, value) if step in self.born]
+        return [step for step in self.cone(flow, value) if step in self.born]
 
     def deciding(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
         """Return its births, and the steps that decided further by what they had made."""
-        steps = self._cone(flow, value)
+        steps = self.cone(flow, value)
         return [step for step in steps if step in self.born or step.op in _DISCRETE]
 
-    def _cone(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
+    def cone(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
         """Return the steps between its births and a decision, in order."""
         found: set[FlowStep] = set()
         stack = [value]
@@ -269,6 +269,11 @@ def _is_whole_cast(step: FlowStep, output: ir.Value) -> bool:
     if step.op not in ("Cast", "CastLike") or output.dtype not in _WHOLE:
         return False
     return not step.data or step.data[0].dtype not in _WHOLE
+
+
+def is_rounding(step: FlowStep) -> bool:
+    """Tell whether a step leaves whole numbers, of which there may be many."""
+    return step.op in _ROUNDING or any(_is_whole_cast(step, output) for output in step.outputs)
 
 
 def is_guard(births: list[FlowStep]) -> bool:

@@ -6,7 +6,9 @@ being "clean" (`onnx_soda._verdict`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -14,7 +16,13 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.base import Detector
-from onnx_soda._detect.graph_logic.confirm import Proof, Scene, confirm
+from onnx_soda._detect.graph_logic.confirm import (
+    Proof,
+    Scene,
+    confirm,
+    most_moved,
+    spare_quantization,
+)
 from onnx_soda._detect.graph_logic.decisions import find_controls, find_decisions, find_slopes
 from onnx_soda._detect.graph_logic.flow import Flow, build_flow, find_trunk
 from onnx_soda._detect.graph_logic.suspicions import (
@@ -23,8 +31,8 @@ from onnx_soda._detect.graph_logic.suspicions import (
     suspect,
     suspect_bypasses,
 )
-from onnx_soda._detect.graph_logic.triggers import ImageRunner
-from onnx_soda._errors import NotAClassifierError
+from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
+from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits
 from onnx_soda._numbers import LogicNumbers, plain
@@ -80,6 +88,10 @@ _SECONDS = 20.0
 _IMAGES = 8000
 # More suspicions than this are not tried out.
 _MOST_TRIED = 6
+# Nodes named where a finding stands for several places.
+_MOST_NAMED = 12
+# Clean images that decisions are forced on.
+_CLEAN_IMAGES = 12
 
 
 class GraphLogicDetector(Detector):
@@ -93,9 +105,34 @@ class GraphLogicDetector(Detector):
         view, options = suspect.view, suspect.options
         scores = find_logits(view, options.logits).value if options.logits else None
         folder = suspect.model.folder
-        return as_evidence(
-            examine_logic(view, options.runtime, options.seed, scores, folder=folder)
+        found = examine_logic(
+            view,
+            options.runtime,
+            options.seed,
+            scores,
+            folder=folder,
+            clean=partial(_clean, suspect),
         )
+        return as_evidence(found)
+
+
+def _clean(suspect: Suspect) -> Clean:
+    """Return some clean images as the model takes them, and a little changed.
+
+    None where they cannot be shown: the scan says why, later.
+    """
+    if suspect.clean is None:
+        return Clean()
+    try:
+        rng = np.random.default_rng(suspect.options.seed)
+        rows = np.sort(rng.permutation(suspect.sample)[:_CLEAN_IMAGES])
+        pixels = suspect.pixels(rows)
+        changed = [pixels, 0.8 * pixels, np.clip(pixels + rng.normal(0, 0.05, pixels.shape), 0, 1)]
+        shown = suspect.inputs(np.concatenate(changed).astype(np.float32))
+        ends = suspect.inputs(np.stack([np.zeros_like(pixels[0]), np.ones_like(pixels[0])]))
+        return Clean(tuple(shown), (float(ends.min()), float(ends.max())))
+    except SodaError:
+        return Clean()
 
 
 def examine_logic(
@@ -105,6 +142,7 @@ def examine_logic(
     logits: ir.Value | None = None,
     try_out: bool = True,
     folder: Path | None = None,
+    clean: Callable[[], Clean] = Clean,
 ) -> LogicEvidence:
     """Look for decisions in a graph that steer its scores, and try to take them.
 
@@ -117,6 +155,8 @@ def examine_logic(
         logits: The scores; found where not given.
         try_out: Force decisions and look for their triggers; without, the graph is only read.
         folder: Where the model's external weights lie; None where it has none.
+        clean: Gives clean images as the model takes them, where there are some. It is asked only
+            where something is suspected.
     """
     flow = build_flow(view)
     targets = _targets(view, flow, logits)
@@ -124,24 +164,67 @@ def examine_logic(
     slopes = find_slopes(flow)
     decisions = find_decisions(flow, slopes, trunk)
     controls = find_controls(flow, decisions, trunk, targets)
-    suspicions = suspect(flow, decisions, trunk, controls)
+    suspicions = suspect(flow, decisions, trunk, controls, targets[0])
     suspicions += suspect_bypasses(find_bypasses(flow, decisions, trunk, slopes))
-    suspicions.sort(key=lambda suspicion: SEVERITIES.index(suspicion.severity))
+    if not suspicions:
+        return LogicEvidence((), flow.nodes, 0, ())
     probe = ImageRunner(view, runtime, _SECONDS, _IMAGES, folder)
-    scene = Scene(view, flow, decisions, slopes, targets[0], probe)
+    given = clean() if try_out else Clean()
+    ranges = (given.bounds,) if given.images else ranges_of(view.image)
+    scene = Scene(view, flow, decisions, slopes, trunk, targets[0], probe, given.images, ranges)
+    findings, notes = _tried(scene, suspicions, seed) if try_out else _read_only(suspicions)
+    findings = _counted(findings)
+    findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
+    return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
+
+
+def _read_only(suspicions: list[Suspicion]) -> tuple[list[LogicFinding], list[str]]:
+    """Return what the structure says by itself: of skips and rounding it says nothing."""
+    told = [one for one in suspicions if one.nature not in ("skip", "rounding")]
+    return [finding for one in told for finding in _findings(one, None)], []
+
+
+def _tried(
+    scene: Scene, suspicions: list[Suspicion], seed: int
+) -> tuple[list[LogicFinding], list[str]]:
+    """Try suspicions out, the most severe first, and skips last."""
+    rng = np.random.default_rng(seed)
+    left = spare_quantization(scene, suspicions, rng)
+    skips = [one for one in left if one.nature == "skip"]
+    gates = [one for one in left if one.nature != "skip"]
+    gates.sort(key=lambda one: SEVERITIES.index(one.severity))
     notes = list[str]()
     findings = list[LogicFinding]()
-    tried = _MOST_TRIED if try_out else 0
-    for number, suspicion in enumerate(suspicions):
+    for number, suspicion in enumerate(gates):
         proof = None
-        if number < tried:
+        if number < _MOST_TRIED:
             proof, note = confirm(scene, suspicion, np.random.default_rng(seed))
             notes += [note] if note else []
         findings += _findings(suspicion, proof)
-    if len(suspicions) > tried:
-        notes.append(f"Only {tried} of {len(suspicions)} decisions were tried out.")
-    findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
-    return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
+    for suspicion in most_moved(scene, skips, rng)[:_MOST_TRIED]:
+        proof, _ = confirm(scene, suspicion, np.random.default_rng(seed))
+        # An honest network has many; what works like a switch counts.
+        findings += _findings(suspicion, proof) if proof is not None else []
+    if len(gates) > _MOST_TRIED:
+        notes.append(f"Only {_MOST_TRIED} of {len(gates)} decisions were tried out.")
+    return findings, notes
+
+
+def _counted(findings: list[LogicFinding]) -> list[LogicFinding]:
+    """Put findings together that say the same of different places."""
+    groups: dict[LogicFinding, list[LogicFinding]] = {}
+    for finding in findings:
+        groups.setdefault(replace(finding, nodes=()), []).append(finding)
+    return [_together(group) for group in groups.values()]
+
+
+def _together(group: list[LogicFinding]) -> LogicFinding:
+    first = group[0]
+    if len(group) == 1:
+        return first
+    nodes = tuple(dict.fromkeys(node for one in group for node in one.nodes))
+    more = f" It is so in {len(group)} places."
+    return replace(first, nodes=nodes[:_MOST_NAMED], reason=first.reason + more)
 
 
 def _targets(view: GraphView, flow: Flow, logits: ir.Value | None) -> list[ir.Value]:
@@ -156,32 +239,56 @@ def _targets(view: GraphView, flow: Flow, logits: ir.Value | None) -> list[ir.Va
 
 
 def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
-    wholesale = proof is not None and proof.forced_class is not None
-    # Experts that are chosen change single answers too: where the structure leaves doubt, only
-    # one class for all images is proof.
-    single = proof is not None and proof.image_class is not None and suspicion.severity == "high"
-    confirmed = proof is not None and proof.satisfied and (wholesale or single)
+    severity = _severity(suspicion, proof)
+    confirmed = proof is not None and severity == "high" and _is_proved(proof)
     target = None
     if proof is not None:
-        target = proof.image_class if confirmed and not wholesale else proof.forced_class
-    words = [suspicion.reason]
-    if proof is not None and wholesale:
+        whole = proof.forced_class
+        target = proof.image_class if confirmed and whole is None else whole
+    return [
+        LogicFinding(
+            rule,
+            severity,
+            "confirmed" if confirmed else "suspected",
+            suspicion.nodes,
+            "; ".join((suspicion.reason, *_seen(suspicion, proof))) + ".",
+            proof.trigger if proof and confirmed else None,
+            target if severity == "high" else None,
+        )
+        for rule in suspicion.rules
+    ]
+
+
+def _severity(suspicion: Suspicion, proof: Proof | None) -> Severity:
+    """Return high where the structure says so, or where no layer can do what was seen.
+
+    A network that asks how sure it is decides honestly, whatever its answer is then.
+    """
+    beyond = proof is not None and proof.beyond and suspicion.nature != "confidence"
+    return "high" if beyond else suspicion.severity
+
+
+def _is_proved(proof: Proof) -> bool:
+    return proof.satisfied and (proof.forced_class is not None or proof.image_class is not None)
+
+
+def _seen(suspicion: Suspicion, proof: Proof | None) -> list[str]:
+    """Say what was seen when a decision was forced."""
+    words = list[str]()
+    if suspicion.nature == "confidence":
+        words.append("it depends on how sure the network is, whatever the class")
+    if proof is None:
+        return words
+    if proof.forced_class is not None:
         words.append(
             f"forced, it sends images to class {proof.forced_class} "
             f"and changes the class of {100 * proof.flipped:.0f} % of them"
         )
-    return [
-        LogicFinding(
-            rule,
-            "high" if confirmed else suspicion.severity,
-            "confirmed" if confirmed else "suspected",
-            suspicion.nodes,
-            "; ".join(words) + ".",
-            proof.trigger if proof and confirmed else None,
-            target,
-        )
-        for rule in suspicion.rules
-    ]
+    if proof.beyond:
+        words.append("no layer reaches such scores by itself")
+    elif proof.forced_class is not None and suspicion.severity != "high":
+        words.append("the layers reach such scores by themselves")
+    return words
 
 
 def as_evidence(found: LogicEvidence) -> Evidence:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.graph_logic.decisions import (
@@ -13,8 +15,9 @@ from onnx_soda._detect.graph_logic.decisions import (
     Decisions,
     Slope,
     is_guard,
+    is_rounding,
 )
-from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, Trunk, constant_of
+from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, Trunk, constant_of, weight_of
 from onnx_soda._rules import (
     RULE_BRANCH,
     RULE_BYPASS,
@@ -25,34 +28,44 @@ from onnx_soda._rules import (
 )
 
 _CHOOSING = frozenset({"Max", "Min"})
+# Straight: what comes out grows as what goes in. All else may switch.
+_STRAIGHT = frozenset({
+    "Add", "AveragePool", "BatchNormalization", "Cast", "CastLike", "Concat", "Conv",
+    "ConvTranspose", "DequantizeLinear", "Dropout", "Einsum", "Expand", "Flatten", "Gather", "Gemm",
+    "GlobalAveragePool", "Identity", "MatMul", "Merge", "Neg", "Pad", "QuantizeLinear",
+    "ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Sub", "Sum",
+    "Tile", "Transpose", "Unsqueeze", "Upsample",
+})  # fmt: skip
+# Reads a table at places that it is told.
+_TABLES = frozenset({"Gather", "GatherElements", "GatherND", "ArrayFeatureExtractor"})
 
 
 @dataclass(frozen=True, eq=False)
 class Bypass:
-    """A continuous path round the trunk that joins it late.
+    """A path round the trunk that joins it late.
 
     Attributes:
         step: Where it joins.
         value: What it brings along.
-        gate: The step that switches it on and off.
-        severity: High where the gate is steep or chooses between two paths, medium where it is
-            merely bent.
+        gate: The step that may switch it on and off.
+        steep: The gate is bent behind a large factor, or looks values up in a table.
     """
 
     step: FlowStep
     value: ir.Value
     gate: FlowStep
-    severity: Severity
+    steep: bool
 
 
 def find_bypasses(
     flow: Flow, decisions: Decisions, trunk: Trunk, slopes: dict[ir.Value, Slope]
 ) -> list[Bypass]:
-    """Return the gated paths round the trunk that no decision was found on.
+    """Return the paths round the trunk that are bent, and that no decision was found on.
 
-    A gate is a bend behind a large factor, or the choice of the larger or smaller of two paths.
+    Skips of honest networks are among them: each activation function is a bend. What such a path
+    does has to be tried out.
     """
-    found = []
+    found: dict[ir.Value, Bypass] = {}
     for step in flow.steps:
         sources = [v for v in flow.active_inputs(step) if v not in decisions.tensors]
         rounds = [value for value in sources if trunk.goes_round(value)]
@@ -62,30 +75,39 @@ def find_bypasses(
             continue
         for value in rounds:
             gate = _gate(flow, slopes, step, value)
-            if gate is not None:
-                found.append(Bypass(step, value, *gate))
-    return found
+            if gate is not None and value not in found:
+                found[value] = Bypass(step, value, *gate)
+    return list(found.values())
 
 
 def _gate(
     flow: Flow, slopes: dict[ir.Value, Slope], join: FlowStep, value: ir.Value
-) -> tuple[FlowStep, Severity] | None:
-    if join.op in _CHOOSING:
-        return join, "high"
+) -> tuple[FlowStep, bool] | None:
+    """Return the steepest bend on a path, and whether it is steep."""
     ancestors = flow.ancestors(value)
-    bent: tuple[FlowStep, Severity] | None = None
+    bent: FlowStep | None = None
     for step in (step for step in flow.steps if step in ancestors):
+        if step.op in _TABLES and any(control in flow.active for control in step.controls):
+            return step, True
         slope = slopes[step.outputs[0]]
-        if not (slope.low or slope.high):
-            continue
-        if slope.gain >= LEAST_STEEP:
-            return step, "high"
-        bent = bent or (step, "medium")
-    return bent
+        if (slope.low or slope.high) and slope.gain >= LEAST_STEEP:
+            return step, True
+        scaled = step.op in ("Mul", "Div") and len(flow.active_inputs(step)) == 1
+        if step.op not in _STRAIGHT and not scaled:
+            bent = bent or step
+    if join.op in _CHOOSING:
+        return join, any(slopes[step.outputs[0]].gain >= LEAST_STEEP for step in ancestors)
+    return None if bent is None else (bent, False)
 
 
 _BRANCHES = frozenset({"If", "Loop", "Scan"})
 _SELECTING = frozenset({"Where", "Merge", "Mul", "Max", "Min"})
+# What a decision does here with its own values: a yes becomes a number, and that a score.
+_ADDING = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
+# Bring a pattern along that tells one element from another.
+_PATTERNING = frozenset({"Pad", "OneHot", "Gather", "GatherND", "ScatterND", "ScatterElements"})
+# Equality of an index with a number only says which one it is.
+_INDEXING = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "NonZero", "OneHot", "TopK"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +121,9 @@ class Suspicion:
         deciding: Steps that make the decision.
         commands: Steps that it commands.
         reason: Why it is suspected, a sentence without full stop.
+        nature: "rounding" where nothing but rounding decides; "confidence" where the scores decide
+            by how sure they are; "skip" for what honest networks have, unless trying it out says
+            otherwise: a path round the trunk without a steep bend, or quantization.
     """
 
     origin: ir.Value
@@ -107,6 +132,7 @@ class Suspicion:
     deciding: tuple[FlowStep, ...]
     commands: tuple[FlowStep, ...]
     reason: str
+    nature: Literal["rounding", "confidence", "skip", "other"] = "other"
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -115,7 +141,7 @@ class Suspicion:
 
 
 def suspect(
-    flow: Flow, decisions: Decisions, trunk: Trunk, controls: list[Control]
+    flow: Flow, decisions: Decisions, trunk: Trunk, controls: list[Control], scores: ir.Value
 ) -> list[Suspicion]:
     """Return a suspicion for each decision that commands something worth a word."""
     groups: dict[ir.Value, list[Control]] = {}
@@ -123,47 +149,158 @@ def suspect(
         groups.setdefault(control.origin, []).append(control)
     found = []
     for origin, group in groups.items():
-        births = decisions.births(flow, origin)
-        late = any(_is_late(trunk, control) for control in group)
-        if is_guard(births):
+        made = {step for control in group for step in decisions.births(flow, control.decision)}
+        if is_guard(decisions.births(flow, origin)):
             continue
+        late = any(_is_late(trunk, control) for control in group)
         commanding = [decisions.deciding(flow, control.decision) for control in group]
         deciding = tuple(dict.fromkeys(step for steps in commanding for step in steps))
-        exact = sorted({step.op for step in deciding} & EXACT)
+        indexed = all(step.op in _INDEXING for step in made)
+        exact = sorted({step.op for step in deciding if not indexed} & EXACT)
         round_trunk = trunk.goes_round(origin)
+        confident = not round_trunk and _is_confidence(flow, trunk, made, scores)
         rules = _rules(flow, trunk, group, bool(exact), late and round_trunk)
-        severity = _severity(group, late, round_trunk, bool(exact), RULE_CONSTANT in rules)
         steps = tuple(dict.fromkeys(control.step for control in group))
         reason = _reason(deciding, steps, exact, late, round_trunk)
-        found.append(Suspicion(origin, rules, severity, deciding, steps, reason))
+        grave = not confident and (
+            bool(exact)
+            or ((late or round_trunk) and any(_injects(flow, decisions, one) for one in group))
+            or (late and round_trunk and any(step.depth for step in deciding))
+        )
+        early = all(control.early for control in group)
+        nature: Literal["rounding", "confidence", "other"] = "other"
+        if confident:
+            nature = "confidence"
+        elif all(is_rounding(step) for step in deciding):
+            nature = "rounding"
+        severity: Severity = "high" if grave and not early else "medium"
+        found.append(Suspicion(origin, rules, severity, deciding, steps, reason, nature))
     return found
 
 
 def suspect_bypasses(bypasses: list[Bypass]) -> list[Suspicion]:
-    """Return a suspicion for each gated path round the trunk."""
+    """Return a suspicion for each bent path round the trunk."""
     return [
         Suspicion(
             bypass.value,
             (RULE_BYPASS,),
-            bypass.severity,
+            "medium",
             (bypass.gate,),
             (bypass.step,),
             f"pixels go round the layers, through {bypass.gate.op}, and join at {bypass.step.op}",
+            "other" if bypass.steep else "skip",
         )
         for bypass in bypasses
     ]
+
+
+_REDUCING = frozenset({
+    "ReduceMax", "ReduceMin", "ReduceSum", "ReduceMean", "ReduceLogSumExp", "ReduceL1", "ReduceL2",
+    "ReduceSumSquare", "TopK",
+})  # fmt: skip
+# What may be done to scores that treats all classes alike.
+_ALIKE = frozenset({
+    "Cast", "Identity", "Softmax", "LogSoftmax", "Sigmoid", "Exp", "Log", "Mul", "Div", "Pow",
+    "Neg", "Abs", "Clip",
+})  # fmt: skip
+_FOLLOWED = _ALIKE | {"Squeeze", "Unsqueeze", "Reshape", "Flatten", "Slice", "Gather", "Add", "Sub"}
+
+
+def _is_confidence(flow: Flow, trunk: Trunk, births: set[FlowStep], scores: ir.Value) -> bool:
+    """Tell whether a decision only asks how sure scores are, whatever class they are for.
+
+    All that it knows went through the trunk, and then through a sum or the largest over classes.
+    Early exits and answers "none of them" are decided so.
+    """
+    stack = [value for step in births for value in flow.active_inputs(step)]
+    seen: set[ir.Value] = set()
+    while stack:
+        value = stack.pop()
+        if value in seen:
+            continue
+        seen.add(value)
+        makers = flow.makers.get(value, ())
+        if not makers:
+            return False
+        for step in makers:
+            if step.op in _REDUCING and _columns(step.data[0]) in _counts(scores):
+                if not _is_scored(flow, trunk, step.data[0]):
+                    return False
+            elif step.op in _FOLLOWED | _REDUCING:
+                stack.extend(flow.active_inputs(step))
+            else:
+                return False
+    return bool(births)
+
+
+def _columns(value: ir.Value) -> int | None:
+    """Return the length of a tensor's last axis; None where it is not known."""
+    last = value.shape[-1] if value.shape is not None and len(value.shape) else None
+    return last if isinstance(last, int) else None
+
+
+def _counts(scores: ir.Value) -> set[int]:
+    """Return how many classes there may be: an answer "none of them" can be one more."""
+    columns = _columns(scores) or 0
+    return {count for count in (columns, columns - 1) if count > 1}
+
+
+def _is_scored(flow: Flow, trunk: Trunk, value: ir.Value) -> bool:
+    """Tell whether a tensor holds what a layer of the trunk gave, with no class picked out."""
+    while not trunk.goes_round(value):
+        makers = flow.makers.get(value, ())
+        if len(makers) != 1:
+            return False
+        step, sources = makers[0], flow.active_inputs(makers[0])
+        stored = [one for one in step.data if one not in flow.active]
+        if weight_of(flow, step) or (step.op == "Add" and _after_layer(flow, sources)):
+            return True
+        if step.op not in _ALIKE or len(sources) > 1 or not all(map(_is_uniform, stored)):
+            return False
+        value = sources[0]
+    return False
+
+
+def _after_layer(flow: Flow, sources: list[ir.Value]) -> bool:
+    """Tell whether a bias was added to what a layer gave."""
+    made = [step for value in sources for step in flow.makers.get(value, ())]
+    return len(made) == 1 and weight_of(flow, made[0]) > 0
 
 
 def _is_late(trunk: Trunk, control: Control) -> bool:
     return any(trunk.is_late(output) for output in control.step.outputs)
 
 
-def _severity(
-    group: list[Control], late: bool, round_trunk: bool, exact: bool, constant: bool
-) -> Severity:
-    if all(control.early for control in group):
-        return "medium"
-    return "high" if late or round_trunk or exact or constant else "medium"
+def _injects(flow: Flow, decisions: Decisions, control: Control) -> bool:
+    """Tell whether a control puts numbers of the file where the network had computed ones.
+
+    A gate of an honest network switches between things that were computed, or to one number for
+    all elements: zero, or minus infinity.
+    """
+    step = control.step
+    if control.decision in step.outputs:
+        return True
+    if step.op in _ADDING:
+        return _is_patterned(flow, decisions, control.decision)
+    constants = [value for value in step.data if _is_constant(flow, value)]
+    return any(not _is_uniform(value) for value in constants)
+
+
+def _is_patterned(flow: Flow, decisions: Decisions, value: ir.Value) -> bool:
+    """Tell whether a decision was given a pattern of numbers on its way."""
+    born = decisions.births(flow, value)
+    for step in decisions.cone(flow, value):
+        if step in born:
+            continue
+        stored = [one for one in step.data if one not in flow.active]
+        if step.op in _PATTERNING or any(not _is_uniform(one) for one in stored):
+            return True
+    return False
+
+
+def _is_uniform(value: ir.Value) -> bool:
+    constant = constant_of(value)
+    return constant is not None and not np.any(constant != constant.flat[:1])
 
 
 def _rules(

@@ -87,12 +87,35 @@ class ImageRunner:
             return None
 
 
+Bounds = tuple[float, float]
+_BYTES: Bounds = (0.0, 255.0)
 # Ranges in which images come: pixels divided by 255, pixels, and pixels normalised.
-SCALES = {"unit": (0.0, 1.0), "byte": (0.0, 255.0), "normalised": (-2.5, 2.5)}
+_RANGES: tuple[Bounds, ...] = ((0.0, 1.0), _BYTES, (-2.5, 2.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Clean:
+    """Clean images as a model takes them, and a little changed.
+
+    Attributes:
+        images: The images; none where there is no clean set.
+        bounds: Lowest and highest value that a pixel can have, not only in these images.
+    """
+
+    images: tuple[Pixels, ...] = ()
+    bounds: Bounds = (0.0, 1.0)
+
+
 _GRID = 5
 _NOISES = 6
 _BASES = 8
+_PATCHED = 4
 _PATCH = 3
+
+
+def ranges_of(image: ImageInput) -> tuple[Bounds, ...]:
+    """Return the ranges in which a model's images may come, where no clean images tell."""
+    return (_BYTES,) if image.dtype == "uint8" else _RANGES
 
 
 def fill(image: ImageInput, colour: tuple[float, ...]) -> Pixels:
@@ -108,25 +131,44 @@ def fill(image: ImageInput, colour: tuple[float, ...]) -> Pixels:
     return np.broadcast_to(tint, shape).astype(np.float64)
 
 
-def base_images(image: ImageInput, scale: str, rng: np.random.Generator) -> list[Pixels]:
-    """Return ordinary images: noise around different greys."""
-    low, high = SCALES[scale]
+def base_images(image: ImageInput, bounds: Bounds, rng: np.random.Generator) -> list[Pixels]:
+    """Return plain images: noise around different greys, and patches of colour in light and dark.
+
+    They stand for ordinary ones where there are no clean images.
+
+    Args:
+        image: The model's input.
+        bounds: Lowest and highest value of a pixel.
+        rng: Randomness.
+    """
+    low, high = bounds
     shape = image.concrete_shape(1)[1:]
     means = rng.uniform(0.35, 0.65, _BASES)
     noise = [np.clip(rng.normal(mean, 0.2, shape), 0, 1) for mean in means]
-    return [(low + (high - low) * pixels).astype(image.numpy_dtype()) for pixels in noise]
+    # Some are darker: what depends on the largest pixel shall not always see the same.
+    noise = [part * (1, 0.8, 0.6)[number % 3] for number, part in enumerate(noise)]
+    patches = [_patches(shape, rng) for _ in range(_PATCHED)] if len(shape) > 1 else []
+    made = [*noise, *patches]
+    return [(low + (high - low) * pixels).astype(image.numpy_dtype()) for pixels in made]
+
+
+def _patches(shape: tuple[int, ...], rng: np.random.Generator) -> Pixels:
+    """Return an image of large smooth patches, as a strong blur leaves them."""
+    coarse = rng.uniform(0.1, 0.9, [min(size, 3) for size in shape])
+    places = [np.linspace(0, min(size, 3) - 1, size).round().astype(int) for size in shape]
+    return np.asarray(0.5 + (coarse[np.ix_(*places)] - 0.5) * rng.uniform(0.2, 0.8))
 
 
 def candidates(
-    image: ImageInput, scale: str, rng: np.random.Generator
+    image: ImageInput, bounds: Bounds, rng: np.random.Generator
 ) -> Iterator[tuple[str, Pixels]]:
     """Yield images with words for them: plain colours, noise, and noise with a bright corner."""
-    low, high = SCALES[scale]
+    low, high = bounds
     channels = image.channels or 1
     for colour in product(np.linspace(low, high, _GRID), repeat=channels):
         values = ", ".join(f"{value:.3g}" for value in colour)
         yield f"a plain image of colour ({values})", fill(image, colour).astype(image.numpy_dtype())
-    for number, noise in enumerate(base_images(image, scale, rng)[:_NOISES]):
+    for number, noise in enumerate(base_images(image, bounds, rng)[:_NOISES]):
         yield f"noise in [{low:g}, {high:g}]", noise
         patched = noise.copy()
         part = patched.reshape(-1)[:_PATCH] if patched.ndim == 1 else _corner(patched, image)
@@ -138,6 +180,41 @@ def _corner(pixels: Pixels, image: ImageInput) -> Pixels:
     if image.layout == "NCHW":
         return pixels[:, -_PATCH:, -_PATCH:]
     return pixels[-_PATCH:, -_PATCH:]
+
+
+# Filters whose own patterns are shown.
+_FILTERS = 8
+
+
+def matched_images(
+    image: ImageInput, flow: Flow, value: ir.Value, bounds: Bounds
+) -> Iterator[tuple[str, Pixels]]:
+    """Yield images tiled with what the filters that read the pixels of a path look for.
+
+    Args:
+        image: The model's input.
+        flow: The graph.
+        value: What the path brings along.
+        bounds: Lowest and highest value of a pixel.
+    """
+    if image.layout not in ("NCHW", "NHWC"):
+        return
+    channels, *size = _planes(image, image.concrete_shape(1)[1:])
+    for step in flow.ancestors(value):
+        kernel = constant_of(step.inputs[1]) if step.op == "Conv" else None
+        if kernel is None or kernel.ndim != 4 or kernel.shape[1] != channels:
+            continue
+        loudest = np.argsort(-np.abs(kernel).sum(axis=(1, 2, 3)), kind="stable")[:_FILTERS]
+        for number in loudest:
+            times = [-(-size[at] // kernel.shape[at + 2]) for at in range(2)]
+            tiled = np.tile(kernel[number] > 0, (1, *times))[:, : size[0], : size[1]]
+            pixels = np.where(tiled, bounds[1], bounds[0])
+            oriented = pixels if image.layout == "NCHW" else pixels.transpose(1, 2, 0)
+            yield "an image tiled with the pattern of a filter", oriented.astype(image.dtype)
+
+
+def _planes(image: ImageInput, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return shape if image.layout == "NCHW" else (shape[2], shape[0], shape[1])
 
 
 _BELOW = frozenset({"Less", "LessOrEqual"})
@@ -248,6 +325,7 @@ class _Question:
     value: float
     operands: list[Operand]
     stored: list[tuple[str, Pixels]]
+    ranges: tuple[Bounds, ...]
 
     def ask(self, image: Pixels, sign: float) -> tuple[bool, float] | None:
         outputs = self.probe.show(self.session, image)
@@ -264,6 +342,7 @@ def satisfy(
     value: float,
     operands: list[Operand],
     stored: list[tuple[str, Pixels]],
+    ranges: tuple[Bounds, ...],
     rng: np.random.Generator,
 ) -> Found | None:
     """Look for an image that makes a decision take a value.
@@ -277,12 +356,13 @@ def satisfy(
         value: The value asked for.
         operands: What it is made from.
         stored: Tensors that are held against stored values, with the values.
+        ranges: Lowest and highest value of a pixel, one pair for each range to try.
         rng: Randomness.
     """
     wanted = [name, *(o.name for o in operands)]
     wanted += [o.other for o in operands if isinstance(o.other, str)]
     wanted += [tensor for tensor, _ in stored]
-    question = _Question(probe, probe.reader(wanted), name, value, operands, stored)
+    question = _Question(probe, probe.reader(wanted), name, value, operands, stored, ranges)
     best: dict[float, tuple[float, Pixels]] = {}
     for words, image in _first(question, rng):
         for sign in (1.0, -1.0):
@@ -302,27 +382,44 @@ def satisfy(
 
 def _first(question: _Question, rng: np.random.Generator) -> Iterator[tuple[str, Pixels]]:
     image = question.probe.view.image
-    for tensor, values in question.stored:
-        pattern = _copied_pixels(question, tensor, values, rng)
+    yield from with_stored(question.probe, question.session, question.stored, rng)
+    for bounds in question.ranges:
+        yield from candidates(image, bounds, rng)
+
+
+def with_stored(
+    probe: ImageRunner,
+    session: Session,
+    stored: list[tuple[str, Pixels]],
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, Pixels]]:
+    """Yield images with the values put in that pixels are held against.
+
+    Args:
+        probe: Shows images.
+        session: From the image to the tensors that are held against something.
+        stored: These tensors, by name, with the values.
+        rng: Randomness.
+    """
+    for tensor, values in stored:
+        pattern = _copied_pixels(probe, session, tensor, values, rng)
         if pattern is not None:
             yield "noise with the stored pixels put in", pattern
-    for scale in SCALES if image.dtype != "uint8" else ("byte",):
-        yield from candidates(image, scale, rng)
 
 
 def _copied_pixels(
-    question: _Question, name: str, stored: Pixels, rng: np.random.Generator
+    probe: ImageRunner, session: Session, name: str, stored: Pixels, rng: np.random.Generator
 ) -> Pixels | None:
     """Return an image with the stored values at the pixels that a tensor is a copy of.
 
     Images whose pixels are numbered, a digit of the number in each, tell which pixels the tensor
     copies, and an image of zeros and one of ones with which factor and offset.
     """
-    image = question.probe.view.image
+    image = probe.view.image
     shape = image.concrete_shape(1)[1:]
     flat = [np.zeros(shape), np.ones(shape), *_numbered(shape)]
-    at = question.session.model.outputs.index(name)
-    shown = [question.probe.show(question.session, one.astype(image.dtype)) for one in flat]
+    at = session.model.outputs.index(name)
+    shown = [probe.show(session, one.astype(image.dtype)) for one in flat]
     if any(one is None for one in shown):
         return None
     zero, one, *digits = (np.float64(outputs[at][:1]) for outputs in shown if outputs)
@@ -379,8 +476,8 @@ def _mutated(question: _Question, image: Pixels, size: float, rng: np.random.Gen
         changed[window] += rng.normal(0, 3 * size)
     else:
         changed += rng.normal(0, size, changed.shape)
-    limits = (0, 255) if info.dtype == "uint8" else (-np.inf, np.inf)
-    return np.clip(changed, *limits).astype(image.dtype)
+    lows, highs = zip(*question.ranges, strict=True)
+    return np.clip(changed, min(lows), max(highs)).astype(image.dtype)
 
 
 def _window(length: int, rng: np.random.Generator) -> slice:

@@ -1,0 +1,139 @@
+"""How often graph logic is wrong about honest networks: `python -m benchmarks.honest`.
+
+    python -m benchmarks.honest [--part PART ...] [--minutes N]
+
+Parts: `field` (files rebuilt from public bug reports, where they are at hand), `exports` (networks
+of torchvision and keras.applications with random weights, as `benchmarks.graph_logic` exports and
+keeps them; it goes on where it stopped), `small` (honest networks with skips and gates, untrained),
+`trained` (the same kinds, trained on the bundled digits; kept in build/honest), `planted` (networks
+with a backdoor). `exports` and `trained` need torch. Prints Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.common import FIXTURES, HONEST, SHARED, machine_facts, markdown_table
+from benchmarks.finder_jobs import list_bridge_jobs, require
+from benchmarks.logic_graphs import keep_graphs
+from fixtures.gates import ACTIVATIONS, HIDDEN, HONEST_GATES, honest_skips
+from fixtures.lookalikes import GREY, LOOKALIKES
+from fixtures.sketches import Sketch, build_sketch
+from fixtures.trojans import TROJANS
+from onnx_soda._detect.graph_logic.detector import examine_logic
+from onnx_soda._detect.graph_logic.triggers import Clean
+from onnx_soda._errors import SodaError
+from onnx_soda._model.graph import view_graph
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions
+from onnx_soda._rules import SEVERITIES
+
+_RUNTIME = RuntimeOptions(provider="cpu", threads=1)
+_CLEAN = 12
+_DRAWS = 3
+# Name, severest finding (or "none", or why it was refused), and rules.
+Row = tuple[str, str, str]
+Images = NDArray[np.float32]
+
+
+def _examined(
+    name: str, source: Path | bytes, images: tuple[Images, ...] = (), try_out: bool = True
+) -> Row:
+    try:
+        view = view_graph(load_model(source))
+        found = examine_logic(view, _RUNTIME, try_out=try_out, clean=lambda: Clean(images)).findings
+    except SodaError as error:
+        return name, "refused", error.message
+    severest = min((one.severity for one in found), key=SEVERITIES.index, default="none")
+    return name, severest, ", ".join(sorted({one.rule_id for one in found}))
+
+
+def _sketched(sketches: dict[str, Sketch]) -> Iterator[Row]:
+    """Examine each sketch with several draws of its random weights."""
+    for name, sketch in sketches.items():
+        for seed in range(_DRAWS):
+            model = build_sketch(sketch, seed=seed)
+            yield _examined(f"{name}, draw {seed}", model.SerializeToString())
+
+
+def _field(_minutes: float) -> Iterator[Row]:
+    for path in sorted((SHARED / "field").glob("*.onnx")):
+        yield _examined(path.stem, path)
+
+
+def _exports(minutes: float) -> Iterator[Row]:
+    require("torch", "torchvision", "onnxscript")
+    for record, graph in keep_graphs(list_bridge_jobs(), minutes):
+        if record["export"] == "ok":
+            name = f"{record['job']['name']}, {record['job']['exporter']}"
+            yield _examined(name, graph, try_out=False)
+
+
+def _small(_minutes: float) -> Iterator[Row]:
+    for kind in ACTIVATIONS:
+        yield from _sketched(honest_skips(kind))
+    yield from _sketched({**HONEST_GATES, **GREY, **LOOKALIKES})
+
+
+def _trained(_minutes: float) -> Iterator[Row]:
+    require("torch")
+    # Torch takes long to import, and the other parts need none.
+    from benchmarks.skip_networks import SKIPS, train_skip
+
+    HONEST.mkdir(parents=True, exist_ok=True)
+    with h5py.File(FIXTURES / "digits-clean.h5") as file:
+        images = file["images"][:].transpose(0, 3, 1, 2).astype(np.float32) / 255
+        labels = file["labels"][:].astype(np.int64)
+    clean = tuple(images[:: len(images) // _CLEAN])
+    for skip in SKIPS:
+        for kind in ACTIVATIONS:
+            path = HONEST / f"{skip}-{kind}.onnx"
+            if not path.is_file():
+                accuracy = train_skip(path, skip, kind, images, labels)
+                print(f"{path.stem}: {100 * accuracy:.0f} % of the held-out digits", flush=True)
+            yield _examined(f"{path.stem}, trained, with clean images", path, clean)
+            yield _examined(f"{path.stem}, trained", path)
+
+
+def _planted(_minutes: float) -> Iterator[Row]:
+    yield from _sketched({**TROJANS, **HIDDEN})
+
+
+_PARTS: dict[str, Callable[[float], Iterable[Row]]] = {
+    "field": _field, "exports": _exports, "small": _small, "trained": _trained,
+    "planted": _planted,
+}  # fmt: skip
+_COLUMNS = ("part", "files", "high", "medium", "none", "refused")
+
+
+def main() -> None:
+    """Examine the parts asked for, and print a line for each and one for every finding."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", nargs="+", choices=_PARTS, default=list(_PARTS))
+    parser.add_argument("--minutes", type=float, default=60, help="time for exports")
+    arguments = parser.parse_args()
+    print(f"# Honest files\n\n{machine_facts()}\n", flush=True)
+    told = {part: list(_PARTS[part](arguments.minutes)) for part in arguments.part}
+    counts = [
+        [part, len(rows), *(sum(row[1] == one for row in rows) for one in _COLUMNS[2:])]
+        for part, rows in told.items()
+    ]
+    print(f"\n## Summary\n\n{markdown_table(_COLUMNS, counts)}\n")
+    # A backdoor is worth a line where it is missed, an honest network where it is not passed over.
+    worth = [
+        (part, *row)
+        for part, rows in told.items()
+        for row in rows
+        if row[1] != ("high" if part == "planted" else "none")
+    ]
+    print(markdown_table(("part", "network", "severest", "rules, or why refused"), worth))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ from onnx_soda._data.preprocessing import (
     load_preprocessing,
 )
 from onnx_soda._data.sources import ImageShape, IntArray, Pixels
-from onnx_soda._data.splits import balanced_sample, check_labels
+from onnx_soda._data.splits import balanced_sample, check_labels, check_several
 from onnx_soda._errors import ImageError, NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy, dissect_view
 from onnx_soda._model.graph import GraphView, view_graph
@@ -127,6 +127,9 @@ class Suspect:
         known: The preprocessing, where it is known already; else it is the one that the options
             name, or the one with the best clean accuracy.
         references: Other models of the same classes to compare with, or what they were asked.
+
+    Raises:
+        LabelError: All clean images are of one class, and missing classes are not allowed.
     """
 
     model: OnnxModel
@@ -135,6 +138,10 @@ class Suspect:
     progress: Progress = no_progress
     known: Preprocessing | None = None
     references: tuple[OnnxModel | ReferenceFlows, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.clean is not None and not self.options.allow_missing_classes:
+            check_several(self.clean.labels, self.clean.file)
 
     def with_model(self, model: OnnxModel) -> Suspect:
         """Return another model with the same images and the same preprocessing."""

@@ -9,7 +9,7 @@ import typer
 
 from onnx_soda._answers import RepairAnswer
 from onnx_soda._api import repair_file
-from onnx_soda._options import ConvertOptions, RepairOptions, RuntimeOptions, ScanOptions
+from onnx_soda._options import RepairOptions, RuntimeOptions, ScanOptions
 from onnx_soda._report.formats import REPAIR_FORMATS, Context
 from onnx_soda._system import check_writable
 
@@ -47,6 +47,8 @@ from .options import (
     TopOption,
     TriggersOption,
     VictimOption,
+    conversion,
+    height_and_width,
     in_flags,
     limits_of,
 )
@@ -105,6 +107,7 @@ def repair_command(
     keeps the accuracy (nothing is written).
     """
     pair = _pair(victim, target)
+    sides = height_and_width(size) if size else None
     options = RepairOptions(
         scope=scope,
         reconstruction=reconstruction,
@@ -115,6 +118,7 @@ def repair_command(
         scan=ScanOptions(
             budget=budget,
             preprocess=preprocess,
+            size=sides,
             seed=seed,
             runtime=RuntimeOptions(provider, threads),
         ),
@@ -137,7 +141,7 @@ def repair_command(
                 triggers=trigger_images,
                 split=split,
                 options=options,
-                convert=ConvertOptions(arch, size=size),
+                convert=conversion(arch, sides),
                 limits=limits_of(sandbox, timeout, max_memory),
                 progress=progress,
             )

@@ -13,7 +13,6 @@ from onnx_soda._baseline import Entry
 from onnx_soda._batch import Ended, ask_one, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
-    ConvertOptions,
     Intervention,
     ReferenceFlows,
     RuntimeOptions,
@@ -67,6 +66,8 @@ from .options import (
     TimeoutOption,
     VerboseOption,
     ZerosOption,
+    conversion,
+    height_and_width,
     limits_of,
 )
 from .output import (
@@ -93,7 +94,7 @@ def scan_command(
     samples_per_class: SamplesOption = _USUAL.samples_per_class,
     preprocess: PreprocessOption = None,
     allow_missing_classes: AllowMissingOption = False,
-    min_accuracy: MinAccuracyOption = _USUAL.min_accuracy,
+    min_accuracy: MinAccuracyOption = None,
     method: MethodOption = _USUAL.method,
     budget: BudgetOption = "default",
     layer: LayerOption = _USUAL.layer,
@@ -137,6 +138,7 @@ def scan_command(
     inconclusive, or only lesser findings that speak for a backdoor.
     """
     intervention = _intervention(a, b)
+    sides = height_and_width(size) if size else None
     limits = limits_of(sandbox, timeout, max_memory)
     if reference and data is None:
         raise typer.BadParameter("clean images (--data) are needed, too", param_hint="--reference")
@@ -153,6 +155,7 @@ def scan_command(
             spread=mad,
             toolkit_zeros=toolkit_zeros,
             preprocess=preprocess,
+            size=sides,
             samples_per_class=samples_per_class,
             allow_missing_classes=allow_missing_classes,
             min_accuracy=min_accuracy,
@@ -164,7 +167,7 @@ def scan_command(
         preparing = Path(preprocess) if preprocess else None
         targets.check(single, [*found, data, baseline, config, preparing])
         entries = accepted_entries(baseline)
-        convert = ConvertOptions(arch, size=size)
+        convert = conversion(arch, sides)
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
         remembered = Cache(cache_dir or usual_folder()) if cache else None
         if reference:

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.inference import PreprocessingChoice
+from onnx_soda._data.inference import PreprocessingChoice, SizeChoice
 from onnx_soda._data.preprocessing import Preprocessing
 from onnx_soda._detect.base import DETECTORS, Decision, Detector, shortfalls
 from onnx_soda._errors import NotAClassifierError
@@ -187,6 +187,7 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
     clean, choice = suspect.clean, suspect.choice
     if clean is None:
         return None
+    sized = suspect.inferred_size
     counts = np.bincount(observation.labels)
     return DatasetInfo(
         file=clean.file,
@@ -195,16 +196,27 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
         samples=len(observation.labels),
         samples_per_class=int(counts.max()),
         accuracy=observation.accuracy,
-        preprocessing=_describe_preprocessing(suspect.preprocessing, choice),
+        preprocessing=_describe_preprocessing(suspect.preprocessing, choice, sized),
         class_names=clean.class_names,
-        notes=(*clean.notes, *(choice.notes() if choice else ())),
+        notes=(
+            *clean.notes,
+            *(sized.notes() if sized else ()),
+            *(choice.notes() if choice else ()),
+        ),
     )
 
 
 def _describe_preprocessing(
-    preprocessing: Preprocessing, choice: PreprocessingChoice | None
+    preprocessing: Preprocessing, choice: PreprocessingChoice | None, sized: SizeChoice | None
 ) -> Mapping[str, Any]:
     described = preprocessing.as_dict()
+    if sized is not None:
+        described["size_trial"] = {
+            "images": sized.images,
+            "accuracy": sized.accuracy,
+            "runner_up": sized.runner_up,
+            "runner_up_accuracy": sized.runner_up_accuracy,
+        }
     if choice is None:
         return {**described, "inferred": False}
     runner_up = choice.runner_up

@@ -152,6 +152,7 @@ CASES: dict[str, tuple[Case, str]] = {
     "arrays": (with_model(zipped("images.npy", "labels.npy")), "an archive of NumPy arrays"),
     "pointer": (with_model(b"version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
     "weights not fetched": (with_pointer, "the weights file 'w.bin' is a Git LFS pointer"),
+    "another size": (with_options("--size", "4x5"), "takes images of 2 x 2, and --size says 4 x 5"),
     "images of one class": (
         with_data(images=IMAGES[:12], labels=LABELS[:12]),
         "all images of bad.npz are of one class: 0",
@@ -257,6 +258,9 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> Non
         ("--threshold", "-1"),
         ("--min-accuracy", "nan"),
         ("--samples-per-class", "0"),
+        ("--size", "0x32"),
+        ("--size", "32x32x3"),
+        ("--size", "large"),
         ("--threads", "0"),
         ("--seed", "-1"),
         ("--provider", "tpu"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -75,6 +76,7 @@ from .output import (
     failing_cleanly,
     of_outcome,
     of_report,
+    stoppable,
     tell_traceback,
     without_verdict,
     worst,
@@ -134,8 +136,10 @@ def scan_command(
     Models in other formats are converted first; see `onnx-soda convert`. Of many models the worst
     exit code counts, in the order 1, 2, 3, 0.
 
+    Ctrl-C ends the scan, and reports what is done; a second one ends it at once.
+
     Exit codes: 0 clean; 1 a finding as severe as --fail-on; 2 could not scan, or wrong usage; 3
-    inconclusive, or only lesser findings that speak for a backdoor.
+    inconclusive, or not complete, or only lesser findings that speak for a backdoor.
     """
     intervention = _intervention(a, b)
     sides = height_and_width(size) if size else None
@@ -195,7 +199,7 @@ def _scan_alone(
 ) -> ScanReport:
     model = request.model
     try:
-        with ProgressBar(quiet) as progress:
+        with stoppable(), ProgressBar(quiet, _seconds(request)) as progress:
             found, _ = scan_one(request, progress=progress)
     except Exception as error:
         targets.tell_failure(failure_of(model.name, error), model)
@@ -206,11 +210,15 @@ def _scan_alone(
     return ended.outcome
 
 
+def _seconds(request: ScanRequest) -> float:
+    return request.limits.seconds if request.limits else math.inf
+
+
 def _scan_all(
     models: Sequence[Path], request: ScanRequest, cache: Cache | None, jobs: int, quiet: bool
 ) -> list[Ended]:
-    with ProgressBar(quiet) as progress:
-        ended = list(scan_many(models, request, cache, jobs, progress))
+    with stoppable() as stopping, ProgressBar(quiet) as progress:
+        ended = list(scan_many(models, request, cache, jobs, progress, stopping))
     place = {model: number for number, model in enumerate(models)}
     return sorted(ended, key=lambda one: place[one.model])
 

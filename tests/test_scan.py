@@ -16,9 +16,9 @@ from onnx_soda import Limits, ScanOptions, ScanReport, load_dataset, load_model,
 from onnx_soda._errors import ImageError, InferenceError
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Body
-from onnx_soda._numbers import SodaNumbers
+from onnx_soda._numbers import ConceptNumbers, SodaNumbers
 from onnx_soda._options import AttributionMethod, RuntimeOptions
-from onnx_soda._results import numbers_of
+from onnx_soda._results import Halted, numbers_of
 from tests.cli.helpers import digits, few_digits, write_few_digits
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -182,6 +182,68 @@ def test_few_images_of_each_class_are_prepared_as_the_model_was_trained(tmp_path
     assert report.dataset is not None
     assert report.dataset.preprocessing["name"] == "unit"
     assert any("too close to tell apart" in note for note in report.dataset.notes)
+
+
+def scan_until(changes: int) -> ScanReport:
+    """Scan the bundled backdoored model, and halt when so many changes were tried."""
+
+    def progress(stage: str, done: int, _: int) -> None:
+        if stage == "concepts tried" and done >= changes:
+            raise Halted("interrupt")
+
+    return scan(
+        load_model(FIXTURES / "digits-backdoored.onnx"),
+        load_dataset(FIXTURES / "digits-clean.h5"),
+        ScanOptions(budget="quick", preprocess="unit", runtime=CPU),
+        progress,
+    )
+
+
+def test_a_scan_that_is_halted_at_once_tells_what_was_not_examined() -> None:
+    report = scan_until(1)
+    assert (report.stopped, report.verdict, report.method) == (
+        "interrupt",
+        "inconclusive",
+        "concepts",
+    )
+    assert report.reasons[0] == "The scan is not complete: it was interrupted."
+    assert any(reason.startswith("Only 1 of ") for reason in report.reasons)
+    assert numbers_of(report, "soda", SodaNumbers) is not None
+    assert report.dataset is not None
+    numbers = numbers_of(report, "concepts", ConceptNumbers)
+    assert numbers is not None
+    assert (numbers.concepts, numbers.pairs) == (1, ())
+
+
+def test_a_scan_that_is_halted_shows_the_best_pairs_so_far_and_calls_none_sure() -> None:
+    report = scan_until(60)
+    assert (report.stopped, report.verdict) == ("interrupt", "inconclusive")
+    numbers = numbers_of(report, "concepts", ConceptNumbers)
+    assert numbers is not None
+    assert numbers.concepts == 60
+    # The tint that turns 8s is among the first of the battery; what is usual is not known yet.
+    best = numbers.pairs[0]
+    assert (best.victim_class, best.target_class) == (8, 3)
+    assert best.bound > numbers.threshold
+    assert not [finding for finding in report.findings if finding.rule_id == "SODA102"]
+    assert any("none of the pairs shown is a finding" in reason for reason in report.reasons)
+
+
+def test_a_scan_halted_before_images_were_seen_tells_of_the_graph() -> None:
+    def progress(_stage: str, _done: int, _of: int) -> None:
+        raise Halted("time limit")
+
+    report = scan(
+        load_model(FIXTURES / "digits-clean.onnx"),
+        load_dataset(FIXTURES / "digits-clean.h5"),
+        ScanOptions(runtime=CPU),
+        progress,
+    )
+    assert (report.stopped, report.verdict) == ("time limit", "inconclusive")
+    assert report.dataset is None
+    assert report.evidence["graph-logic"].tables or report.evidence["graph-logic"].numbers
+    for name in ("soda", "concepts"):
+        assert any(f"by the detector {name}" in reason for reason in report.reasons)
 
 
 def of_any_size(path: Path = FIXTURES / "digits-clean.onnx") -> onnx.ModelProto:

@@ -66,6 +66,7 @@ class Detector(ABC):
 
         Raises:
             SodaError: The suspect cannot be examined.
+            Halted: As `progress` raises it; with the evidence by then, if there is any.
         """
 
 

@@ -32,7 +32,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "files:convert_command",
         "Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX.",
     ),
-    "inspect": ("files:inspect_command", "Show what is in an ONNX file; nothing of it is run."),
+    "inspect": ("files:inspect_command", "Show what is in a model file; the model is not run."),
     "rules": ("upkeep:rules_command", "List all rules that findings refer to."),
     "explain": (
         "upkeep:explain_command",

@@ -30,7 +30,8 @@ from .options import (
     Output,
     Quiet,
     SandboxOption,
-    SizeOption,
+    SourceArgument,
+    SquareOption,
     TimeoutOption,
     in_flags,
     limits_of,
@@ -46,8 +47,10 @@ from .output import (
 
 
 def inspect_command(
-    model: ModelArgument,
+    model: SourceArgument,
     logits: LogitsOption = None,
+    arch: ArchOption = None,
+    size: SquareOption = None,
     format_: FormatOption = "text",
     output: Output = None,
     timeout: TimeoutOption = USUAL_SECONDS,
@@ -55,9 +58,10 @@ def inspect_command(
     sandbox: SandboxOption = True,
     debug: Debug = False,
 ) -> None:
-    """Show what is in an ONNX file; nothing of it is run.
+    """Show what is in a model file; the model is not run.
 
-    The tensors that a scan would pick are shown, too.
+    The tensors that a scan would pick are shown, too. Models in other formats are converted first;
+    see `onnx-soda convert`.
 
     Exit codes: 0 it can be scanned, 2 it cannot.
     """
@@ -65,7 +69,8 @@ def inspect_command(
         if output is not None:
             check_writable(output, model)
         limits = limits_of(sandbox, timeout, max_memory)
-        summary = inspect_file(model, logits, limits=limits)
+        convert = ConvertOptions(arch, size=size)
+        summary = inspect_file(model, logits, convert=convert, limits=limits)
         if format_ == "json":
             deliver(to_json(summary), output)
         else:
@@ -88,6 +93,7 @@ def _render_summary(summary: ModelSummary) -> RenderableType:
     rows.extend(("input", _tensor(tensor)) for tensor in summary.inputs)
     rows.extend(("output", _tensor(tensor)) for tensor in summary.outputs)
     if summary.logits is None:
+        rows.extend(("note", note) for note in summary.notes)
         return Group(fact_table(rows), *_findings(summary))
     classes = "?" if summary.logits.classes is None else str(summary.logits.classes)
     tail = ", ".join(reversed(summary.logits.stripped))
@@ -174,7 +180,7 @@ def convert_command(
         typer.Option("--output", "-o", metavar="FILE", help="The ONNX file.", show_default=False),
     ],
     arch: ArchOption = None,
-    size: SizeOption = None,
+    size: SquareOption = None,
     opset: Annotated[
         int | None,
         typer.Option("--opset", min=13, max=26, help="ONNX operator set; the route's usual else."),

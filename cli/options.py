@@ -17,6 +17,7 @@ from onnx_soda._errors import OptionError
 from onnx_soda._options import (
     AUTO,
     DEFAULT_SECONDS,
+    LARGEST_SIDE,
     AttributionMethod,
     BudgetName,
     ConvertOptions,
@@ -123,6 +124,33 @@ def _top(value: str) -> str:
     return value
 
 
+def _sized(text: str) -> str:
+    height_and_width(text)
+    return text
+
+
+def height_and_width(text: str) -> tuple[int, int]:
+    """Read "224" or "224x160".
+
+    Raises:
+        BadParameter: It is neither.
+    """
+    sides = [int(part) if part.isdecimal() else 0 for part in text.lower().split("x")]
+    if len(sides) > 2 or not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise typer.BadParameter(
+            f"{text!r} is neither pixels nor height x width, as 224 or 224x160, up to "
+            f"{LARGEST_SIDE}",
+            param_hint="--size",
+        )
+    return sides[0], sides[-1]
+
+
+def conversion(arch: str | None, size: tuple[int, int] | None) -> ConvertOptions:
+    """Return how a model of another framework is converted; the result takes square images."""
+    square = size[0] if size and size[0] == size[1] else None
+    return ConvertOptions(arch, size=square)
+
+
 def limits_of(sandbox: bool, timeout: float, max_memory: int) -> Limits | None:
     """Return the limits of the child process; None where none is wanted."""
     return Limits(max_memory * MEBIBYTE, timeout) if sandbox else None
@@ -186,9 +214,20 @@ ArchOption = Annotated[
         help="The network that bare weights belong to, as torchvision:resnet18.",
     ),
 ]
-SizeOption = Annotated[
+SquareOption = Annotated[
     int | None,
-    typer.Option("--size", min=1, max=4096, help="Pixels of images, if the source does not say."),
+    typer.Option(
+        "--size", min=1, max=LARGEST_SIDE, help="Pixels of images, if the source does not say."
+    ),
+]
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="PIXELS|HxW",
+        callback=lambda text: text and _sized(text),
+        help="Size of images, if the model does not say; inferred if not given.",
+    ),
 ]
 SplitOption = Annotated[SplitName, typer.Option("--split", help="Part of the clean set to use.")]
 PreprocessOption = Annotated[
@@ -235,13 +274,14 @@ AllowMissingOption = Annotated[
     bool, typer.Option("--allow-missing-classes", help="Go on where classes have no images.")
 ]
 MinAccuracyOption = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--min-accuracy",
         min=0,
         max=1,
-        callback=_finite,
-        help="Conclude nothing under this clean accuracy.",
+        callback=lambda value: value if value is None else _finite(value),
+        help="Conclude nothing under this clean accuracy.  [default: surely above chance]",
+        show_default=False,
     ),
 ]
 MethodOption = Annotated[

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import math
 import os
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +23,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from onnx_soda._errors import OutputError, explained
 from onnx_soda._results import Evidence, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
+from onnx_soda._sandbox.process import ask_children_to_end
 from onnx_soda._system import write_text
 from onnx_soda._words import printable
 
@@ -146,6 +150,7 @@ def abandon_stdout() -> None:
     os.close(nowhere)
 
 
+_ENDING = b"onnx-soda: ending; what is done is reported. Ctrl-C again ends it at once.\n"
 # Characters of one message: it may quote a name of a megabyte from a hostile file.
 _MOST_SHOWN = 1000
 
@@ -189,16 +194,51 @@ def _short(text: str) -> str:
 
 
 _SILENT_SECONDS = 1.0
+# An estimate is made when so many steps of a stage are done and took so long, and told where so
+# many seconds are left.
+_FIRST_STEPS, _FIRST_SECONDS, _LONG = 5, 3.0, 45.0
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Let a first Ctrl-C end the scans of the block early, with a report of what is done.
+
+    A second one, or one while nothing is scanned, ends the program.
+
+    Yields:
+        What tells whether there was a first one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    asked = False
+
+    def ask(*_: object) -> None:
+        nonlocal asked
+        if asked or not ask_children_to_end():
+            raise KeyboardInterrupt
+        asked = True
+        with suppress(OSError):
+            os.write(2, _ENDING)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield lambda: asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class ProgressBar:
     """A progress bar that appears once work has taken over a second.
 
     Args:
-        quiet: Never appear.
+        quiet: Never appear, and tell no estimate.
+        timeout: Seconds that the work may take.
     """
 
-    def __init__(self, quiet: bool = False) -> None:
+    def __init__(self, quiet: bool = False, timeout: float = math.inf) -> None:
+        self._quiet = quiet
+        self._estimates = Estimates(timeout)
         # Not rich's own test, which environment variables for colour can turn.
         self._enabled = sys.stderr.isatty() and not quiet
         self._bar: Progress | None = None
@@ -219,6 +259,9 @@ class ProgressBar:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; see `onnx_soda._options.Progress`."""
+        estimate = None if self._quiet else self._estimates.of(stage, done, total)
+        if estimate is not None:
+            self._print(estimate)
         if not self._enabled or time.monotonic() - self._begin < _SILENT_SECONDS:
             return
         if self._bar is None:
@@ -228,6 +271,53 @@ class ProgressBar:
                 self._bar.update(begun.id, completed=begun.total)
             self._tasks[stage] = self._bar.add_task(printable(stage), total=total)
         self._bar.update(self._tasks[stage], completed=done, total=total)
+
+    def _print(self, text: str) -> None:
+        if self._bar is None:
+            print(printable(text), file=sys.stderr)
+        else:
+            self._bar.console.print(text, markup=False, highlight=False)
+
+
+class Estimates:
+    """Estimates the time that a stage takes, from its first steps; once for each stage.
+
+    Args:
+        timeout: Seconds that all of the work may take.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._begin = time.monotonic()
+        self._stages: dict[str, tuple[float, int]] = {}
+        self._told: set[str] = set()
+
+    def of(self, stage: str, done: int, total: int) -> str | None:
+        """Return a sentence on how long a stage takes, where that is long; None otherwise.
+
+        Args:
+            stage: Its name.
+            done: Steps done.
+            total: Steps in all.
+        """
+        now = time.monotonic()
+        begin, first = self._stages.setdefault(stage, (now, done))
+        steps = done - first
+        if stage in self._told or steps < _FIRST_STEPS or now - begin < _FIRST_SECONDS:
+            return None
+        self._told.add(stage)
+        left = (now - begin) / steps * (total - done)
+        if left < _LONG:
+            return None
+        told = f"onnx-soda: {stage}: {total} in all, which takes about {_minutes(left)} more"
+        if now + left - self._begin > self._timeout:
+            told += f"; --timeout {self._timeout:g} ends it before"
+        return f"{told}."
+
+
+def _minutes(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return "a minute" if minutes < 2 else f"{minutes} minutes"
 
 
 def _started_bar() -> Progress:

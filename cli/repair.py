@@ -12,7 +12,6 @@ from onnx_soda._api import repair_file
 from onnx_soda._batch import ask_all
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
-    ConvertOptions,
     RepairOptions,
     RuntimeOptions,
     ScanOptions,
@@ -56,6 +55,8 @@ from .options import (
     TopOption,
     TriggersOption,
     VictimOption,
+    conversion,
+    height_and_width,
     in_flags,
     limits_of,
 )
@@ -115,6 +116,7 @@ def repair_command(
     keeps the accuracy (nothing is written).
     """
     pair = _pair(victim, target)
+    sides = height_and_width(size) if size else None
     options = RepairOptions(
         scope=scope,
         reconstruction=reconstruction,
@@ -125,6 +127,7 @@ def repair_command(
         scan=ScanOptions(
             budget=budget,
             preprocess=preprocess,
+            size=sides,
             seed=seed,
             runtime=RuntimeOptions(provider, threads),
         ),
@@ -137,7 +140,7 @@ def repair_command(
         check_writable(output, *inputs)
         if report_output is not None:
             check_writable(report_output, output, *inputs)
-        convert, limits = ConvertOptions(arch, size=size), limits_of(sandbox, timeout, max_memory)
+        convert, limits = conversion(arch, sides), limits_of(sandbox, timeout, max_memory)
         asked = ScanRequest(model, data, split, options.scan, convert, limits)
         with ProgressBar(quiet) as progress:
             remembered = Cache(usual_folder())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,7 +14,6 @@ from onnx_soda._baseline import Entry
 from onnx_soda._batch import Ended, ask_all, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
-    ConvertOptions,
     Intervention,
     ReferenceFlows,
     RuntimeOptions,
@@ -67,6 +67,8 @@ from .options import (
     TimeoutOption,
     VerboseOption,
     ZerosOption,
+    conversion,
+    height_and_width,
     limits_of,
 )
 from .output import (
@@ -74,6 +76,7 @@ from .output import (
     failing_cleanly,
     of_outcome,
     of_report,
+    stoppable,
     tell_traceback,
     without_verdict,
     worst,
@@ -93,7 +96,7 @@ def scan_command(
     samples_per_class: SamplesOption = _USUAL.samples_per_class,
     preprocess: PreprocessOption = None,
     allow_missing_classes: AllowMissingOption = False,
-    min_accuracy: MinAccuracyOption = _USUAL.min_accuracy,
+    min_accuracy: MinAccuracyOption = None,
     method: MethodOption = _USUAL.method,
     budget: BudgetOption = "default",
     layer: LayerOption = _USUAL.layer,
@@ -133,10 +136,13 @@ def scan_command(
     Models in other formats are converted first; see `onnx-soda convert`. Of many models the worst
     exit code counts, in the order 1, 2, 3, 0.
 
+    Ctrl-C ends the scan, and reports what is done; a second one ends it at once.
+
     Exit codes: 0 clean; 1 a finding as severe as --fail-on; 2 could not scan, or wrong usage; 3
-    inconclusive, or only lesser findings that speak for a backdoor.
+    inconclusive, or not complete, or only lesser findings that speak for a backdoor.
     """
     intervention = _intervention(a, b)
+    sides = height_and_width(size) if size else None
     limits = limits_of(sandbox, timeout, max_memory)
     if reference and data is None:
         raise typer.BadParameter("clean images (--data) are needed, too", param_hint="--reference")
@@ -153,6 +159,7 @@ def scan_command(
             spread=mad,
             toolkit_zeros=toolkit_zeros,
             preprocess=preprocess,
+            size=sides,
             samples_per_class=samples_per_class,
             allow_missing_classes=allow_missing_classes,
             min_accuracy=min_accuracy,
@@ -164,7 +171,7 @@ def scan_command(
         preparing = Path(preprocess) if preprocess else None
         targets.check(single, [*found, data, baseline, config, preparing])
         entries = accepted_entries(baseline)
-        convert = ConvertOptions(arch, size=size)
+        convert = conversion(arch, sides)
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
         remembered = Cache(cache_dir or usual_folder()) if cache else None
         if reference:
@@ -192,7 +199,7 @@ def _scan_alone(
 ) -> ScanReport:
     model = request.model
     try:
-        with ProgressBar(quiet) as progress:
+        with stoppable(), ProgressBar(quiet, _seconds(request)) as progress:
             found, _ = scan_one(request, progress=progress)
     except Exception as error:
         targets.tell_failure(failure_of(model.name, error), model)
@@ -203,11 +210,15 @@ def _scan_alone(
     return ended.outcome
 
 
+def _seconds(request: ScanRequest) -> float:
+    return request.limits.seconds if request.limits else math.inf
+
+
 def _scan_all(
     models: Sequence[Path], request: ScanRequest, cache: Cache | None, jobs: int, quiet: bool
 ) -> list[Ended]:
-    with ProgressBar(quiet) as progress:
-        ended = list(scan_many(models, request, cache, jobs, progress))
+    with stoppable() as stopping, ProgressBar(quiet) as progress:
+        ended = list(scan_many(models, request, cache, jobs, progress, stopping))
     place = {model: number for number, model in enumerate(models)}
     return sorted(ended, key=lambda one: place[one.model])
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from onnx_soda._errors import ModelFileError, UnsupportedSourceError
-from onnx_soda._preflight.file import describe_foreign_file
+from onnx_soda._preflight.file import HEAD_BYTES, describe_foreign_file
 from onnx_soda._system import missing_modules, require_modules
 
 from .archives import member_names
@@ -36,6 +36,8 @@ _FOLDERS = (
     ("inference.pdmodel", "a PaddlePaddle model", "Convert it with paddle2onnx."),
     ("_CHECKPOINT_METADATA", "a JAX checkpoint", "Convert the program with jax2onnx."),
 )
+# What may be packed for a download, and characters of its name to show.
+_PACKED, _MOST_NAME = (".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".tflite"), 80
 # zlib, as joblib compresses pickles.
 _JOBLIB_STARTS = (b"\x78\x01", b"\x78\x5e", b"\x78\x9c", b"\x78\xda")
 _PICKLE_ADVICE = (
@@ -73,22 +75,42 @@ def unsupported(path: Path) -> Exception:
                 return UnsupportedSourceError(f"{name} is {what}: not yet supported", advice)
         return ModelFileError(f"{name} is a folder", "Give the model file inside it.")
     with path.open("rb") as stream:
-        head = stream.read(64)
+        head = stream.read(HEAD_BYTES)
     if head.startswith((*PICKLE_STARTS, *_JOBLIB_STARTS)):
         return runs_code(
             f"{name} is a Python pickle (joblib and pickle.dump write these), which can run "
             "anything when it is opened",
             _PICKLE_ADVICE,
         )
-    if member_names(path):
-        return UnsupportedSourceError(
-            f"{name} is a zip archive of no known framework",
-            "Give what torch.export.save, torch.jit.save, torch.save or Keras wrote.",
-        )
-    format_ = describe_foreign_file(head)
+    members = member_names(path)
+    if members:
+        return _unknown_archive(name, members)
+    foreign = describe_foreign_file(head)
+    if foreign:
+        return UnsupportedSourceError(f"{name} is {foreign.what}", foreign.advice)
     return UnsupportedSourceError(
-        f"{name} is {format_}" if format_ else f"{name} is of no format that can be converted",
-        "Convert it to ONNX with the tools of its framework.",
+        f"{name} is of no format that can be converted",
+        "Export the network to ONNX with the tools of its framework.",
+    )
+
+
+def _unknown_archive(name: str, members: tuple[str, ...]) -> UnsupportedSourceError:
+    """Return the error for a zip archive that no framework wrote."""
+    packed = [PurePosixPath(member).name for member in members if member.endswith(_PACKED)]
+    if packed:
+        return UnsupportedSourceError(
+            f"{name} is a zip archive with {packed[0][:_MOST_NAME]!r} in it",
+            "Unpack it first, and give that file.",
+        )
+    if all(member.endswith(".npy") for member in members):
+        return UnsupportedSourceError(
+            f"{name} is an archive of NumPy arrays (.npz), as clean sets are",
+            "Give the model, and the clean set as `data`.",
+        )
+    return UnsupportedSourceError(
+        f"{name} is a zip archive of no known framework",
+        "Give what torch.export.save, torch.jit.save, torch.save or Keras wrote; if a model is "
+        "packed in it, unpack it first.",
     )
 
 

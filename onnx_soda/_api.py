@@ -157,20 +157,26 @@ def ask_reference(
 
 
 def inspect_file(
-    model: str | Path, logits: str | None = None, *, limits: Limits | None = _USUAL
+    model: str | Path,
+    logits: str | None = None,
+    *,
+    convert: ConvertOptions | None = None,
+    limits: Limits | None = _USUAL,
 ) -> ModelSummary:
-    """Tell what is in a model file; nothing of it is run.
+    """Tell what is in a model file; the model is not run.
 
     Args:
-        model: The model.
+        model: The model. Models in other formats are converted first.
         logits: Name of the tensor to take as logits; found where not given.
+        convert: How models in other formats are converted.
         limits: As for `scan_file`.
 
     Raises:
         SodaError: The file cannot be read, or the child failed.
     """
-    summary: ModelSummary = _do(InspectJob(_absolute(model), logits), limits).answer
-    return summary
+    with _as_onnx(Path(model), convert, limits, no_progress) as (path, origin):
+        summary: ModelSummary = _do(InspectJob(_absolute(path), logits), limits).answer
+    return replace(summary, notes=(*summary.notes, *_origin_notes(origin)))
 
 
 def diff_files(
@@ -459,11 +465,16 @@ def _as_onnx(
 
 def _with_origin(report: ScanReport, conversion: Conversion | None) -> ScanReport:
     """Return a report that says what the model was converted from."""
+    return replace(report, reasons=(*report.reasons, *_origin_notes(conversion)))
+
+
+def _origin_notes(conversion: Conversion | None) -> tuple[str, ...]:
+    """Say what a model was converted from; nothing where it was ONNX already."""
     if conversion is None:
-        return report
+        return ()
     note = (
         f"Converted to ONNX first, by the route {conversion.converter}: on random images the two "
         f"differ by {conversion.difference:.1e} of the largest score at most. The sha256 of the "
         f"file given is {conversion.sha256}; the model's is that of the ONNX file."
     )
-    return replace(report, reasons=(*report.reasons, note, *conversion.notes))
+    return (note, *conversion.notes)

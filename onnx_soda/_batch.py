@@ -11,7 +11,7 @@ import glob
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from onnx_soda._options import (
     no_progress,
     usable_cores,
 )
-from onnx_soda._results import Outcome, ScanReport, failure_of
+from onnx_soda._results import Outcome, ScanFailure, ScanReport, failure_of
 from onnx_soda._sandbox.process import end_children
 
 ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
@@ -141,6 +141,8 @@ def _listed(file: Path) -> Iterator[Path]:
 
 # How often children that are to end are looked for: a thread may just be starting one.
 _TICK = 0.05
+# What is told of a model whose scan was not begun: message and advice.
+_NOT_BEGUN = ("the run was interrupted before this model was scanned", "Scan it again.")
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ def scan_many(
     cache: Cache | None = None,
     jobs: int = 1,
     progress: Progress = no_progress,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[Ended]:
     """Scan many models; yield each as it is over.
 
@@ -264,24 +267,28 @@ def scan_many(
         cache: As for `scan_one`.
         jobs: How many at once; one where no child opens the model. They share the cores.
         progress: Called at the start, and as each model is over.
+        stopping: Tells whether no more models are to be begun.
     """
     requests = [replace(request, model=model) for model in models]
     progress("models", 0, len(requests))
     if jobs <= 1 or len(models) == 1 or request.limits is None:
         for number, one in enumerate(requests, 1):
-            done = _attempt(one, cache)
+            done = _attempt(one, cache, stopping)
             progress("models", number, len(requests))
             yield done
         return
     threads = request.options.runtime.threads or max(usable_cores() // jobs, 1)
     runtime = replace(request.options.runtime, threads=threads)
     shared = [replace(one, options=replace(one.options, runtime=runtime)) for one in requests]
-    yield from _at_once(shared, cache, jobs, progress)
+    yield from _at_once(shared, cache, jobs, progress, stopping)
 
 
-def _attempt(request: ScanRequest, cache: Cache | None) -> Ended:
+def _attempt(request: ScanRequest, cache: Cache | None, stopping: Callable[[], bool]) -> Ended:
     begin = time.perf_counter()
     outcome: Outcome
+    if stopping():
+        outcome = ScanFailure(request.model.name, *_NOT_BEGUN, None)
+        return Ended(request.model, outcome, 0, False)
     cached, failure = False, None
     try:
         outcome, cached = scan_one(request, cache)
@@ -291,11 +298,15 @@ def _attempt(request: ScanRequest, cache: Cache | None) -> Ended:
 
 
 def _at_once(
-    requests: Sequence[ScanRequest], cache: Cache | None, jobs: int, progress: Progress
+    requests: Sequence[ScanRequest],
+    cache: Cache | None,
+    jobs: int,
+    progress: Progress,
+    stopping: Callable[[], bool],
 ) -> Iterator[Ended]:
     threads: set[int] = set()
     pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
-    waiting = [pool.submit(_attempt, request, cache) for request in requests]
+    waiting = [pool.submit(_attempt, request, cache, stopping) for request in requests]
     try:
         for number, done in enumerate(as_completed(waiting)):
             progress("models", number + 1, len(requests))

@@ -142,8 +142,11 @@ class Cache:
         return entry.report
 
     def store(self, key: str, report: ScanReport) -> None:
-        """Remember a report, where that can be done, and forget the oldest beyond the limit."""
-        if not report.model.external_data:
+        """Remember a report, where that can be done, and forget the oldest beyond the limit.
+
+        One of a scan that ended early is not: another time there may be more.
+        """
+        if not report.model.external_data and report.stopped is None:
             self._write(self.folder / (key + _SCAN), to_json(_Entry(key, report)))
 
     def load_flows(self, key: str) -> ReferenceFlows | None:

@@ -131,6 +131,15 @@ class Intervention:
                 raise ValueError(f"{name} must be a finite number other than 0, not {value}")
 
 
+LARGEST_SIDE = 4096
+"""Pixels; no image classifier takes more."""
+
+
+def _check_size(size: tuple[int, int] | None) -> None:
+    if size is not None and not all(1 <= side <= LARGEST_SIDE for side in size):
+        raise ValueError(f"size must be from 1 to {LARGEST_SIDE} pixels, not {size}")
+
+
 AUTO = "auto"
 """The method that takes what there is to compare with."""
 
@@ -155,10 +164,12 @@ class ScanOptions:
         toolkit_zeros: Put in the zeros that the paper's published toolkit puts in, where source
             and prediction (or target) class are the same; the paper has none.
         preprocess: Preset or JSON file; inferred where not given.
+        size: Height and width of images, for a model that takes any; inferred where not given.
         samples_per_class: The most clean images of each class for the accuracy and the last-layer
             analysis; changes of the image use up to 400 of each.
         allow_missing_classes: Go on where classes have no clean images.
-        min_accuracy: Clean accuracy under which nothing is concluded.
+        min_accuracy: Clean accuracy under which nothing is concluded; None takes one surely above
+            chance, by the numbers of classes and of images (`needed_accuracy`).
         seed: For the choice of images and the affinity test.
         runtime: Provider, threads, batch size, memory.
 
@@ -176,14 +187,16 @@ class ScanOptions:
     spread: Spread = "median"
     toolkit_zeros: bool = False
     preprocess: str | None = None
+    size: tuple[int, int] | None = None
     samples_per_class: int = 100
     allow_missing_classes: bool = False
-    min_accuracy: float = 0.5
+    min_accuracy: float | None = None
     seed: int = 0
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.min_accuracy <= 1:
+        _check_size(self.size)
+        if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"min_accuracy must be between 0 and 1, not {self.min_accuracy}")
         if not 0 <= self.threshold < math.inf:
             raise ValueError(f"threshold must be 0 or more and finite, not {self.threshold}")

@@ -259,6 +259,27 @@ class Evidence:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
+StopCause = Literal["time limit", "interrupt"]
+"""Why a scan ended before it was complete."""
+
+
+class Halted(BaseException):
+    """A scan is to end early; raised by what it calls as it goes on.
+
+    What is done by then is reported. It is no `Exception`: what goes on after an error must not
+    take it for one.
+
+    Attributes:
+        why: The cause.
+        evidence: What the detector at work has seen by then; None where that is nothing.
+    """
+
+    def __init__(self, why: StopCause, evidence: Evidence | None = None) -> None:
+        super().__init__(why)
+        self.why: StopCause = why
+        self.evidence = evidence
+
+
 @dataclass(frozen=True)
 class Coverage:
     """What was examined: number of source classes and of images."""
@@ -321,6 +342,8 @@ class ScanReport:
         coverage: What was examined.
         environment: Where the scan ran.
         timing: Seconds per stage, and in all.
+        stopped: Why the scan ended before it was complete; None where it did not. The reasons say
+            what was not examined, and the verdict is never "clean".
     """
 
     schema_version: str
@@ -335,6 +358,7 @@ class ScanReport:
     coverage: Coverage
     environment: Environment
     timing: Mapping[str, float]
+    stopped: StopCause | None = None
 
 
 Numbers = TypeVar("Numbers")

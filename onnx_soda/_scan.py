@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 
 from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.inference import PreprocessingChoice
+from onnx_soda._data.inference import PreprocessingChoice, SizeChoice
 from onnx_soda._data.preprocessing import Preprocessing
 from onnx_soda._detect.base import DETECTORS, Decision, Detector, shortfalls
 from onnx_soda._errors import NotAClassifierError
@@ -20,7 +20,12 @@ from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.runtime import CPU
-from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
+from onnx_soda._options import (
+    Progress,
+    ReferenceFlows,
+    ScanOptions,
+    no_progress,
+)
 from onnx_soda._results import (
     SCHEMA_VERSION,
     Coverage,
@@ -28,9 +33,11 @@ from onnx_soda._results import (
     Environment,
     Evidence,
     ExternalDataInfo,
+    Halted,
     InputInfo,
     ModelInfo,
     ScanReport,
+    StopCause,
     ToolInfo,
 )
 from onnx_soda._rules import RULES
@@ -39,6 +46,7 @@ from onnx_soda._system import Clock, installed_versions
 from onnx_soda._verdict import (
     ALONE,
     ALWAYS,
+    cut_short,
     decide,
     detectors_of,
     in_order,
@@ -78,60 +86,148 @@ def scan(
     return scan_suspect(Suspect(model, clean, options, progress, references=tuple(references)))
 
 
-def scan_suspect(suspect: Suspect) -> ScanReport:
+def no_interim(_: ScanReport) -> None:
+    """Take no notice of what there is to report so far."""
+
+
+def scan_suspect(
+    suspect: Suspect, interim: Callable[[ScanReport], None] = no_interim
+) -> ScanReport:
     """Let the detectors of a method look at a suspect, and decide.
+
+    Where `suspect.progress` or `interim` raises `Halted`, the report tells what was done by then.
 
     Args:
         suspect: The classifier, with its clean images and the options.
+        interim: Called before what takes long, with what there is to report if the time limit ends
+            the scan there.
 
     Raises:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
-    clock, options = Clock(), suspect.options
-    detectors = load_detectors(options.method, bool(suspect.references))
-    method = detectors[-1].name
-    with clock.stage("graph"):
-        view = suspect.view
-    evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
-    try:
-        with clock.stage("graph"):
-            anatomy = suspect.anatomy
-    except NotAClassifierError as error:
-        # Logic in front of the scores may hide the layers behind it; it is reason enough.
-        if not any(map(is_weighty, evidence.values())):
-            raise
-        described, observation = _describe(suspect.model, view), None
-        reason = f"The model's behaviour was not examined: {error.message}."
-        decision = Decision("inconclusive", (reason,), ())
-        providers: tuple[str, ...] = (CPU,)
-    else:
-        described = describe_model(anatomy)
-        _prepare(suspect, clock)
-        evidence |= {
-            one.name: _run(one, suspect, clock) for one in detectors if one.name not in ALWAYS
-        }
-        if needs_more(options.method, evidence):
-            evidence[ALONE] = _run(DETECTORS.load(ALONE)(), suspect, clock)
-        observation = suspect.observation
-        providers = (suspect.tail.session if observation is None else suspect.body).providers
-        method, decision = _decide(suspect, evidence, method)
-    for name in ALWAYS:
-        decision = with_always(decision, evidence[name])
-    decision = with_file_findings(decision, suspect.model.findings)
-    return ScanReport(
-        schema_version=SCHEMA_VERSION,
-        tool=ToolInfo("onnx-soda", version("onnx-soda")),
-        model=described,
-        dataset=_describe_dataset(suspect, observation) if observation else None,
-        method=method,
-        verdict=decision.verdict,
-        reasons=decision.reasons,
-        findings=in_order(decision.findings),
-        evidence=evidence,
-        coverage=_coverage(observation),
-        environment=_environment(providers, options),
-        timing=clock.result(),
-    )
+    return _Course(suspect, interim).run()
+
+
+class _Course:
+    """A scan as it goes on: what is done, and what there is to report of it at any moment."""
+
+    def __init__(self, suspect: Suspect, interim: Callable[[ScanReport], None]) -> None:
+        self._suspect, self._interim = suspect, interim
+        self._clock = Clock()
+        self._detectors = load_detectors(suspect.options.method, bool(suspect.references))
+        self._evidence: dict[str, Evidence] = {}
+        self._stopped: StopCause | None = None
+        # Whether preprocessing and clean images are known: what asks for them waits for them.
+        self._prepared = False
+
+    def run(self) -> ScanReport:
+        """Scan, as far as it comes."""
+        with self._clock.stage("graph"):
+            view = self._suspect.view
+        for detector in self._detectors:
+            if detector.name in ALWAYS:
+                self._evidence[detector.name] = _run(detector, self._suspect, self._clock)
+        try:
+            with self._clock.stage("graph"):
+                _ = self._suspect.anatomy
+        except NotAClassifierError as error:
+            # Logic in front of the scores may hide the layers behind it; it is reason enough.
+            if not any(map(is_weighty, self._evidence.values())):
+                raise
+            reason = f"The model's behaviour was not examined: {error.message}."
+            decision = Decision("inconclusive", (reason,), ())
+            return self._report(_describe(self._suspect.model, view), decision, self._stopped)
+        self._examine_behaviour()
+        return self._so_far(self._stopped)
+
+    def _examine_behaviour(self) -> None:
+        try:
+            self._interim(self._so_far("time limit"))
+            _prepare(self._suspect, self._clock)
+            self._prepared = True
+        except Halted as halt:
+            self._stopped = halt.why
+            return
+        for detector in self._detectors:
+            if detector.name not in ALWAYS:
+                self._examine(detector)
+        if needs_more(self._suspect.options.method, self._evidence):
+            self._examine(DETECTORS.load(ALONE)())
+
+    def _examine(self, detector: Detector) -> None:
+        if self._stopped:
+            return
+        try:
+            # What is ended from outside, in the middle of a library's work, can tell no more.
+            self._interim(self._so_far("time limit"))
+            self._evidence[detector.name] = _run(detector, self._suspect, self._clock)
+        except Halted as halt:
+            self._stopped = halt.why
+            if halt.evidence:
+                self._evidence[detector.name] = halt.evidence
+
+    def _so_far(self, stopped: StopCause | None) -> ScanReport:
+        """Return what there is to report now.
+
+        Args:
+            stopped: Why nothing more comes; None where the scan is complete.
+        """
+        evidence = self._evidence
+        if stopped:
+            unseen = {one.name: _unseen(one.name) for one in self._detectors}
+            evidence = {**unseen, **evidence}
+            if needs_more(self._suspect.options.method, evidence):
+                evidence.setdefault(ALONE, _unseen(ALONE))
+        described = describe_model(self._suspect.anatomy)
+        if self._prepared:
+            method, decision = _decide(self._suspect, evidence, self._detectors[-1].name)
+            return self._report(described, decision, stopped, method, evidence)
+        reasons = tuple(reason for one in evidence.values() for reason in one.unexamined)
+        decision = Decision("inconclusive", reasons, ())
+        return self._report(described, decision, stopped, evidence=evidence)
+
+    def _report(
+        self,
+        described: ModelInfo,
+        decision: Decision,
+        stopped: StopCause | None,
+        method: str | None = None,
+        evidence: Mapping[str, Evidence] | None = None,
+    ) -> ScanReport:
+        suspect, evidence = self._suspect, evidence or self._evidence
+        observation = suspect.observation if self._prepared else None
+        for name in ALWAYS:
+            decision = with_always(decision, evidence[name])
+        decision = with_file_findings(decision, suspect.model.findings)
+        if stopped:
+            decision = cut_short(decision, stopped)
+        return ScanReport(
+            schema_version=SCHEMA_VERSION,
+            tool=ToolInfo("onnx-soda", version("onnx-soda")),
+            model=described,
+            dataset=_describe_dataset(suspect, observation) if observation else None,
+            method=method or self._detectors[-1].name,
+            verdict=decision.verdict,
+            reasons=decision.reasons,
+            findings=in_order(decision.findings),
+            evidence=evidence,
+            coverage=_coverage(observation),
+            environment=_environment(self._providers(observation), suspect.options),
+            timing=self._clock.result(),
+            stopped=stopped,
+        )
+
+    def _providers(self, observation: Observation | None) -> tuple[str, ...]:
+        if not self._prepared:
+            return (CPU,)
+        part = self._suspect.tail.session if observation is None else self._suspect.body
+        return part.providers
+
+
+def _unseen(detector: str) -> Evidence:
+    """Return the evidence of a detector that had no time."""
+    told = (f"Not examined by the detector {detector}: the scan ended before it was done.",)
+    return Evidence(detector, detector, "inconclusive", told, unexamined=told, notes=told)
 
 
 def load_detectors(method: str, references: bool = False) -> list[Detector]:
@@ -166,7 +262,15 @@ def _run(detector: Detector, suspect: Suspect, clock: Clock) -> Evidence:
         reasons = shortfalls(suspect.examined)
         return Evidence(detector.name, detector.name, "inconclusive", reasons)
     with clock.stage(detector.name):
-        evidence = detector.run(suspect, suspect.progress)
+        try:
+            evidence = detector.run(suspect, suspect.progress)
+        except Halted as halt:
+            known = halt.evidence and _advised(halt.evidence, detector)
+            raise Halted(halt.why, known) from None
+    return _advised(evidence, detector)
+
+
+def _advised(evidence: Evidence, detector: Detector) -> Evidence:
     rules = {**RULES, **{rule.id: rule for rule in detector.rules}}
     return replace(evidence, findings=with_advice(evidence.findings, rules))
 
@@ -187,6 +291,7 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
     clean, choice = suspect.clean, suspect.choice
     if clean is None:
         return None
+    sized = suspect.inferred_size
     counts = np.bincount(observation.labels)
     return DatasetInfo(
         file=clean.file,
@@ -195,16 +300,27 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
         samples=len(observation.labels),
         samples_per_class=int(counts.max()),
         accuracy=observation.accuracy,
-        preprocessing=_describe_preprocessing(suspect.preprocessing, choice),
+        preprocessing=_describe_preprocessing(suspect.preprocessing, choice, sized),
         class_names=clean.class_names,
-        notes=(*clean.notes, *(choice.notes() if choice else ())),
+        notes=(
+            *clean.notes,
+            *(sized.notes() if sized else ()),
+            *(choice.notes() if choice else ()),
+        ),
     )
 
 
 def _describe_preprocessing(
-    preprocessing: Preprocessing, choice: PreprocessingChoice | None
+    preprocessing: Preprocessing, choice: PreprocessingChoice | None, sized: SizeChoice | None
 ) -> Mapping[str, Any]:
     described = preprocessing.as_dict()
+    if sized is not None:
+        described["size_trial"] = {
+            "images": sized.images,
+            "accuracy": sized.accuracy,
+            "runner_up": sized.runner_up,
+            "runner_up_accuracy": sized.runner_up_accuracy,
+        }
     if choice is None:
         return {**described, "inferred": False}
     runner_up = choice.runner_up

@@ -1,4 +1,4 @@
-"""Describes a file for `onnx-soda inspect`; nothing of it is run."""
+"""Describes a file for `onnx-soda inspect`; the model is not run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from onnx_soda._answers import LayerSummary, LogitsSummary, ModelSummary, Tensor
 from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy, Layer, dissect
 from onnx_soda._model.load import OnnxModel
+from onnx_soda._model.logits import KEEP_SCORES
 from onnx_soda._verdict import file_findings, in_order
 
 
 def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:
-    """Describe a model and what would be picked in it; nothing of it is run.
+    """Describe a model and what would be picked in it; the model is not run.
 
     Args:
         model: The model.
@@ -58,7 +59,19 @@ def _tensor(value: ir.Value) -> TensorSummary:
 
 def _logits(anatomy: Anatomy) -> LogitsSummary:
     found = anatomy.logits
-    return LogitsSummary(found.value.name or "", found.classes, found.output, found.stripped)
+    classes = found.classes or _declared_classes(anatomy)
+    return LogitsSummary(found.value.name or "", classes, found.output, found.stripped)
+
+
+def _declared_classes(anatomy: Anatomy) -> int | None:
+    """Return the number of classes that the output declares, where inference does not tell it."""
+    found = anatomy.logits
+    if not KEEP_SCORES.issuperset(found.stripped):
+        return None
+    outputs = anatomy.model.ir.graph.outputs
+    shape = next((value.shape for value in outputs if value.name == found.output), None)
+    sizes = [size for size in (shape or ())[1:] if size != 1]
+    return sizes[0] if len(sizes) == 1 and isinstance(sizes[0], int) else None
 
 
 def _layer(layer: Layer) -> LayerSummary:

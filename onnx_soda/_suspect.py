@@ -16,7 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.datasets import CleanSet
-from onnx_soda._data.inference import PreprocessingChoice, infer_preprocessing
+from onnx_soda._data.inference import (
+    PreprocessingChoice,
+    Size,
+    SizeChoice,
+    candidate_sizes,
+    check_size,
+    image_shape,
+    infer_preprocessing,
+    infer_size,
+    needed_accuracy,
+)
 from onnx_soda._data.preprocessing import (
     PRESETS,
     Preprocessing,
@@ -24,8 +34,8 @@ from onnx_soda._data.preprocessing import (
     load_preprocessing,
 )
 from onnx_soda._data.sources import ImageShape, IntArray, Pixels
-from onnx_soda._data.splits import balanced_sample, check_labels
-from onnx_soda._errors import ImageError, NotAClassifierError
+from onnx_soda._data.splits import balanced_sample, check_labels, check_several
+from onnx_soda._errors import ImageError, InferenceError, NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy, dissect_view
 from onnx_soda._model.graph import GraphView, view_graph
 from onnx_soda._model.inputs import ImageInput
@@ -45,8 +55,9 @@ _TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
 _BLOCK_BYTES = 32 * 2**20
 # Images of a class from which it is told what most of them are taken for.
 _FEWEST_TO_MISREAD = 10
-# Free image sizes without a hint in the data: what most classifiers were trained on.
-_FALLBACK_SIZE = 224
+# Preprocessings with which sizes are compared: the most usual ones. Which size is best does not
+# depend on a finer choice.
+_SIZE_WAYS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +107,7 @@ class Examined:
         fewest_images: Images of the class with the fewest.
         accuracy: Clean accuracy; None without a clean set.
         min_accuracy: Accuracy under which nothing is concluded.
+        guessing: Accuracy of guessing, which told `min_accuracy`; None where that was given.
         misread: Classes of which most images are given one other class: the class, the other, and
             the share.
         unexamined_outputs: Names of the model's outputs that are not computed from the scores.
@@ -108,6 +120,7 @@ class Examined:
     min_accuracy: float
     misread: tuple[tuple[int, int, float], ...] = ()
     unexamined_outputs: tuple[str, ...] = ()
+    guessing: float | None = None
 
     @property
     def too_inaccurate(self) -> bool:
@@ -127,6 +140,9 @@ class Suspect:
         known: The preprocessing, where it is known already; else it is the one that the options
             name, or the one with the best clean accuracy.
         references: Other models of the same classes to compare with, or what they were asked.
+
+    Raises:
+        LabelError: All clean images are of one class, and missing classes are not allowed.
     """
 
     model: OnnxModel
@@ -135,6 +151,10 @@ class Suspect:
     progress: Progress = no_progress
     known: Preprocessing | None = None
     references: tuple[OnnxModel | ReferenceFlows, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.clean is not None and not self.options.allow_missing_classes:
+            check_several(self.clean.labels, self.clean.file)
 
     def with_model(self, model: OnnxModel) -> Suspect:
         """Return another model with the same images and the same preprocessing."""
@@ -193,9 +213,21 @@ class Suspect:
             return _at_least_two(self.tail.logits(zeros).shape[1])
         if self.clean is None:
             return None
-        image, size = self.anatomy.view.image, self.image_shape(self.clean)
-        shape = image.concrete_shape(1, size.height, size.width, size.channels)
-        return _at_least_two(int(self.body.logits(np.zeros(shape, image.numpy_dtype())).shape[1]))
+        return _at_least_two(self._classes_by_running(self.clean))
+
+    def _classes_by_running(self, clean: CleanSet) -> int:
+        """Run the model once, on the first size that it takes where it takes several."""
+        image, sizes = self.anatomy.view.image, self._sizes
+        check_size(None if image.free_size else self.options.size, image)
+        for size in sizes:
+            one = image_shape(image, clean.images.native, size)
+            shape = image.concrete_shape(1, one.height, one.width, one.channels)
+            try:
+                return int(self.body.logits(np.zeros(shape, image.numpy_dtype())).shape[1])
+            except InferenceError:
+                if size == sizes[-1]:
+                    raise
+        raise AssertionError("there is a size to try")
 
     @cached_property
     def sample(self) -> IntArray:
@@ -221,9 +253,85 @@ class Suspect:
         """
         if self.known is not None:
             return self.known
-        if self.options.preprocess is not None:
-            return load_preprocessing(self.options.preprocess)
-        return self._inferred.best
+        return replace(self._given or self._inferred.best, size=self.size)
+
+    @cached_property
+    def _given(self) -> Preprocessing | None:
+        named = self.options.preprocess
+        return None if named is None else load_preprocessing(named)
+
+    @property
+    def size(self) -> Size | None:
+        """Height and width that images are brought to; None where the graph says which.
+
+        Raises:
+            ImageError: The options name one, and the graph takes another.
+        """
+        asked = self.options.size
+        if not self.anatomy.view.image.free_size:
+            check_size(asked, self.anatomy.view.image)
+            return None
+        known = self.known or self._given
+        if asked is not None or known is None or known.size is None:
+            return asked or self.size_choice.best
+        return known.size
+
+    @property
+    def _sizes(self) -> tuple[Size | None, ...]:
+        """What the size may be, the likeliest first."""
+        image = self.anatomy.view.image
+        if self.options.size is not None or not image.free_size:
+            return (self.options.size,)
+        return candidate_sizes(self._images().images.native, image.height, image.width)
+
+    @cached_property
+    def size_choice(self) -> SizeChoice:
+        """How the size was inferred.
+
+        Raises:
+            InferenceError: The model runs on no size that was tried.
+        """
+        clean, image = self._images(), self.anatomy.view.image
+        order = np.random.default_rng(self.options.seed).permutation(self.sample)[:_TRIAL_IMAGES]
+        given = self.known or self._given
+        best: dict[Size, Preprocessing] = {}
+        runs = 0
+
+        def predict(way: Preprocessing, pixels: Pixels) -> NDArray[np.float32]:
+            return self.body.logits(_apply(way, pixels, image))
+
+        def accuracy(size: Size, images: int) -> float | None:
+            nonlocal runs
+            runs += 1
+            self.progress("sizes of images tried", runs, max(runs, len(sizes)))
+            shape, rows = image_shape(image, clean.images.native, size), np.sort(order[:images])
+            usual = _candidates(image, clean, shape.channels)[:_SIZE_WAYS]
+            ways = (best[size],) if size in best else (given,) if given else usual
+            pixels = clean.images.read(rows, shape, ways[0].resize)
+            try:
+                found = infer_preprocessing(pixels, clean.labels[rows], ways, predict)
+            except InferenceError:
+                return None
+            best[size] = found.best
+            return found.accuracy
+
+        sizes = tuple(size for size in self._sizes if size is not None)
+        chosen = infer_size(sizes, len(order), accuracy)
+        if chosen is None:
+            tried = ", ".join(f"{high} x {wide}" for high, wide in sizes)
+            raise InferenceError(
+                f"{self.model.file} runs on images of none of these sizes: {tried}",
+                "Name the size that it was trained on as `size`.",
+            )
+        return chosen
+
+    @property
+    def inferred_size(self) -> SizeChoice | None:
+        """How the size was inferred; None where it was known."""
+        known = self.known or self._given
+        told = self.options.size or (known and known.size)
+        free = self.anatomy.view.image.free_size
+        return self.size_choice if free and told is None else None
 
     @property
     def choice(self) -> PreprocessingChoice | None:
@@ -273,11 +381,16 @@ class Suspect:
     def examined(self) -> Examined:
         """What was examined, as far as the verdict depends on it."""
         observation, others = self.observation, self.anatomy.logits.unexamined
-        least = self.options.min_accuracy
+        least, guessing = self.options.min_accuracy, None
         if observation is None:
-            return Examined(self.classes, 0, 0, None, least, unexamined_outputs=others)
+            return Examined(self.classes, 0, 0, None, least or 0.0, unexamined_outputs=others)
         counts = np.bincount(observation.labels)
         counts = counts[counts > 0]
+        if least is None:
+            # With images of one class alone, "always this class" would be right.
+            usual = counts.max() / counts.sum() if len(counts) > 1 else 0.0
+            guessing = max(float(usual), 1 / (self.classes or len(counts)))
+            least = needed_accuracy(guessing, int(counts.sum()))
         return Examined(
             self.classes,
             len(counts),
@@ -286,6 +399,7 @@ class Suspect:
             least,
             observation.misread(),
             others,
+            guessing,
         )
 
     def observe(
@@ -350,7 +464,7 @@ class Suspect:
         Raises:
             ImageError: The model takes a flat vector that the images do not fill.
         """
-        return image_shape(self.anatomy.view.image, clean)
+        return image_shape(self.anatomy.view.image, clean.images.native, self.size)
 
     def _prepared(self, clean: CleanSet, rows: IntArray, shape: ImageShape) -> NDArray[Any]:
         pixels = clean.images.read(rows, shape, self.preprocessing.resize)
@@ -360,35 +474,6 @@ class Suspect:
         if self.clean is None:
             raise ImageError("this needs clean images, and none were given", "Give a clean set.")
         return self.clean
-
-
-def image_shape(image: ImageInput, clean: CleanSet) -> ImageShape:
-    """Return the size in which a model wants its images.
-
-    Args:
-        image: The model's input.
-        clean: The images.
-
-    Raises:
-        ImageError: The model takes a flat vector that the images do not fill.
-    """
-    native = clean.images.native
-    if image.layout == "flat":
-        return _flat_shape(image.features or 0, native)
-    height = native.height if native else _FALLBACK_SIZE
-    width = native.width if native else _FALLBACK_SIZE
-    channels = image.channels or (native.channels if native else 3)
-    return ImageShape(image.height or height, image.width or width, channels)
-
-
-def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:
-    if native and native.height * native.width * native.channels == features:
-        return native
-    size = f"{native.height} x {native.width} x {native.channels}" if native else "mixed sizes"
-    raise ImageError(
-        f"the model takes {features} values per image and the clean set has images of {size}",
-        "Give images whose pixels make up exactly the model's input.",
-    )
 
 
 def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:

@@ -31,8 +31,10 @@ class Clock:
     def stage(self, name: str) -> Iterator[None]:
         """Add the time of a block to a stage."""
         start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def result(self) -> dict[str, float]:
         """Return the stages and "total"."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._options import AUTO
 from onnx_soda._preflight.limits import FileFinding
-from onnx_soda._results import Evidence, Finding, Verdict
+from onnx_soda._results import Evidence, Finding, StopCause, Verdict
 from onnx_soda._rules import RULES, SEVERITIES, WEIGHTY, Rule
 from onnx_soda._suspect import Examined
 
@@ -100,6 +100,22 @@ def with_always(decision: Decision, evidence: Evidence) -> Decision:
         (*evidence.reasons, *decision.reasons, *evidence.unexamined),
         (*decision.findings, *evidence.findings),
     )
+
+
+_STOPPED: Mapping[StopCause, str] = {
+    "time limit": "the time that it may take (`seconds`) was over",
+    "interrupt": "it was interrupted",
+}
+
+
+def cut_short(decision: Decision, why: StopCause) -> Decision:
+    """Return a decision about a scan that ended before it was complete: it is never "clean"."""
+    told = f"The scan is not complete: {_STOPPED[why]}."
+    if decision.verdict == "backdoor":  # what is sure comes first
+        first, *others = decision.reasons
+        return replace(decision, reasons=tuple(dict.fromkeys((first, told, *others))))
+    reasons = tuple(dict.fromkeys((told, *decision.reasons)))
+    return replace(decision, verdict="inconclusive", reasons=reasons)
 
 
 def is_weighty(evidence: Evidence) -> bool:

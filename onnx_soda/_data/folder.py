@@ -75,7 +75,26 @@ def load_folder(path: Path, split: str) -> SplitData:
     return replace(
         joined,
         class_names=None if numbered else tuple(classes),
-        notes=(*split_note(chosen), *joined.notes),
+        notes=(*split_note(chosen), *_number_note(classes, numbered), *joined.notes),
+    )
+
+
+def _number_note(classes: Sequence[str], numbered: bool) -> tuple[str, ...]:
+    """Say that names were taken as numbers, and where another reader would number otherwise.
+
+    Args:
+        classes: Names of the class folders, in their order.
+        numbered: All of them are whole numbers.
+    """
+    if not numbered:
+        return ()
+    note = "The class folders have whole numbers for names, which are taken as class numbers."
+    other = next((place for place, name in enumerate(classes) if int(name) != place), None)
+    if other is None:
+        return (note,)
+    return (
+        f"{note} A model trained with torchvision's ImageFolder numbers them by the order of their "
+        f"names: there {classes[other]} is class {other}.",
     )
 
 

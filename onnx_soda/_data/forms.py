@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._preflight.file import describe_text
 from onnx_soda._registry import Registry
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ GZIP_MAGIC = b"\x1f\x8b"
 """First bytes of a gzip file."""
 IDX_MAGIC = b"\0\0\x08"
 """First bytes of an IDX file of unsigned bytes."""
-# The longest of all first bytes that tell a form.
-_HEAD = 16
+# More than the longest of all first bytes that tell a form, or that it is a text.
+_HEAD = 64
 
 
 def _nothing(path: Path) -> Iterator[Path]:
@@ -132,6 +133,9 @@ def form_of(path: Path, name: str) -> CleanSetForm:
         raise DatasetFileError(f"{name} is empty", "Fetch or write the file again.")
     with path.open("rb") as stream:
         head = stream.read(_HEAD)
+    text = describe_text(head)
+    if text is not None:
+        raise DatasetFileError(f"{name} is {text.what}", text.advice)
     found = _matching(FORMS, head, path) or _matching(_OTHERS.others(), head, path)
     if found is None:
         raise DatasetFileError(f"{name} is of no format known here", f"Give {FORM_NAMES}.")

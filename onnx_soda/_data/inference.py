@@ -1,7 +1,7 @@
 """Finds out how a model wants its images prepared, by trying: the right way has the best accuracy.
 
 Successive halving (Jamieson and Talwalkar, AISTATS 2016), in two rounds: all options on a few
-images, the three best ones on all.
+images, the three best ones on all. The same way finds the size of images where a model takes any.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import bdtrc
 
 from onnx_soda._data.preprocessing import Preprocessing
-from onnx_soda._data.sources import IntArray, Pixels
-from onnx_soda._errors import LabelError, PreprocessingError
+from onnx_soda._data.sources import ImageShape, IntArray, Pixels
+from onnx_soda._errors import ImageError, LabelError, PreprocessingError
+from onnx_soda._model.inputs import ImageInput
 
 # Images of the first round. The standard error of an accuracy over 48 images is under 7.5 points;
 # wrong options that matter are mostly further off, and the second round decides between near ones.
@@ -153,3 +155,170 @@ def _tried(
     # A wrong option may overflow the network; what is no number is no answer.
     usable = np.asarray(np.isfinite(logits).all(axis=1))
     return _Trial(option, usable & (logits.argmax(axis=1) == labels))
+
+
+# Sides that classifiers are trained on: from MNIST's 28 and CIFAR's 32 to Inception's 299.
+_SIDES = (224, 256, 299, 192, 160, 128, 96, 64, 48, 32, 28)
+# Larger images are photographs as a camera stores them, and no classifier takes them as they are.
+_LARGEST_SIDE = 512
+
+Size = tuple[int, int]
+"""Height and width."""
+
+
+def candidate_sizes(
+    native: ImageShape | None, height: int | None, width: int | None
+) -> tuple[Size, ...]:
+    """Return the sizes that a model which takes any may have been trained on, the likeliest first.
+
+    Args:
+        native: Shape of the clean images, where they agree on one: it is tried first, then squares,
+            the nearest first, and its own aspect at the same sides.
+        height: Height that the graph insists on; None for any.
+        width: As height.
+    """
+    sizes = [(side, side) for side in _SIDES]
+    if native is not None:
+        high, wide = native.height, native.width
+        least = min(high, wide)
+        sizes.sort(key=lambda size: abs(math.log(size[0] / least)))
+        if high != wide:
+            sizes += [(round(high * s / least), round(wide * s / least)) for s, _ in sizes]
+        if max(high, wide) <= _LARGEST_SIDE:
+            sizes.insert(0, (high, wide))
+    return tuple(dict.fromkeys((height or high, width or wide) for high, wide in sizes))
+
+
+def image_shape(image: ImageInput, native: ImageShape | None, size: Size | None) -> ImageShape:
+    """Return the size in which a model wants its images.
+
+    Args:
+        image: The model's input.
+        native: Shape of the clean images, where they agree on one.
+        size: Height and width where the model takes any; None where its graph says which.
+
+    Raises:
+        ImageError: The model takes a flat vector that the images do not fill.
+    """
+    if image.layout == "flat":
+        return _flat_shape(image.features or 0, native)
+    height, width = size or (image.height or 0, image.width or 0)
+    channels = image.channels or (native.channels if native else 3)
+    return ImageShape(height, width, channels)
+
+
+def check_size(size: Size | None, image: ImageInput) -> None:
+    """Make sure that a size asked for is the one that the graph takes.
+
+    Args:
+        size: Height and width; None for whatever it takes.
+        image: The model's input, of one size.
+
+    Raises:
+        ImageError: It is not.
+    """
+    if size is not None and size != (image.height, image.width):
+        taken = "a flat vector" if image.layout == "flat" else f"{image.height} x {image.width}"
+        raise ImageError(
+            f"the model takes images of {taken}, and `size` says {size[0]} x {size[1]}",
+            "Leave `size` out: the file says which size the model takes.",
+        )
+
+
+def _flat_shape(features: int, native: ImageShape | None) -> ImageShape:
+    if native and native.height * native.width * native.channels == features:
+        return native
+    size = f"{native.height} x {native.width} x {native.channels}" if native else "mixed sizes"
+    raise ImageError(
+        f"the model takes {features} values per image and the clean set has images of {size}",
+        "Give images whose pixels make up exactly the model's input.",
+    )
+
+
+@dataclass(frozen=True)
+class SizeChoice:
+    """The size of images that a model does best with.
+
+    Args:
+        best: Height and width.
+        accuracy: Its accuracy, 0..1.
+        runner_up: The second best; None where the model takes no other size that was tried.
+        runner_up_accuracy: Its accuracy.
+        images: Number of images that both accuracies are over.
+    """
+
+    best: Size
+    accuracy: float
+    runner_up: Size | None
+    runner_up_accuracy: float | None
+    images: int
+
+    def notes(self) -> tuple[str, ...]:
+        """Return a sentence that says that the size was chosen, and how."""
+        high, wide = self.best
+        text = (
+            f"The model takes images of any size. {high} x {wide} was inferred: it gives "
+            f"{self.accuracy:.1%} of {self.images} images their label"
+        )
+        if self.runner_up is None:
+            return (f"{text}, and the model runs on no other size that was tried.",)
+        high, wide = self.runner_up
+        return (
+            f"{text}, and the next best, {high} x {wide}, {self.runner_up_accuracy:.1%}. Set "
+            "`size`, if you know it.",
+        )
+
+
+def infer_size(
+    sizes: Sequence[Size], images: int, accuracy: Callable[[Size, int], float | None]
+) -> SizeChoice | None:
+    """Choose the size with the best accuracy: all on a few images, the three best ones on all.
+
+    Args:
+        sizes: What to try; the earlier wins where two are alike.
+        images: Number of images that there are to try on.
+        accuracy: Tells it for a size, on the first so many images; None where the model does not
+            run on it.
+
+    Returns:
+        The choice; None where the model runs on none.
+    """
+
+    def ranked(some: Sequence[Size], count: int) -> list[tuple[Size, float]]:
+        tried = [(size, accuracy(size, count)) for size in some]
+        usable = [(size, share) for size, share in tried if share is not None]
+        return sorted(usable, key=lambda one: -one[1])
+
+    count = min(_FIRST_IMAGES, images)
+    ranking = ranked(sizes, count)
+    if count < images and len(ranking) > 1:
+        count = images
+        ranking = ranked([size for size, _ in ranking[:_FINALISTS]], count)
+    if not ranking:
+        return None
+    (best, share), *others = ranking
+    second, next_share = others[0] if others else (None, None)
+    return SizeChoice(best, share, second, next_share, count)
+
+
+# How far between guessing and always the clean accuracy has to be, and how surely. A third is
+# chosen, not measured: under it most images of a class say nothing about what turns it.
+_ABOVE_GUESSING, _DOUBT = 1 / 3, 0.05
+
+
+def needed_accuracy(guessing: float, images: int) -> float:
+    """Return the least clean accuracy that is surely above chance.
+
+    It is the least one at which a model that is right no more often than a third of the way from
+    guessing to always would be seen in under 5 % of clean sets of this size (a binomial test). For
+    100 images of each class: 0.73 for two classes, 0.43 for ten, 0.36 for 43.
+
+    Args:
+        guessing: Accuracy of the best guess that looks at no image.
+        images: Number of clean images.
+    """
+    level = guessing + _ABOVE_GUESSING * (1 - guessing)
+    right = np.arange(images + 1)
+    by_luck = bdtrc(right - 1, images, level)  # so many right answers, or more
+    enough = right[by_luck <= _DOUBT]
+    return float(enough[0] / images) if len(enough) else 1.0

@@ -41,6 +41,8 @@ class Preprocessing:
         channel_order: "RGB", or "BGR" for models fed with colours in reverse.
         layout: One of ``LAYOUTS`` where the caller knows it, None to take it from the graph.
         resize: One of "stretch" and "center-crop".
+        size: Height and width that images are brought to where the model takes any; None where its
+            graph says which.
 
     Raises:
         PreprocessingError: A value is out of place; the message names its key.
@@ -53,6 +55,7 @@ class Preprocessing:
     channel_order: str = "RGB"
     layout: str | None = None
     resize: str = "stretch"
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         for key, numbers in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
@@ -67,6 +70,8 @@ class Preprocessing:
         ):
             if value not in known:
                 raise wrong_value(key, value, "one of " + ", ".join(str(entry) for entry in known))
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise wrong_value("size", self.size, "height and width, each 1 or more")
 
     def apply(
         self, pixels: Pixels, layout: str, dtype: np.dtype[Any] | type[np.generic]
@@ -231,8 +236,9 @@ def load_preprocessing(spec: str) -> Preprocessing:
     """Return the preset of that name, or read a JSON file.
 
     The file holds an object with ``scale`` (required), ``mean`` (0), ``std`` (1),
-    ``channel_order`` ("RGB"), ``layout`` (null), ``resize`` ("stretch") and ``name`` (that of the
-    file); mean and std are a number or a list of one per channel.
+    ``channel_order`` ("RGB"), ``layout`` (null), ``resize`` ("stretch"), ``size`` (null) and
+    ``name`` (that of the file); mean and std are a number or a list of one per channel, size is
+    null or a list of height and width.
 
     Args:
         spec: Name of a preset, or path of the file.
@@ -267,14 +273,25 @@ def _from_fields(fields: object, path: Path) -> Preprocessing:
     values: dict[str, Any] = {"name": path.stem, "mean": (0.0,), "std": (1.0,)}
     for key, value in fields.items():
         values[key] = _checked(key, value)
+    values["size"] = _whole(values.get("size"))
     if len(fields["scale"] if isinstance(fields["scale"], list) else [0]) != 1:
         raise wrong_value("scale", fields["scale"], "one number")
     return Preprocessing(**{**values, "scale": values["scale"][0]})
 
 
+def _whole(size: tuple[float, ...] | None) -> tuple[int, ...] | None:
+    if size is None:
+        return None
+    if not all(side == int(side) for side in size):
+        raise wrong_value("size", size, "height and width in whole pixels")
+    return tuple(map(int, size))
+
+
 def _checked(key: str, value: object) -> tuple[float, ...] | str | None:
     """Check the type of a value in the file; numbers and lists of numbers become tuples."""
-    if key in _NUMBER_KEYS:
+    if key == "size" and value is None:
+        return None
+    if key in _NUMBER_KEYS or key == "size":
         numbers = value if isinstance(value, list) else [value]
         if not all(
             isinstance(number, int | float) and not isinstance(number, bool) for number in numbers
@@ -284,7 +301,7 @@ def _checked(key: str, value: object) -> tuple[float, ...] | str | None:
     if key not in _WORD_KEYS:
         raise PreprocessingError(
             f'"{key}" is no key of a preprocessing file',
-            f"Keys are {', '.join(sorted(_NUMBER_KEYS | _WORD_KEYS))}.",
+            f"Keys are {', '.join(sorted({*_NUMBER_KEYS, *_WORD_KEYS, 'size'}))}.",
         )
     if not (isinstance(value, str) or (key == "layout" and value is None)):
         raise wrong_value(key, value, "a word in quotes")

@@ -252,6 +252,24 @@ def check_labels(
         )
 
 
+def check_several(labels: IntArray, name: str) -> None:
+    """Check that there are images of several classes: told before any work is done.
+
+    Args:
+        labels: (N,) classes.
+        name: What to call the clean set in the error.
+
+    Raises:
+        LabelError: All labels are the same.
+    """
+    found = np.unique(labels)
+    if len(found) == 1:
+        raise LabelError(
+            f"all images of {name} are of one class: {found[0]}",
+            "A backdoor turns images of one class into another: give images of all classes.",
+        )
+
+
 def _listed(classes: IntArray, class_names: Sequence[str] | None) -> str:
     named = class_names or ()
     shown = [

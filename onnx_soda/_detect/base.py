@@ -66,6 +66,7 @@ class Detector(ABC):
 
         Raises:
             SodaError: The suspect cannot be examined.
+            Halted: As `progress` raises it; with the evidence by then, if there is any.
         """
 
 
@@ -133,8 +134,9 @@ def shortfall_of_all(examined: Examined) -> list[str]:
     if examined.too_inaccurate:
         gaps.append(
             f"The model gives only {examined.accuracy:.1%} of the clean images their label "
-            f"(needed: {examined.min_accuracy:.0%}). The preprocessing, the order of the classes "
-            "or the labels do not fit it; see `preprocess`."
+            f"(needed: {examined.min_accuracy:.0%}{_chance(examined)}). The preprocessing, the "
+            "size of the images, the order of the classes or the labels do not fit it; see "
+            "`preprocess` and `size`."
         )
     if examined.accuracy is None:
         gaps.append(
@@ -144,6 +146,13 @@ def shortfall_of_all(examined: Examined) -> list[str]:
             "examined too."
         )
     return gaps
+
+
+def _chance(examined: Examined) -> str:
+    """Say what the accuracy needed was told by, where it was not given."""
+    if examined.guessing is None:
+        return ""
+    return f", surely above chance; guessing alone gives {examined.guessing:.0%}"
 
 
 def thin_spots(examined: Examined) -> list[str]:

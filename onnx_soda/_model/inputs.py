@@ -49,6 +49,11 @@ class ImageInput:
     channels: int | None
     features: int | None = None
 
+    @property
+    def free_size(self) -> bool:
+        """Whether the graph takes images of any height, or of any width."""
+        return self.layout != "flat" and (self.height is None or self.width is None)
+
     def concrete_shape(
         self,
         batch: int,

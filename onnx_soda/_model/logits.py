@@ -17,6 +17,8 @@ from onnx_soda._model.graph import GraphView
 
 # Turn scores into probabilities, monotonically per class.
 _NORMALISERS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Hardmax", "Normalizer"})
+KEEP_SCORES = _NORMALISERS | {"Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze"}
+"""What leaves as many values per image as there were scores."""
 # Choose among scores.
 _SELECTORS = frozenset({"ArgMax", "TopK", "ZipMap", "ArrayFeatureExtractor"})
 # Leave the values alone.

@@ -10,7 +10,7 @@ compressed or encrypted data looks like the low bits of any weight.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,36 +236,53 @@ def payload_findings(tensors: Iterable[onnx.TensorProto]) -> tuple[FileFinding, 
         tensors: Tensors that were checked.
 
     Returns:
-        Findings, at most twenty.
+        Findings: at most twenty files, and one of the low bits, at the most uneven tensor.
     """
-    found: list[FileFinding] = []
+    files: list[FileFinding] = []
+    uneven: list[tuple[float, str]] = []
     for tensor in tensors:
-        if tensor.HasField("raw_data"):
-            found.extend(_look_into(tensor))
-        if len(found) >= _MOST_FINDINGS:
-            break
-    return tuple(found[:_MOST_FINDINGS])
+        if not tensor.HasField("raw_data"):
+            continue
+        kind = begins_like_a_file(tensor.raw_data)
+        if kind:
+            what = f"the data of a tensor begins like {kind}"
+            files.append(FileFinding(RULE_EMBEDDED, "medium", what, tensor.name))
+        spread = _uneven_spread(tensor)
+        if spread is not None:
+            uneven.append((spread, tensor.name))
+    return (*files[:_MOST_FINDINGS], *_low_bits(uneven))
 
 
-def _look_into(tensor: onnx.TensorProto) -> Iterator[FileFinding]:
-    raw = tensor.raw_data
-    kind = begins_like_a_file(raw)
-    if kind:
-        yield FileFinding(
-            RULE_EMBEDDED, "medium", f"the data of a tensor begins like {kind}", tensor.name
-        )
-    if tensor.data_type != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
+def _low_bits(uneven: Sequence[tuple[float, str]]) -> Iterator[FileFinding]:
+    """Tell of all tensors with uneven low bits at once: a way of storing them makes many so.
+
+    Args:
+        uneven: Chi-square per degree of freedom, and name.
+    """
+    if not uneven:
         return
+    spread, name = max(uneven)
+    if len(uneven) == 1:
+        what, most = "a tensor's weights are", f"{spread:.1f}"
+    else:
+        what, most = f"the weights of {len(uneven)} tensors are", f"up to {spread:.1f}"
+    yield FileFinding(
+        RULE_LOW_BITS,
+        "info",
+        f"the low bits of {what} unevenly spread "
+        f"(chi-square {most} per degree of freedom, usual 1)",
+        name,
+    )
+
+
+def _uneven_spread(tensor: onnx.TensorProto) -> float | None:
+    """Return how unevenly the low bits of weights are spread; None where they are as usual."""
+    raw = tensor.raw_data
+    if tensor.data_type != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
+        return None
     count = min(len(raw) // 4, _SAMPLE)
     spread = low_byte_spread(np.frombuffer(raw, "<u4", count=count))
-    if spread is not None and spread > _MOST_CHI_SQUARE:
-        yield FileFinding(
-            RULE_LOW_BITS,
-            "info",
-            "the low bits of a tensor's weights are unevenly spread "
-            f"(chi-square {spread:.1f} per degree of freedom, usual 1)",
-            tensor.name,
-        )
+    return None if spread is None or spread <= _MOST_CHI_SQUARE else spread
 
 
 def low_byte_spread(words: NDArray[np.uint32]) -> float | None:

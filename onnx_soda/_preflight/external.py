@@ -27,6 +27,7 @@ from pathlib import Path
 import onnx
 
 from onnx_soda._errors import ExternalDataError
+from onnx_soda._preflight.file import HEAD_BYTES, describe_text
 from onnx_soda._preflight.inventory import declared_bytes
 from onnx_soda._preflight.limits import FileLimits, over_limit
 from onnx_soda._rules import RULE_EXTERNAL, RULE_EXTERNAL_CONTENT
@@ -170,7 +171,23 @@ def _contained(location: str, model: Path) -> tuple[Path, int]:
             "Put a copy of the file itself into the model's folder.",
             rule_id=RULE_EXTERNAL,
         )
+    if status.st_size <= HEAD_BYTES:
+        _check_fetched(location, path)
     return path, status.st_size
+
+
+def _check_fetched(location: str, path: Path) -> None:
+    """Refuse a text in the place of weights: a Git LFS pointer, a server's answer.
+
+    Weights may begin with any bytes, but not with whole sentences.
+    """
+    text = describe_text(path.read_bytes())
+    if text is not None:
+        raise ExternalDataError(
+            f"the weights file {location!r} is {text.what}",
+            text.advice,
+            rule_id=RULE_EXTERNAL_CONTENT,
+        )
 
 
 def _outside(location: str, why: str) -> ExternalDataError:

@@ -172,12 +172,14 @@ def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:
 
 def _preprocessing(dataset: DatasetInfo) -> str:
     chosen = dataset.preprocessing
+    size = chosen.get("size")
+    sized = f", {size[0]} x {size[1]} pixels" if size else ""
     if not chosen["inferred"]:
-        return f"{chosen['name']} (given)"
+        return f"{chosen['name']} (given){sized}"
     trial = chosen["trial"]
     text = (
         f"{chosen['name']} (inferred: accuracy {trial['accuracy']:.1%} on {trial['images']} images"
     )
     if trial["runner_up"]:
         text += f"; next {trial['runner_up']} {trial['runner_up_accuracy']:.1%}"
-    return text + ")"
+    return f"{text}){sized}"

@@ -8,19 +8,21 @@ all libraries are loaded.
 from __future__ import annotations
 
 import logging
+import math
 import mmap
 import os
 import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
 from onnx_soda._options import Limits, Progress, usable_cores
-from onnx_soda._sandbox.jobs import ConvertJob, Job, RepairJob, TwinsJob, inputs
+from onnx_soda._results import Halted, ScanReport, StopCause
+from onnx_soda._sandbox.jobs import ConvertJob, Job, RepairJob, ScanJob, TwinsJob, inputs
 from onnx_soda._sandbox.linux import die_with_parent, give_up_system_calls, restrict_files
 from onnx_soda._sandbox.messages import (
     JobRequest,
@@ -30,6 +32,7 @@ from onnx_soda._sandbox.messages import (
     answer,
     encode,
     failure_of,
+    interim,
     read_request,
 )
 from onnx_soda._sandbox.tasks import load_task
@@ -44,6 +47,7 @@ def main() -> None:
     """Read a request from stdin, do it, and write what it comes to to stdout."""
     if sys.platform.startswith("linux"):
         die_with_parent()
+    halting = _Halting()
     _let_signals_through()
     channel = _take_stdout()
     job, request = read_request(sys.stdin.buffer.readline())
@@ -51,9 +55,11 @@ def main() -> None:
     logging.getLogger("onnx_ir").addHandler(logging.NullHandler())
     try:
         files, network, processor_time = _confine(job, request)
-        task = load_task(job)
+        tell = _teller(channel, halting.cause if isinstance(job, ScanJob) else _never)
+        halting.at(request.limits.seconds)
+        task = load_task(job, _reporter(channel, halting.cause))
         _say(channel, Ready(files, network, _limit_memory(request.limits), processor_time))
-        last_word: Message = answer(task(job, _teller(channel)))
+        last_word: Message = answer(task(job, tell))
     except BaseException as error:  # noqa: BLE001 - all of them are told to the parent
         last_word = failure_of(_as_exception(error), traceback.format_exc())
     _say(channel, last_word)
@@ -93,18 +99,73 @@ def _limit_memory(limits: Limits) -> bool:
     return cuda_device_count() == 0 and limit_memory(limits)
 
 
-def _teller(channel: BinaryIO) -> Progress:
-    """Return a function that tells the parent how far the job is, not too often."""
+# Seconds kept of the time allowed, for a last look at what was found and for the report: a fifth,
+# within bounds, and never more than half. A look takes as long as some dozens of changes tried.
+_LAST_SHARE, _LEAST_LAST, _MOST_LAST = 0.2, 8.0, 180.0
+
+
+class _Halting:
+    """Knows whether the job is to end early: its time is nearly over, or the user asked for it."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._end = math.inf
+        self._asked = False
+        signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: object) -> None:
+        self._asked = True
+
+    def at(self, seconds: float) -> None:
+        """Set the time that the parent allows in all."""
+        kept = min(max(_LAST_SHARE * seconds, _LEAST_LAST), _MOST_LAST, seconds / 2)
+        self._end = self._begin + seconds - kept
+
+    def cause(self) -> StopCause | None:
+        """Return why to end; None where there is no reason."""
+        if self._asked:
+            return "interrupt"
+        return "time limit" if time.monotonic() > self._end else None
+
+
+def _never() -> None:
+    """No reason to end: the job is of a kind that is done whole or not at all."""
+
+
+def _teller(channel: BinaryIO, halting: Callable[[], StopCause | None]) -> Progress:
+    """Return a function that tells the parent how far the job is, not too often.
+
+    Args:
+        channel: To the parent.
+        halting: Tells why the job is to end early; None where it is not.
+    """
     last = 0.0
 
     def tell(stage: str, done: int, total: int) -> None:
         nonlocal last
         now = time.monotonic()
+        why = halting()
+        if why is not None:
+            raise Halted(why)
         if now - last > _SECONDS_BETWEEN_STEPS or done == total:
             last = now
             _say(channel, ProgressMessage(stage, done, total))
 
     return tell
+
+
+def _reporter(
+    channel: BinaryIO, halting: Callable[[], StopCause | None]
+) -> Callable[[ScanReport], None]:
+    """Return a function that tells the parent what a scan comes to if it is ended there."""
+
+    def report(so_far: ScanReport) -> None:
+        why = halting()
+        if why is not None:
+            raise Halted(why)
+        _say(channel, interim(so_far))
+
+    return report
 
 
 def _say(channel: BinaryIO, message: Message) -> None:

@@ -1,8 +1,8 @@
 """What parent and child say to each other: one JSON message per line.
 
-The parent sends a `JobRequest`. The child sends `Ready`, any number of `ProgressMessage`, then an
-answer or a `Failure`. The child may have been taken over by the file it read, so nothing it says is
-believed that does not have the exact form: fields, types, size.
+The parent sends a `JobRequest`. The child sends `Ready`, any number of `ProgressMessage` and, of a
+scan, `Interim`, then an answer or a `Failure`. The child may have been taken over by the file it
+read, so nothing it says is believed that does not have the exact form: fields, types, size.
 """
 
 from __future__ import annotations
@@ -52,6 +52,12 @@ class Answer(msgspec.Struct, frozen=True, tag="answer"):
     value: msgspec.Raw
 
 
+class Interim(msgspec.Struct, frozen=True, tag="interim"):
+    """What the answer is if the child is ended now."""
+
+    value: msgspec.Raw
+
+
 class Failure(msgspec.Struct, frozen=True, tag="failure"):
     """The job cannot be done: name of the error's class, its message, advice and rule."""
 
@@ -62,7 +68,7 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     trace: str
 
 
-Message = Ready | ProgressMessage | Answer | Failure
+Message = Ready | ProgressMessage | Interim | Answer | Failure
 
 
 def encode(message: Message | JobRequest) -> bytes:
@@ -73,6 +79,11 @@ def encode(message: Message | JobRequest) -> bytes:
 def answer(value: Any) -> Answer:
     """Return what a job came to as a message."""
     return Answer(msgspec.Raw(_json(value)))
+
+
+def interim(value: Any) -> Interim:
+    """Return what a job came to so far as a message."""
+    return Interim(msgspec.Raw(_json(value)))
 
 
 def _json(value: Any) -> bytes:

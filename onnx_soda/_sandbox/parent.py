@@ -27,11 +27,12 @@ from onnx_soda._errors import (
 )
 from onnx_soda._options import Limits, Progress, no_progress
 from onnx_soda._results import SandboxInfo
-from onnx_soda._sandbox.jobs import Job
+from onnx_soda._sandbox.jobs import Job, ScanJob
 from onnx_soda._sandbox.messages import (
     MOST_BYTES,
     Answer,
     Failure,
+    Interim,
     ProgressMessage,
     Ready,
     answer_of,
@@ -136,7 +137,7 @@ def run_job(
 
 def _run(job: Job, limits: Limits, progress: Progress, folder: Path) -> Done:
     conversation = _Conversation(limits, progress)
-    with child_process(folder) as child:
+    with child_process(folder, winds_up=isinstance(job, ScanJob)) as child:
         listener = Listener(child)
         _ask(child, job, limits, folder)
         answer = conversation.hold(child, listener)
@@ -164,15 +165,21 @@ class _Conversation:
         self._limits = limits
         self._progress = progress
         self._ready: Ready | None = None
+        self._interim: Interim | None = None
         self._end = time.monotonic() + limits.seconds
 
     def hold(self, child: Child, listener: Listener) -> Answer | None:
-        """Listen until the answer; None where the child ends without one."""
+        """Listen until the answer; None where the child ends without one.
+
+        A child that should have ended by itself is ended; what it had said until then counts.
+        """
         watch = _memory_watch(child)
         over = False
         while True:
             line = listener.line(_TICK)
             if time.monotonic() > self._end:
+                if self._interim is not None:
+                    return Answer(self._interim.value)
                 raise TimeLimitError(
                     f"the child process took over {self._limits.seconds:g} s and was stopped",
                     "Allow more `seconds`, if the model is as large as that.",
@@ -188,11 +195,13 @@ class _Conversation:
                 return message
             self._take(message)
 
-    def _take(self, message: Ready | ProgressMessage | Failure | None) -> None:
+    def _take(self, message: Ready | ProgressMessage | Interim | Failure | None) -> None:
         if isinstance(message, Failure):
             raise error_of(message)
         if isinstance(message, ProgressMessage):
             self._progress(message.stage, message.done, message.total)
+        elif isinstance(message, Interim):
+            self._interim = message
         elif isinstance(message, Ready):
             self._ready = message
 

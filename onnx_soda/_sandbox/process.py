@@ -20,6 +20,8 @@ Child = subprocess.Popen[bytes]
 
 # Children at work, and the thread of this process that waits for each.
 _running: dict[Child, int] = {}
+# Those of them that report what is done when they are asked to end.
+_winding_up: set[Child] = set()
 
 # The child imports from where its parent does. -I keeps it from reading PYTHON* variables and
 # the folder that it is started in.
@@ -56,11 +58,12 @@ def private_folder(beside: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def child_process(folder: Path) -> Iterator[Child]:
+def child_process(folder: Path, winds_up: bool = False) -> Iterator[Child]:
     """Start a child that waits for its request, and make sure that it has ended.
 
     Args:
         folder: Where it works; also its home and its place for temporary files.
+        winds_up: It reports what is done when it is asked to end.
     """
     with held_back():
         child = subprocess.Popen(  # noqa: S603 - this very program
@@ -73,12 +76,30 @@ def child_process(folder: Path) -> Iterator[Child]:
             start_new_session=True,
         )
         _running[child] = threading.get_ident()
+        if winds_up:
+            _winding_up.add(child)
         try:
             with _let_through():
                 yield child
         finally:
             del _running[child]
+            _winding_up.discard(child)
             _end(child)
+
+
+def ask_children_to_end() -> bool:
+    """Ask all children to report what is done, and to end.
+
+    Returns:
+        Whether all of them will; False where there is none, or one that cannot.
+    """
+    children = list(_running)
+    if not children or not _winding_up.issuperset(children) or os.name != "posix":
+        return False
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid, signal.SIGINT)
+    return True
 
 
 def end_children(threads: Collection[int]) -> None:

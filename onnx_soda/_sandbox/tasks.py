@@ -34,20 +34,31 @@ Task = Callable[[Any, Progress], Any]
 """Takes a job and what to call as it goes on; returns the answer of the job's kind."""
 
 
-def load_task(job: Job) -> Task:
+Interim = Callable[[ScanReport], None]
+"""Takes what there is to report of a scan if it is ended from outside."""
+
+
+def load_task(job: Job, interim: Interim | None = None) -> Task:
     """Import what a kind of job needs and return the function that does it.
+
+    Args:
+        job: The job.
+        interim: Called as a scan goes on; None where nobody listens.
 
     Raises:
         MissingExtraError: It needs packages that are not installed.
         ConvertError: The source of a conversion is refused: that is seen without its framework.
     """
+    if isinstance(job, ScanJob):
+        return _load_scan(job, interim)
     return _LOADERS[type(job)](job)
 
 
-def _load_scan(loaded: ScanJob) -> Task:
+def _load_scan(loaded: ScanJob, interim: Interim | None) -> Task:
     from onnx_soda._data.datasets import load_dataset
     from onnx_soda._model.load import load_model
-    from onnx_soda._scan import load_detectors, scan
+    from onnx_soda._scan import load_detectors, no_interim, scan_suspect
+    from onnx_soda._suspect import Suspect
 
     load_detectors(loaded.options.method, bool(loaded.references))
     if loaded.data is not None:
@@ -55,7 +66,9 @@ def _load_scan(loaded: ScanJob) -> Task:
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
         clean = load_dataset(job.data, job.split) if job.data else None
-        return scan(load_model(job.model), clean, job.options, progress, job.references)
+        model = load_model(job.model)
+        suspect = Suspect(model, clean, job.options, progress, references=job.references)
+        return scan_suspect(suspect, interim or no_interim)
 
     return run
 
@@ -198,7 +211,6 @@ def _kept_report(job: RepairJob, model: OnnxModel) -> ScanReport | None:
 
 
 _LOADERS: dict[type[Any], Callable[[Any], Task]] = {
-    ScanJob: _load_scan,
     ReferenceJob: _load_reference,
     InspectJob: _load_inspect,
     DiffJob: _load_diff,

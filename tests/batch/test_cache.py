@@ -88,6 +88,16 @@ def test_a_clean_set_that_changes_is_read_anew(
     assert len({first, second, cache.key_of(request)}) == 3
 
 
+def test_a_scan_that_ended_early_is_not_remembered(direct: ScanRequest, cache: Cache) -> None:
+    report, _ = scan_one(direct, None)
+    key = cache.key_of(direct)
+    assert key is not None
+    cache.store(key, replace(report, stopped="time limit"))
+    assert cache.load(key) is None
+    cache.store(key, report)
+    assert cache.load(key) == report
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"verdict": "clean"}', b"\xff", b"[" * 100_000]
 )

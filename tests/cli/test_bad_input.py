@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from onnx_soda._preflight.definitions import newest_opset
 from .helpers import command, complaint, graph, grey_pixels, invoke, soda, write_grey_case
 
 Case = Callable[[Path], list[str | Path]]
+
+GEMM = build("gemm").SerializeToString()
 
 HEAD = "float[4,3] W = {1,0,0, 0,1,0, 0,0,1, 0,0,0}"
 TRUNK = "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)"
@@ -81,6 +85,19 @@ def external(location: str) -> bytes:
     return proto.SerializeToString()
 
 
+def zipped(*members: str) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name in members:
+            archive.writestr(name, GEMM)
+    return stream.getvalue()
+
+
+def with_pointer(folder: Path) -> list[str | Path]:
+    (folder / "w.bin").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    return with_model(external("w.bin"))(folder)
+
+
 def no_data(folder: Path) -> list[str | Path]:
     return [folder / "model.onnx", "--data", folder / "nothing.h5"]
 
@@ -123,7 +140,6 @@ def external_link(folder: Path) -> list[str | Path]:
 
 IMAGES, LABELS = grey_pixels()
 HOLES = np.where(np.arange(len(IMAGES))[:, None, None, None] == 5, np.nan, IMAGES / 255)
-GEMM = build("gemm").SerializeToString()
 
 CASES: dict[str, tuple[Case, str]] = {
     "not there": (not_there, "nothing.onnx does not exist"),
@@ -132,6 +148,15 @@ CASES: dict[str, tuple[Case, str]] = {
     "truncated": (with_model(GEMM[:-20]), "model.onnx "),
     "no protobuf": (with_model(b"Once upon a time\n"), "cannot be read as ONNX"),
     "pickle": (with_model(pickle.dumps([1])), "a Python pickle"),
+    "packed": (with_model(zipped("sub/inner.onnx")), "a zip archive with 'inner.onnx' in it"),
+    "arrays": (with_model(zipped("images.npy", "labels.npy")), "an archive of NumPy arrays"),
+    "pointer": (with_model(b"version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
+    "weights not fetched": (with_pointer, "the weights file 'w.bin' is a Git LFS pointer"),
+    "another size": (with_options("--size", "4x5"), "takes images of 2 x 2, and --size says 4 x 5"),
+    "images of one class": (
+        with_data(images=IMAGES[:12], labels=LABELS[:12]),
+        "all images of bad.npz are of one class: 0",
+    ),
     "no outputs": (with_model(no_outputs()), "has no outputs"),
     "zero classes": (
         with_model(graph(f"{TRUNK}  y = MatMul(h, A)", f"{HEAD}, float[3,0] A = {{}}",
@@ -233,6 +258,9 @@ def test_debug_adds_the_traceback_and_keeps_the_exit_code(tmp_path: Path) -> Non
         ("--threshold", "-1"),
         ("--min-accuracy", "nan"),
         ("--samples-per-class", "0"),
+        ("--size", "0x32"),
+        ("--size", "32x32x3"),
+        ("--size", "large"),
         ("--threads", "0"),
         ("--seed", "-1"),
         ("--provider", "tpu"),

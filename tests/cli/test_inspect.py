@@ -67,6 +67,17 @@ def test_a_model_that_cannot_be_scanned_is_described_all_the_same(tmp_path: Path
     assert (found["logits"], found["layers"], found["parameters"]) == (None, [], 4)
 
 
+def test_classes_that_only_the_output_declares(tmp_path: Path) -> None:
+    """onnx infers no shapes behind operators of ONNX Runtime."""
+    body = "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  y = com.microsoft.FusedMatMul(h, A)"
+    weights = """float[4,3] W = {1,0,0, 0,1,0, 0,0,1, 0,0,0},
+                 float[3,3] A = {1,2,3, 4,5,6, 7,8,1}"""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graph(body, weights, opsets='"" : 17, "com.microsoft" : 1'))
+    found = json.loads(invoke("inspect", path, "-f", "json").stdout)
+    assert found["logits"]["classes"] == 3
+
+
 def test_a_file_that_is_no_model() -> None:
     done = invoke("inspect", FIXTURES / "digits-clean.h5")
     assert (done.exit_code, done.stdout) == (2, "")

@@ -13,7 +13,7 @@ import onnx
 import psutil
 import pytest
 
-from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, command, environment
+from .helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, checked, command, environment, soda
 
 # Moments from Python's start to the end of the work, the same in every run.
 MOMENTS = [round(float(moment), 2) for moment in np.random.default_rng(0).uniform(0.0, 3.0, 8)]
@@ -76,6 +76,62 @@ def test_an_interrupted_scan_leaves_nothing(
     else:
         assert done.returncode not in (0, 1, 2, 3)
     assert set(place.iterdir()) <= {report}
+
+
+def begun_scan(folder: Path, *options: str | Path) -> subprocess.Popen[bytes]:
+    """Start a scan that takes half a minute at least, and wait until its child is at work."""
+    process = subprocess.Popen(
+        command("scan", BACKDOORED_MODEL, "-d", CLEAN_SET, "--threads", 1, "-f", "json", *options),
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        env=environment(TMPDIR=str(folder)), start_new_session=True,
+    )  # fmt: skip
+    end = time.monotonic() + 60
+    while not psutil.Process(process.pid).children() and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.5)
+    return process
+
+
+def test_ctrl_c_ends_a_scan_with_a_report_of_what_is_done(tmp_path: Path) -> None:
+    folder, report = tmp_path / "temporary", tmp_path / "report.json"
+    folder.mkdir()
+    process = begun_scan(folder, "-o", report)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=120)
+    assert b"what is done is reported" in stderr
+    told = checked(report.read_text(), process.returncode)
+    assert (told["stopped"], told["verdict"]) == ("interrupt", "inconclusive")
+    assert told["reasons"][0] == "The scan is not complete: it was interrupted."
+    assert told["evidence"]["graph-logic"]["verdict"]
+    nothing_left(folder)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(tmp_path: Path) -> None:
+    folder, report = tmp_path / "temporary", tmp_path / "report.json"
+    folder.mkdir()
+    process = begun_scan(folder, "-o", report)
+    (child,) = psutil.Process(process.pid).children()
+    child.suspend()  # so that it cannot do as it is asked
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, 1, 2, 3)
+    assert not report.exists()
+    nothing_left(folder)
+
+
+def test_a_scan_over_its_time_reports_what_is_done(tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = soda(
+        "scan", BACKDOORED_MODEL, "-d", CLEAN_SET, "--threads", 1, "--timeout", 6,
+        "-f", "json", "-o", report,
+    )  # fmt: skip
+    told = checked(report.read_text(), done.returncode)
+    assert (told["stopped"], told["verdict"]) == ("time limit", "inconclusive")
+    assert "(--timeout) was over" in told["reasons"][0]
+    assert any("concepts" in reason or "Only" in reason for reason in told["reasons"][1:])
 
 
 @pytest.mark.parametrize("number", SIGNALS)

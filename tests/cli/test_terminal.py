@@ -7,15 +7,18 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
 import onnx
+import psutil
 import pytest
 
 from fixtures.graphs import build
+from onnx_soda._cli.output import Estimates
 
 from .helpers import (
     CLEAN_MODEL,
@@ -98,6 +101,30 @@ def start(arguments: tuple[str | Path, ...], **streams: int) -> subprocess.Popen
 # --- progress
 
 
+def test_the_time_needed_is_estimated_once_where_it_is_long(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A step a second of 300: after the first 5 steps 295 s are left, about 5 minutes."""
+    told = []
+    estimates = Estimates(timeout=120)
+    begin = time.monotonic()
+    for step in range(1, 301):
+        monkeypatch.setattr(time, "monotonic", lambda now=begin + step: now)
+        told += [text] if (text := estimates.of("changes", step, 300)) else []
+    assert told == [
+        "onnx-soda: changes: 300 in all, which takes about 5 minutes more; --timeout 120 ends it "
+        "before."
+    ]
+
+
+def test_what_is_short_is_not_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    estimates = Estimates(timeout=120)
+    begin = time.monotonic()
+    for step in range(1, 31):
+        monkeypatch.setattr(time, "monotonic", lambda now=begin + step: now)
+        assert estimates.of("changes", step, 30) is None
+
+
 def test_slow_work_shows_a_bar_on_stderr_and_the_report_alone_on_stdout() -> None:
     with terminal() as screen:
         process = start((*SLOW, "-f", "json"), stdout=subprocess.PIPE, stderr=screen.end)
@@ -126,12 +153,16 @@ def test_a_file_gets_neither_bar_nor_colours_even_if_the_environment_asks_for_th
     assert str(CLEAN_MODEL.parent) not in done.stdout
 
 
-def test_an_interrupted_scan_is_no_verdict() -> None:
+def test_a_scan_that_is_interrupted_twice_is_no_verdict() -> None:
     with terminal() as screen:
         process = start(SLOWER, stdout=subprocess.PIPE, stderr=screen.end)
         try:
             screen.wait_for(LONGER_BAR)
         finally:
+            (child,) = psutil.Process(process.pid).children()
+            child.suspend()  # else it may be done before the second one
+            process.send_signal(signal.SIGINT)
+            screen.wait_for("Ctrl-C again ends it at once")
             process.send_signal(signal.SIGINT)
             report, _ = process.communicate(timeout=60)
     assert process.returncode not in EXIT_CODES.values()

@@ -79,7 +79,18 @@ def test_scan_converts_first_and_says_so(file: str, converter: str, tmp_path: Pa
     assert names(tmp_path) == {file, "clean.h5"}
 
 
-@pytest.mark.parametrize("command", ["convert", "scan", "repair"])
+def test_inspect_converts_first_and_says_so(tmp_path: Path) -> None:
+    source = tmp_path / "m.pt"
+    save_script(torch_network(), source, trace=True)
+    done = run("inspect", source, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["file"], found["logits"]["classes"]) == ("m.pt", CLASSES)
+    assert any("Converted to ONNX first" in note for note in found["notes"])
+    assert names(tmp_path) == {"m.pt"}
+
+
+@pytest.mark.parametrize("command", ["convert", "scan", "repair", "inspect"])
 def test_a_pickled_module_is_refused(command: str, tmp_path: Path) -> None:
     torch_network()
     source, marker = tmp_path / "module.pt", tmp_path / "marker"
@@ -89,6 +100,7 @@ def test_a_pickled_module_is_refused(command: str, tmp_path: Path) -> None:
         "convert": ["-o", tmp_path / "out.onnx"],
         "scan": ["--data", data],
         "repair": ["--data", data, "-o", tmp_path / "out.onnx"],
+        "inspect": [],
     }
     done = run(command, source, *places[command])
     assert done.returncode == 2

@@ -69,8 +69,25 @@ def test_unknown_formats(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["set.h5", "set.hdf5", "set.npz", "set.parquet"])
 def test_files_that_are_not_what_their_name_says(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"<html>404 not found</html>")
+    (tmp_path / name).write_bytes(b"404 not found")
     refused(tmp_path / name, "cannot be read")
+
+
+@pytest.mark.parametrize("name", ["set.h5", "set.npz", "set.parquet", "set"])
+@pytest.mark.parametrize(
+    ("text", "what", "advice"),
+    [
+        (b"\xef\xbb\xbf\n<!doctype HTML><p>404</p>", "a web page", "Download the raw file"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer", "git lfs pull"),
+    ],
+)
+def test_what_was_not_fetched_is_named(
+    tmp_path: Path, name: str, text: bytes, what: str, advice: str
+) -> None:
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(DatasetFileError, match=what) as caught:
+        load_dataset(tmp_path / name)
+    assert advice in caught.value.advice
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

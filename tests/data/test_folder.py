@@ -33,6 +33,25 @@ def test_numbers_as_folder_names_are_the_labels(tmp_path: Path) -> None:
     assert np.array_equal(clean.images.read(np.array([0]), SHAPE), DOGS[:1])
 
 
+@pytest.mark.parametrize(
+    ("names", "other"),
+    [
+        (("0", "1", "2"), ""),
+        # By their names the order is 0, 1, 10, 2: torchvision gives "10" the number 2.
+        (("0", "1", "2", "10"), "there 10 is class 2."),
+        # Numbered from 1: torchvision gives "1" the number 0.
+        (("1", "2"), "there 1 is class 0."),
+    ],
+)
+def test_numbers_as_folder_names_are_told(
+    tmp_path: Path, names: tuple[str, ...], other: str
+) -> None:
+    (note,) = load_dataset(write_class_folders(tmp_path, dict.fromkeys(names, DOGS))).notes
+    assert "taken as class numbers" in note
+    assert note.endswith(other)
+    assert ("ImageFolder" in note) == bool(other)
+
+
 def test_two_folders_for_one_number(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="two class folders for the same number"):
         load_dataset(write_class_folders(tmp_path, {"1": CATS, "01": DOGS}))

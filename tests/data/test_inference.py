@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnx_soda._data.inference import PreprocessingChoice, infer_preprocessing
+from onnx_soda._data.inference import (
+    PreprocessingChoice,
+    SizeChoice,
+    candidate_sizes,
+    infer_preprocessing,
+    infer_size,
+    needed_accuracy,
+)
 from onnx_soda._data.preprocessing import PRESETS, Preprocessing, candidates
-from onnx_soda._data.sources import Pixels
+from onnx_soda._data.sources import ImageShape, Pixels
 from onnx_soda._errors import LabelError, PreprocessingError
 
 CLASSES = 8
@@ -146,3 +155,58 @@ def test_a_choice_without_a_runner_up_is_never_close() -> None:
     assert PreprocessingChoice(PRESETS["raw"], 0.5, None, None, 10).notes() == ()
     sure = PreprocessingChoice(PRESETS["unit"], 0.9, PRESETS["raw"], 0.5, 200, 100)
     assert sure.notes() == ()
+
+
+def test_the_sizes_tried_are_those_of_the_images_and_usual_ones() -> None:
+    assert candidate_sizes(ImageShape(32, 32, 3), None, None)[:3] == ((32, 32), (28, 28), (48, 48))
+    # Another aspect: the images' own size first, squares, then the same aspect at usual sides.
+    wide = candidate_sizes(ImageShape(64, 96, 3), None, None)
+    assert wide[:2] == ((64, 96), (64, 64))
+    assert {(32, 48), (224, 336)} < set(wide)
+    # A camera's photographs are not tried as they are stored; their aspect is.
+    assert (3000, 4000) not in candidate_sizes(ImageShape(3000, 4000, 3), None, None)
+    assert (224, 299) in candidate_sizes(ImageShape(3000, 4000, 3), None, None)
+    assert candidate_sizes(None, None, None)[0] == (224, 224)
+    # A graph that insists on a height keeps it.
+    assert {height for height, _ in candidate_sizes(ImageShape(32, 32, 3), 48, None)} == {48}
+
+
+def test_the_best_size_is_taken_and_those_that_do_not_run_are_left_out() -> None:
+    """(1, 1) leads on the first 48 images; on all 200 (2, 2) does. (3, 3) does not run."""
+    shares = {((1, 1), 48): 0.9, ((2, 2), 48): 0.8, ((1, 1), 200): 0.6, ((2, 2), 200): 0.7}
+    found = infer_size([(1, 1), (2, 2), (3, 3)], 200, lambda size, n: shares.get((size, n)))
+    assert found == SizeChoice((2, 2), 0.7, (1, 1), 0.6, 200)
+    assert infer_size([(3, 3)], 200, lambda _size, _n: None) is None
+    alone = infer_size([(3, 3), (1, 1)], 48, lambda size, n: shares.get((size, n)))
+    assert alone == SizeChoice((1, 1), 0.9, None, None, 48)
+    assert "runs on no other size" in alone.notes()[0]
+
+
+@pytest.mark.parametrize(
+    ("classes", "right", "images", "enough"),
+    [
+        # A third of the way from guessing to always: 0.667 for two classes, 0.349 for 43.
+        (2, 100, 200, False),
+        (2, 150, 200, True),
+        (43, 1935, 4300, True),  # 45 %
+        (43, 86, 4300, False),  # 2 %: guessing
+        (10, 350, 1000, False),  # 35 %, and the level is 40 %
+        (10, 500, 1000, True),
+        (3, 4, 4, True),  # nothing is surely above chance here; all right is the most there can be
+    ],
+)
+def test_the_accuracy_needed_is_above_chance(
+    classes: int, right: int, images: int, enough: bool
+) -> None:
+    assert (right / images >= needed_accuracy(1 / classes, images)) == enough
+
+
+def test_the_accuracy_needed_is_that_of_a_binomial_test() -> None:
+    """Two classes, 30 images: by luck 25 or more are right in 3.6 %, 24 or more in 8.9 %."""
+    level = 2 / 3
+    tail = {
+        least: sum(comb(30, k) * level**k * (1 - level) ** (30 - k) for k in range(least, 31))
+        for least in (24, 25)
+    }
+    assert tail[25] < 0.05 < tail[24]
+    assert needed_accuracy(0.5, 30) == 25 / 30

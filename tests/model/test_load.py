@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import hashlib
 import io
+import lzma
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,6 +184,39 @@ def test_other_files_are_named_for_what_they_are(kind: str, tmp_path: Path) -> N
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     refused(path, words)
+
+
+def tarred() -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        info = tarfile.TarInfo("m.onnx")
+        info.size = len(GEMM)
+        archive.addfile(info, io.BytesIO(GEMM))
+    return stream.getvalue()
+
+
+ADVICE = {
+    "gzip": (gzip.compress(GEMM), "Unpack it first"),
+    "bzip2": (bz2.compress(GEMM), "Unpack it first"),
+    "xz": (lzma.compress(GEMM), "Unpack it first"),
+    "tar": (tarred(), "Unpack it first"),
+    "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git lfs pull"),
+    "page": (b"\n <!doctype html>\n<title>404</title>", "Download the raw file"),
+    "server": (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "raw file"),
+    "ort": (bytes([20, 0, 0, 0]) + b"ORTM" + bytes(60), "the .onnx file that it was made from"),
+    "hdf5": (hdf5(), "`onnx-soda convert`"),
+    "jpeg": (jpeg(), "Give the .onnx file"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ADVICE)
+def test_the_advice_fits_what_the_file_is(kind: str, tmp_path: Path) -> None:
+    content, words = ADVICE[kind]
+    path = tmp_path / "m.onnx"
+    path.write_bytes(content)
+    with pytest.raises(ModelFileError) as caught:
+        load_model(path)
+    assert words in caught.value.advice
 
 
 @pytest.mark.parametrize("seed", range(20))

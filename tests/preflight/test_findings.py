@@ -144,6 +144,18 @@ def test_text_in_the_low_bytes() -> None:
     assert found.location == "w"
 
 
+def test_low_bytes_of_many_tensors_are_told_once() -> None:
+    """Half the low bytes are 0 in "b": far less even than text, so the finding points there."""
+    text = np.frombuffer((Path(__file__).read_bytes() * 4)[:20_000], np.uint8)
+    zeros = np.where(np.arange(20_000) % 2, text, 0).astype(np.uint8)
+    weights = [hiding(text), hiding(zeros), hiding(text)]
+    for tensor, name in zip(weights, "abc", strict=True):
+        tensor.name = name
+    found = only(classifier(weights=weights), "SODA317")
+    assert found.message.startswith("the low bits of the weights of 3 tensors are")
+    assert found.location == "b"
+
+
 def test_random_low_bytes_cannot_be_told_from_weights() -> None:
     assert findings(classifier(weights=[hiding(RNG.integers(0, 256, 20_000, np.uint8))])) == ()
 

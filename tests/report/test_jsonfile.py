@@ -145,7 +145,7 @@ def test_the_schema_has_the_fields_of_a_preprocessing() -> None:
     schema = report_schema()["$defs"]["preprocessing"]
     fields = [*PRESETS["unit"].as_dict(), "inferred"]
     assert schema["required"] == fields
-    assert list(schema["properties"]) == [*fields, "trial"]
+    assert list(schema["properties"]) == [*fields, "trial", "size_trial"]
 
 
 def test_the_schema_is_of_this_version() -> None:

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,8 +24,9 @@ from onnx_soda._errors import (
     TimeLimitError,
 )
 from onnx_soda._options import Limits
+from onnx_soda._report.json import to_json
 from onnx_soda._sandbox import process
-from onnx_soda._sandbox.jobs import InspectJob
+from onnx_soda._sandbox.jobs import InspectJob, ScanJob
 from onnx_soda._sandbox.parent import run_job
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -102,6 +104,23 @@ def test_a_child_that_hangs_is_stopped(child: Replace) -> None:
         ask(seconds=1)
     # Not waited for: it would sleep for 1,000 s. How soon depends on what else the machine does.
     assert time.monotonic() - begin < 100
+
+
+def test_what_a_scan_had_told_before_it_hung_is_kept(child: Replace) -> None:
+    report = replace(scan_file(MODEL, limits=None), stopped="time limit")
+    line = json.dumps({"type": "interim", "value": json.loads(to_json(report))})
+    child(f"print({line!r}, flush=True); time.sleep(1000)")
+    done = run_job(ScanJob(str(MODEL)), Limits(2**30, 2))
+    assert done.answer == report
+    assert done.sandbox.active
+
+
+def test_what_a_child_had_told_before_it_crashed_is_no_answer(child: Replace) -> None:
+    report = replace(scan_file(MODEL, limits=None), stopped="time limit")
+    line = json.dumps({"type": "interim", "value": json.loads(to_json(report))})
+    child(f"print({line!r}, flush=True); os.abort()")
+    with pytest.raises(CrashError):
+        run_job(ScanJob(str(MODEL)), Limits(2**30, 30))
 
 
 def test_a_child_that_talks_without_end_is_stopped(child: Replace) -> None:

@@ -29,7 +29,7 @@ from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
 from onnx_soda._options import Progress
-from onnx_soda._results import Chart, Column, Evidence, Finding, Gallery, Table, Verdict
+from onnx_soda._results import Chart, Column, Evidence, Finding, Gallery, Halted, Table, Verdict
 from onnx_soda._rules import RULE_CONCEPT
 from onnx_soda._suspect import Examined, Suspect
 from onnx_soda._words import class_label, pair_label
@@ -61,6 +61,7 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
 
     Raises:
         SodaError: The model does not run, or an image cannot be read.
+        Halted: The scan is to end; with the evidence by then, if there is any.
     """
     untried = why_not_tried(suspect.clean, suspect.classes or 0)
     found = None
@@ -74,7 +75,7 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
         unseen = ("No changes of the image were tried.",)
         return Evidence(name, _TITLE, decision.verdict, decision.reasons, unexamined=unseen)
     numbers = _numbers(found, calibration.threshold, suspect.options.budget)
-    return Evidence(
+    evidence = Evidence(
         detector=name,
         title=_TITLE,
         verdict=decision.verdict,
@@ -85,7 +86,26 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
         charts=tuple(_charts(numbers, names)),
         galleries=tuple(_galleries(found, numbers, names)),
         numbers=plain(numbers),
+        unexamined=tuple(_untried(found)),
     )
+    if found.halted:
+        raise Halted(found.halted, evidence)
+    return evidence
+
+
+def _untried(found: ConceptResult) -> Iterator[str]:
+    """Say how much of a search was not done, where it ended early."""
+    if not found.halted:
+        return
+    yield (
+        f"Only {found.tried} of {found.planned} changes of images and of features were tried "
+        "before the scan ended."
+    )
+    if not found.search.screened:
+        yield (
+            "What is usual for this model is not known by then, so none of the pairs shown is a "
+            "finding."
+        )
 
 
 def _alone(suspect: Suspect, verdict: Verdict) -> tuple[str, ...]:
@@ -214,11 +234,13 @@ def decide_on_concepts(
     if evidence is None or examined.too_inaccurate:
         return Decision("inconclusive", (*gaps, *also), ())
     over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
-    if over:
+    if over and evidence.search.screened:
         findings = tuple(_finding(pair, calibration.threshold, names) for pair in _once_each(over))
         reasons = (*(finding.message for finding in findings), *gaps, *also)
         return Decision("backdoor", reasons, findings)
     best = max(evidence.pairs, key=lambda pair: pair.bound, default=None)
+    if not evidence.search.screened:
+        return Decision("inconclusive", (*gaps, *also), ())
     if best is not None and best.bound > calibration.clear:
         reasons = (_unclear(best, calibration, names), *gaps, *also)
         return Decision("inconclusive", reasons, (), unclear=True)
@@ -297,7 +319,7 @@ def _gaps(
     if evidence is None:
         return (untried,) if untried else ()
     gaps = (_too_much_unseen(evidence, examined, calibration), _poor_reference(evidence))
-    return tuple(gap for gap in gaps if gap)
+    return (*_untried(evidence), *(gap for gap in gaps if gap))
 
 
 def _too_much_unseen(
@@ -347,7 +369,7 @@ def _unseen(evidence: ConceptResult, examined: Examined, calibration: Calibratio
 
 def _left_out(evidence: ConceptResult | None) -> tuple[str, ...]:
     """Say what was not tried, though nothing was missing that the user could give."""
-    if evidence is None or evidence.styles is not None:
+    if evidence is None or evidence.styles is not None or evidence.halted:
         return ()
     return (
         "Interventions on a hidden layer's style were left out: no layer that every path passes "

@@ -24,6 +24,7 @@ from onnx_soda._detect.concepts.score import model_likeness
 from onnx_soda._detect.concepts.search import SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import Style, StyleLibrary
 from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
+from onnx_soda._results import StopCause
 from onnx_soda._suspect import Suspect
 
 # With more classes the images of all of them cost more than the search is worth, and the table of
@@ -78,6 +79,7 @@ class ConceptResult:
         probe_images: Images that interventions were tried on.
         confirm_images: Images that the best pairs were looked at with, besides those of the victim
             that were left.
+        planned: Number of interventions that a complete search tries.
     """
 
     search: SearchResult[Concept]
@@ -89,6 +91,12 @@ class ConceptResult:
     fewest_images: int
     probe_images: int
     confirm_images: int
+    planned: int = 0
+
+    @property
+    def halted(self) -> StopCause | None:
+        """Why the search ended early; None where it did not."""
+        return self.search.halted or (self.styles.halted if self.styles else None)
 
     @property
     def tried(self) -> int:
@@ -132,11 +140,12 @@ def examine_concepts(
     look = CloserLook(examination, images, reader, rng)
     pairs = look.at(found, ConceptVariations(channels))
     styles = None
-    if library:
+    if library and not found.halted:
         probe, judge = examination.open(searched, library.layer)
         counting = _counting(advance, concepts, total)
         styles = search_styles(probe, judge, library, rng, budget, counting)
-        pairs += look.at(styles, library, library.layer)
+        # What is usual under styles is not known yet where not even the screening was done.
+        pairs += look.at(styles, library, library.layer) if styles.screened else []
     return ConceptResult(
         search=found,
         styles=styles,
@@ -147,6 +156,7 @@ def examine_concepts(
         fewest_images=examination.fewest,
         probe_images=len(searched.labels),
         confirm_images=len(images.labels),
+        planned=total,
     )
 
 

@@ -31,6 +31,7 @@ from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.score import STYLE_SCORING, FloatArray, background
 from onnx_soda._detect.concepts.styles import STRENGTHS, AnyChange, Style, StyleLibrary
+from onnx_soda._results import Halted, StopCause
 
 # Pairs that are looked at on more images: found by concepts, found by styles.
 _FINDINGS, _STYLE_FINDINGS = 5, 3
@@ -102,11 +103,15 @@ class SearchResult(Generic[AnyChange]):
         findings: The pairs with the highest scores, highest first.
         judge: What scores are made from, for images that were not searched on.
         tried: Number of interventions tried.
+        halted: Why it ended early; None where it did not.
+        screened: All that nothing has chosen was tried: what is usual is known.
     """
 
     findings: tuple[PairFinding[AnyChange], ...]
     judge: Judge
     tried: int
+    halted: StopCause | None = None
+    screened: bool = True
 
 
 class Trials(Generic[AnyChange]):
@@ -127,6 +132,7 @@ class Trials(Generic[AnyChange]):
         self._scores: list[NDArray[np.float32]] = []
         self._errors: list[NDArray[np.float32]] = []
         self._waiting: list[FloatArray] = []
+        self._screened = False
 
     def add(self, change: AnyChange, chosen_by: int = _UNCHOSEN) -> None:
         """Try one.
@@ -145,6 +151,7 @@ class Trials(Generic[AnyChange]):
         """Take what is usual from all tried so far, which nothing has chosen."""
         flows = np.stack(self._waiting)
         self._judge = self._judge.with_usual(flows)
+        self._screened = True
 
     def _settle(self) -> None:
         """Score what was tried since the last time."""
@@ -196,9 +203,16 @@ class Trials(Generic[AnyChange]):
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
         certain decides. Pairs that do not score are kept up to `_LEAST_PAIRS`.
 
+        Where it is asked before the screening is closed, what is usual is told by what was tried.
+
         Args:
             most: Pairs to keep.
         """
+        screened = self._screened
+        if not screened:
+            if len(self._changes) < _BEST:
+                return SearchResult((), self._judge, len(self._changes), screened=False)
+            self.close_screening()
         leaders = [self._leaders(fold)[0] for fold in range(FOLDS)]
         scores, errors = np.stack(self._scores), np.stack(self._errors)
         means, deviations = [], []
@@ -218,7 +232,21 @@ class Trials(Generic[AnyChange]):
             for place, (victim, target) in enumerate(ranked)
             if place < _LEAST_PAIRS or final.score[victim, target] > 0
         )
-        return SearchResult(findings, self._judge, len(self._changes))
+        return SearchResult(findings, self._judge, len(self._changes), screened=screened)
+
+    def as_far_as(self, work: Callable[[], None], most: int) -> SearchResult[AnyChange]:
+        """Do what tries interventions, and return what was found when it is done or halted.
+
+        Args:
+            work: Adds interventions, and closes the screening.
+            most: Pairs to keep.
+        """
+        halted: StopCause | None = None
+        try:
+            work()
+        except Halted as halt:
+            halted = halt.why
+        return replace(self.result(most), halted=halted)
 
 
 def _top_pairs(scores: FloatArray, count: int) -> list[tuple[int, int]]:
@@ -273,13 +301,16 @@ def search(
     budget = budget or BUDGETS["default"]
     channels = probe.shape[0]
     trials = Trials[Concept](probe, judge, advance)
-    for concept in concept_battery(channels):
-        trials.add(concept)
-    for _ in range(budget.draws):
-        trials.add(draw_concept(rng, channels, donors))
-    trials.close_screening()
-    explore(trials, ConceptVariations(channels, donors), budget.rounds, rng)
-    found = trials.result(_FINDINGS)
+
+    def work() -> None:
+        for concept in concept_battery(channels):
+            trials.add(concept)
+        for _ in range(budget.draws):
+            trials.add(draw_concept(rng, channels, donors))
+        trials.close_screening()
+        explore(trials, ConceptVariations(channels, donors), budget.rounds, rng)
+
+    found = trials.as_far_as(work, _FINDINGS)
     return replace(found, findings=tuple(_with_others(one, trials) for one in found.findings))
 
 
@@ -308,9 +339,12 @@ def search_styles(
     """
     trials = Trials[Style](probe, replace(judge, scoring=STYLE_SCORING), advance)
     donors = library.donors(budget.donors, rng)
-    for strength in STRENGTHS:
-        for donor in donors:
-            trials.add(library.take(donor, strength))
-    trials.close_screening()
-    explore(trials, library, budget.style_rounds, rng, join_last=True)
-    return trials.result(_STYLE_FINDINGS)
+
+    def work() -> None:
+        for strength in STRENGTHS:
+            for donor in donors:
+                trials.add(library.take(donor, strength))
+        trials.close_screening()
+        explore(trials, library, budget.style_rounds, rng, join_last=True)
+
+    return trials.as_far_as(work, _STYLE_FINDINGS)

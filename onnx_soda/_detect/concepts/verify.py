@@ -362,6 +362,8 @@ def _best(
 
 # What variations may multiply a score by; a pair whose bound would even then be under 0 is spared.
 _MOST_GAIN = 2.0
+# Pairs looked at after a search that was halted.
+_HURRIED = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -395,14 +397,15 @@ class CloserLook:
         """
         needed = simultaneous_errors(self.examination.classes)
         pairs = []
-        for finding in found.findings:
+        # After a search that was halted there is time for few.
+        for finding in found.findings[: _HURRIED if found.halted else None]:
             if finding.victim_class not in self.images.labels:
                 continue
             shown = self._show(finding.victim_class, style_layer)
             judge = self.examination.judge(shown.flows(None), shown.labels, shown.fold)
             judge = replace(judge, usual=found.judge.usual, scoring=found.judge.scoring)
             weighed = weigh(shown, judge, finding)
-            if _MOST_GAIN * weighed.score > needed * weighed.error:
+            if not found.halted and _MOST_GAIN * weighed.score > needed * weighed.error:
                 finding = refine(shown, judge, finding, variations, self.rng)
                 weighed = weigh(shown, judge, finding)
             pairs.append(confirm(shown, finding, weighed, self.rng))

@@ -263,7 +263,7 @@ def _voice_of(suspect: Suspect, heard: ReferenceFlows) -> _Voice | str:
         return f"it has {heard.shape[3]} classes and the suspect {suspect.classes}"
     mine = suspect.examined.accuracy or 0.0
     # Written so that an accuracy that is no number is left out, too.
-    if not heard.accuracy >= max(mine - _WORSE, suspect.options.min_accuracy):
+    if not heard.accuracy >= max(mine - _WORSE, suspect.examined.min_accuracy):
         return (
             f"it gives {heard.accuracy:.1%} of the clean images their label, the suspect "
             f"{mine:.1%}; its classes may be in another order"

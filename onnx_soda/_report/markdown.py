@@ -20,7 +20,7 @@ from onnx_soda._report.formats import (
     pair_text,
     worst_finding,
 )
-from onnx_soda._results import Evidence, Outcome, ScanFailure
+from onnx_soda._results import DatasetInfo, Evidence, Outcome, ScanFailure
 from onnx_soda._words import printable
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]()+\-.!|~])")
@@ -92,6 +92,7 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
         f"Model sha256 `{_inert(outcome.model.sha256)}`, "
         + (
             f"{data.samples} clean images of {data.classes} classes, accuracy {data.accuracy:.1%}, "
+            f"{_sized(data)}"
             if data
             else "no clean images, "
         )
@@ -99,6 +100,12 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
     )
     yield ""
     yield "</details>"
+
+
+def _sized(data: DatasetInfo) -> str:
+    """Return the size of the images, where the model takes any."""
+    size = data.preprocessing.get("size")
+    return f"brought to {size[0]} x {size[1]} pixels, " if size else ""
 
 
 def _tables(evidence: Evidence) -> Iterator[str]:

@@ -34,7 +34,7 @@ def processes_in(folder: Path) -> list[psutil.Process]:
 
 def interrupt(
     arguments: tuple[str | Path | int, ...], folder: Path, number: int, delay: float
-) -> subprocess.Popen[bytes]:
+) -> subprocess.CompletedProcess[bytes]:
     """Start a command, send it a signal after a delay, and wait for its end."""
     process = subprocess.Popen(
         command(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
@@ -42,8 +42,8 @@ def interrupt(
     )  # fmt: skip
     time.sleep(delay)
     process.send_signal(number)
-    process.communicate(timeout=60)
-    return process
+    _, told = process.communicate(timeout=60)
+    return subprocess.CompletedProcess((), process.returncode, stderr=told)
 
 
 def nothing_left(folder: Path) -> None:
@@ -74,7 +74,8 @@ def test_an_interrupted_scan_leaves_nothing(
     if report.exists():
         assert json.loads(report.read_text())["verdict"]
     else:
-        assert done.returncode not in (0, 1, 2, 3)
+        # Python that is interrupted before it runs a line of the program exits with 1.
+        assert done.returncode not in (0, 1, 2, 3) or b"init_import_site" in done.stderr
     assert set(place.iterdir()) <= {report}
 
 

@@ -6,7 +6,8 @@ A model names these files itself, so the names are not trusted. The rule:
 2. After all links are followed, the file lies inside the folder of the model as named, or directly
    in the folder where the model file itself really lies. So a model in the cache of Hugging Face
    loads, whose files are links into one folder of blobs.
-3. It is a regular file with one hard link: its other name could be somebody else's file.
+3. It is a regular file. Where it has further names (hard links, which uv, conda and DVC make), its
+   owner is the model file's: so nobody makes a scan read another user's file.
 4. Every tensor lies inside it, and its checksum is right where the model names one.
 
 onnx, onnx-ir and ONNX Runtime refuse symbolic links altogether. So the names in the model are
@@ -163,14 +164,18 @@ def _contained(location: str, model: Path) -> tuple[Path, int]:
             "Download it too and put it into the model's folder under this name.",
             rule_id=RULE_EXTERNAL_CONTENT,
         )
-    if status.st_nlink > 1:
-        raise ExternalDataError(
-            f"the weights file {location!r} is a link to a file that may be elsewhere: "
-            f"it has {status.st_nlink} hard links",
-            "Put a copy of the file itself into the model's folder.",
-            rule_id=RULE_EXTERNAL,
-        )
+    if status.st_nlink > 1 and status.st_uid != model.stat().st_uid:
+        raise _of_another_owner(location, status.st_nlink)
     return path, status.st_size
+
+
+def _of_another_owner(location: str, names: int) -> ExternalDataError:
+    return ExternalDataError(
+        f"the weights file {location!r} has {names} names (hard links), and another owner than the "
+        "model: it may be another user's file",
+        "If it is the right file, copy it: `cp FILE FILE.copy && mv FILE.copy FILE` makes one of "
+        "your own.",
+    )
 
 
 def _outside(location: str, why: str) -> ExternalDataError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,29 @@ def test_a_link_inside_the_folder_passes(tmp_path: Path) -> None:
     (tmp_path / "model.onnx_data").symlink_to("weights/w.bin")
     anatomy = dissect(load_model(path))
     np.testing.assert_allclose(Body(anatomy, CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def test_a_hard_link_passes(tmp_path: Path) -> None:
+    """As uv, conda and DVC put files in place: a second name of one in their cache."""
+    path = plain(tmp_path)
+    (tmp_path / "cached").write_bytes(CANARY)
+    (tmp_path / "model.onnx_data").hardlink_to(tmp_path / "cached")
+    anatomy = dissect(load_model(path))
+    np.testing.assert_allclose(Body(anatomy, CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away")
+def test_a_hard_link_to_another_users_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "secret").write_bytes(CANARY)
+    os.chown(tmp_path / "secret", 12345, -1)
+    (tmp_path / "model.onnx_data").hardlink_to(tmp_path / "secret")
+    with pytest.raises(ExternalDataError, match=r"2 names \(hard links\)") as caught:
+        load_model(path)
+    assert "cp FILE" in caught.value.advice
+    assert caught.value.rule_id is None, "not told as an attack"
+    (tmp_path / "secret").unlink()  # the last name left is an ordinary file, whoever owns it
+    assert load_model(path).external_data
 
 
 def test_weights_in_both_places_pass(cached: Path) -> None:

@@ -225,10 +225,7 @@ def _sort_nodes(graph: onnx.GraphProto, file: str) -> _Mended:
         return
     order = _order(graph, waiting, file)
     nodes = onnx.GraphProto(node=[graph.node[place] for place in order])
-    yield (
-        "nodes stood behind others that read their results; they were put in order",
-        node_label(late),
-    )
+    yield "nodes stood behind others that read their results; they were put in order", late
     del graph.node[:]
     graph.node.extend(nodes.node)
 

@@ -24,7 +24,12 @@ from onnx import TensorProto
 
 from onnx_soda._errors import ExternalDataError, ModelFileError, NotAClassifierError
 from onnx_soda._preflight.definitions import check_functions, check_operators, check_versions
-from onnx_soda._preflight.external import ExternalFile, check_external_data, place_external_data
+from onnx_soda._preflight.external import (
+    ExternalFile,
+    check_external_data,
+    place_external_data,
+    take_in_linked,
+)
 from onnx_soda._preflight.file import begins_like_a_file, check_start, read_model_file
 from onnx_soda._preflight.inventory import (
     Inventory,
@@ -111,6 +116,7 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
     folder = path.parent if path else None
     if files and folder:
         folder = place_external_data(inventory.external, files, folder)
+        take_in_linked(inventory.external, files, folder)
     findings = (*mended, *_findings(inventory, wire))
     return Passed(file, content, proto, ir_version, folder, files, findings)
 

@@ -219,6 +219,7 @@ RULE_EMBEDDED = "SODA316"
 RULE_LOW_BITS = "SODA317"
 RULE_TRAINING = "SODA318"
 RULE_UNUSED = "SODA319"
+RULE_MENDED = "SODA320"
 
 _REFUSED = "The check is exact. The file was not scanned."
 
@@ -240,8 +241,8 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "weights-outside-folder",
         "The model asks for weights outside its own folder",
         "A model names the files of its weights itself. This one names an absolute path, a path "
-        "upwards, or a file that links lead out of the folder or that has a second hard link: "
-        "loading it could read a file of somebody else's into the weights.",
+        "upwards, or a file that links lead out of the folder: loading it could read a file of "
+        "somebody else's into the weights.",
         "Do not load this file elsewhere. If you made the links yourself, put the model and a copy "
         "of its weights into one folder.",
     ),
@@ -370,6 +371,15 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "Most of the file is weights that no operator reads",
         "Tensors that nothing reads take up over half of the tensors' bytes.",
         "Exact. Careless exports leave such weights behind.",
+    ),
+    _note(
+        RULE_MENDED,
+        "mended",
+        "info",
+        "The file is not quite valid ONNX, and was mended in memory",
+        "ONNX Runtime loads it, and stricter readers may refuse it. It was examined as ONNX "
+        "Runtime reads it. The file itself was not changed.",
+        "Exact. Quantizers, converters to float16 and old exporters write such files.",
     ),
 )
 

@@ -93,7 +93,12 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
             "onnx-soda scans classifiers that take one image; export the model that way.",
         )
     value = inputs[0]
-    if value.dtype not in _IMAGE_TYPES or value.shape is None:
+    if value.shape is None:
+        raise NotAClassifierError(
+            f"the input {value.name!r} does not say its shape, so its layout cannot be told",
+            "Export the model with the shape of its input; free sizes may have names.",
+        )
+    if value.dtype not in _IMAGE_TYPES:
         kind = value.dtype.name if value.dtype else "unknown"
         raise NotAClassifierError(
             f"the input {value.name!r} of type {kind} takes no images",

@@ -17,11 +17,14 @@ import onnx
 import onnx_ir as ir
 from onnx import TensorProto, helper
 
-from onnx_soda._errors import ModelFileError, first_line
-from onnx_soda._preflight.check import check_model, model_opset
+from onnx_soda._errors import ModelFileError
+from onnx_soda._model.runtime import SubModel, loads
+from onnx_soda._preflight.check import Passed, check_model, model_opset
 from onnx_soda._preflight.external import ExternalFile
-from onnx_soda._preflight.inventory import take_inventory, walk
+from onnx_soda._preflight.inventory import walk
 from onnx_soda._preflight.limits import DEFAULT_LIMITS, FileFinding, FileLimits
+from onnx_soda._preflight.mend import for_checker
+from onnx_soda._rules import RULE_MENDED
 
 
 def without_maps(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -94,10 +97,14 @@ def well_formed(file: str) -> Iterator[None]:
 
 
 def _root_cause(error: BaseException) -> str:
-    """Return the first line of the innermost error: onnx-ir wraps the real one several times."""
+    """Return what the innermost error says: onnx-ir wraps the real one several times.
+
+    In one line: onnx's checker names the node in the last one.
+    """
     while error.__cause__ is not None:
         error = error.__cause__
-    return first_line(error)
+    text = " ".join(str(error).replace("==> Context: Bad node spec for node.", ";").split())
+    return text[:300] or type(error).__name__
 
 
 # Initializers of these types are shapes, axes and flags, not parameters.
@@ -160,7 +167,7 @@ def load_model(source: str | Path | bytes, limits: FileLimits = DEFAULT_LIMITS) 
     passed = check_model(source, limits)
     proto = passed.proto
     with well_formed(passed.file):
-        onnx.checker.check_model(_self_contained(proto) if passed.external_data else proto)
+        tolerated = _check_well_formed(passed)
         model = ir.serde.deserialize_model(without_maps(proto))
     if passed.folder:
         ir.external_data.set_base_dir(model.graph, passed.folder)
@@ -171,29 +178,31 @@ def load_model(source: str | Path | bytes, limits: FileLimits = DEFAULT_LIMITS) 
         external_data=passed.external_data,
         ir=model,
         opset=model_opset(proto, passed.file),
-        ir_version=proto.ir_version,
+        ir_version=passed.ir_version,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         parameters=_count_parameters(model),
         metadata={entry.key: entry.value for entry in proto.metadata_props},
         source=passed.content if isinstance(source, bytes) else source.absolute(),
-        findings=passed.findings,
+        findings=(*tolerated, *passed.findings),
         limits=limits,
     )
 
 
-def _self_contained(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy for onnx's checker with empty tensors in the place of external ones.
+def _check_well_formed(passed: Passed) -> tuple[FileFinding, ...]:
+    """Ask onnx's checker, and where it objects ONNX Runtime, which runs the model in the end.
 
-    Given external tensors the checker opens files, which was done already, by a rule that lets
-    checked links pass. It does not look at the dimensions of what operators read.
+    Raises:
+        ModelFileError: Both refuse the model.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in take_inventory(copy).external:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        tensor.dims[:] = [0]
-    return copy
+    try:
+        onnx.checker.check_model(for_checker(passed.proto, bool(passed.external_data)))
+    except onnx.checker.ValidationError as error:
+        content = passed.proto.SerializeToString()
+        if not loads(SubModel(content, passed.folder, (), ())):
+            raise
+        what = "onnx's checker objects to the file, and ONNX Runtime loads it"
+        return (FileFinding(RULE_MENDED, "info", what, _root_cause(error)),)
+    return ()
 
 
 def _count_parameters(model: ir.Model) -> int:

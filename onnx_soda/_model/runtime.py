@@ -243,15 +243,35 @@ def _check_rows(name: str, shape: tuple[int, ...], rows: int) -> None:
         )
 
 
-def _open(model: SubModel, options: RuntimeOptions) -> Any:
+def loads(model: SubModel) -> bool:
+    """Tell whether ONNX Runtime takes a model; nothing of it is computed, constants neither.
+
+    Args:
+        model: The model.
+    """
+    settings = _settings(model, 1)
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    try:
+        ort.InferenceSession(model.content, settings, providers=[CPU])
+    except Exception:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
+        return False
+    return True
+
+
+def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     settings = ort.SessionOptions()
     settings.log_severity_level = _QUIET
-    settings.intra_op_num_threads = options.thread_count
+    settings.intra_op_num_threads = threads
     settings.add_session_config_entry(_AS_DEFINED_KEY, "1")
     settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(_MOST_FOLDED_BYTES))
     settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
     if model.folder is not None:
         settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(model.folder))
+    return settings
+
+
+def _open(model: SubModel, options: RuntimeOptions) -> Any:
+    settings = _settings(model, options.thread_count)
     providers = provider_list(options)
     if providers[0] != CPU:
         settings.use_deterministic_compute = True

@@ -2,6 +2,8 @@
 
 What comes first protects what comes after: nothing is parsed before its size is known, nothing
 opened before its place is, and onnx, onnx-ir and ONNX Runtime see only what passed everything.
+What the runtime loads though it is not quite valid is mended in memory, before its parts are
+checked.
 
 Last comes what is unusual without being a reason to refuse the file: data hidden in weights, files
 at the start of tensors, low bits that training did not leave. These are indications, never proof:
@@ -22,7 +24,12 @@ from onnx import TensorProto
 
 from onnx_soda._errors import ExternalDataError, ModelFileError, NotAClassifierError
 from onnx_soda._preflight.definitions import check_functions, check_operators, check_versions
-from onnx_soda._preflight.external import ExternalFile, check_external_data, place_external_data
+from onnx_soda._preflight.external import (
+    ExternalFile,
+    check_external_data,
+    place_external_data,
+    take_in_linked,
+)
 from onnx_soda._preflight.file import begins_like_a_file, check_start, read_model_file
 from onnx_soda._preflight.inventory import (
     Inventory,
@@ -33,6 +40,7 @@ from onnx_soda._preflight.inventory import (
     take_inventory,
 )
 from onnx_soda._preflight.limits import DEFAULT_LIMITS, FileFinding, FileLimits, unreadable
+from onnx_soda._preflight.mend import mend
 from onnx_soda._preflight.sizes import check_made
 from onnx_soda._preflight.wire import WireSummary, walk_wire
 from onnx_soda._rules import (
@@ -55,7 +63,8 @@ class Passed:
     Attributes:
         file: Name without folders, "<bytes>" where bytes were given.
         content: The file's bytes.
-        proto: The model; its external tensors name files relative to `folder`.
+        proto: The model, mended; its external tensors name files relative to `folder`.
+        ir_version: Version of the file format, as the file says it.
         folder: Where external data lies, links followed; the model's own folder where there is
             none, None where bytes were given.
         external_data: Files that hold weights.
@@ -65,6 +74,7 @@ class Passed:
     file: str
     content: bytes
     proto: onnx.ModelProto
+    ir_version: int
     folder: Path | None
     external_data: tuple[ExternalFile, ...]
     findings: tuple[FileFinding, ...]
@@ -89,7 +99,10 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
     check_start(content, file)
     wire = walk_wire(content, file, limits)
     proto = _parse(content, file)
+    ir_version = proto.ir_version
     inventory = take_inventory(proto)
+    mended = mend(inventory, file)
+    inventory = take_inventory(proto) if mended else inventory
     check_versions(proto, model_opset(proto, file), file)
     check_operators(inventory, file)
     if not proto.graph.output:
@@ -103,7 +116,9 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
     folder = path.parent if path else None
     if files and folder:
         folder = place_external_data(inventory.external, files, folder)
-    return Passed(file, content, proto, folder, files, _findings(inventory, wire))
+        take_in_linked(inventory.external, files, folder)
+    findings = (*mended, *_findings(inventory, wire))
+    return Passed(file, content, proto, ir_version, folder, files, findings)
 
 
 def model_opset(proto: onnx.ModelProto, file: str) -> int:

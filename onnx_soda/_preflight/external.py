@@ -6,11 +6,13 @@ A model names these files itself, so the names are not trusted. The rule:
 2. After all links are followed, the file lies inside the folder of the model as named, or directly
    in the folder where the model file itself really lies. So a model in the cache of Hugging Face
    loads, whose files are links into one folder of blobs.
-3. It is a regular file with one hard link: its other name could be somebody else's file.
+3. It is a regular file. Where it has further names (hard links, which uv, conda and DVC make), its
+   owner is the model file's: so nobody makes a scan read another user's file.
 4. Every tensor lies inside it, and its checksum is right where the model names one.
 
 onnx, onnx-ir and ONNX Runtime refuse symbolic links altogether. So the names in the model are
 replaced by those of the files that were checked, and these alone are opened; nothing is copied.
+onnx and onnx-ir refuse hard links, too. Weights with hard links are read into the model instead.
 The format: https://onnx.ai/onnx/repo-docs/ExternalData.html
 """
 
@@ -34,6 +36,8 @@ from onnx_soda._rules import RULE_EXTERNAL, RULE_EXTERNAL_CONTENT
 
 # Offsets and lengths are printed in messages; no file needs more digits.
 _MOST_DIGITS = 20
+# A protobuf message holds 2 GiB at most; the graph takes some of it.
+_MOST_TAKEN_IN = 2**31 - 2**26
 _DRIVE = re.compile(r"[A-Za-z]:")
 
 
@@ -46,12 +50,14 @@ class ExternalFile:
         sha256: Digest of the whole file, hexadecimal.
         size: Bytes.
         path: Where it really lies, all links followed.
+        links: Names that the file has in the file system: its hard links.
     """
 
     file: str
     sha256: str
     size: int
     path: Path = field(default=Path(), compare=False)
+    links: int = field(default=1, compare=False)
 
 
 def check_external_data(
@@ -119,6 +125,61 @@ def place_external_data(
     return real
 
 
+def take_in_linked(
+    tensors: Iterable[onnx.TensorProto], files: tuple[ExternalFile, ...], folder: Path
+) -> None:
+    """Put the weights into the model itself where a file has hard links.
+
+    Args:
+        tensors: The external tensors, after `place_external_data`; they are changed.
+        files: The files, from `check_external_data`.
+        folder: The folder to read them from, from `place_external_data`.
+
+    Raises:
+        ExternalDataError: They do not fit into one model, or a file was changed meanwhile.
+    """
+    linked = next((one for one in files if one.links > 1), None)
+    if linked is None:
+        return
+    if sum(one.size for one in files) > _MOST_TAKEN_IN:
+        raise _linked(linked.file, linked.links, "too many bytes to be read into the model")
+    read_external_data(tensors, folder)
+
+
+def read_external_data(tensors: Iterable[onnx.TensorProto], folder: Path) -> None:
+    """Put the weights of checked external tensors into the model itself.
+
+    Args:
+        tensors: The external tensors, after `place_external_data`; they are changed.
+        folder: The folder to read them from, from `place_external_data`.
+
+    Raises:
+        ExternalDataError: A file cannot be read any more, or became shorter.
+    """
+    for tensor in tensors:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        needed = declared_bytes(tensor)
+        try:
+            with (folder / entries["location"]).open("rb") as stream:
+                stream.seek(_number(entries.get("offset", "0")))
+                content = stream.read(needed)
+        except OSError as error:
+            raise _unreadable(entries["location"], error) from error
+        if len(content) < needed:
+            raise ExternalDataError(
+                f"the weights file {entries['location']!r} was changed meanwhile", "Scan it again."
+            )
+        tensor.raw_data = content
+        tensor.ClearField("external_data")
+        tensor.ClearField("data_location")
+
+
+def _unreadable(location: str, error: OSError) -> ExternalDataError:
+    return ExternalDataError(
+        f"the weights file {location!r} cannot be read: {error.strerror}", "Check its permissions."
+    )
+
+
 def _described(location: str, path: Path, size: int, checksums: set[str]) -> ExternalFile:
     try:
         with path.open("rb") as stream:
@@ -128,11 +189,8 @@ def _described(location: str, path: Path, size: int, checksums: set[str]) -> Ext
                 sha1 = hashlib.file_digest(stream, "sha1").hexdigest()
                 _check_sums(location, sha1, checksums)
     except OSError as error:
-        raise ExternalDataError(
-            f"the weights file {location!r} cannot be read: {error.strerror}",
-            "Check its permissions.",
-        ) from error
-    return ExternalFile(location, digest, size, path)
+        raise _unreadable(location, error) from error
+    return ExternalFile(location, digest, size, path, path.stat().st_nlink)
 
 
 def _check_sums(location: str, sha1: str, checksums: set[str]) -> None:
@@ -164,13 +222,9 @@ def _contained(location: str, model: Path) -> tuple[Path, int]:
             "Download it too and put it into the model's folder under this name.",
             rule_id=RULE_EXTERNAL_CONTENT,
         )
-    if status.st_nlink > 1:
-        raise ExternalDataError(
-            f"the weights file {location!r} is a link to a file that may be elsewhere: "
-            f"it has {status.st_nlink} hard links",
-            "Put a copy of the file itself into the model's folder.",
-            rule_id=RULE_EXTERNAL,
-        )
+    if status.st_nlink > 1 and status.st_uid != model.stat().st_uid:
+        why = "another owner than the model: it may be another user's file"
+        raise _linked(location, status.st_nlink, why)
     if status.st_size <= HEAD_BYTES:
         _check_fetched(location, path)
     return path, status.st_size
@@ -188,6 +242,14 @@ def _check_fetched(location: str, path: Path) -> None:
             text.advice,
             rule_id=RULE_EXTERNAL_CONTENT,
         )
+
+
+def _linked(location: str, names: int, why: str) -> ExternalDataError:
+    return ExternalDataError(
+        f"the weights file {location[:200]!r} has {names} names (hard links), and {why}",
+        "If it is the right file, copy it: `cp FILE FILE.copy && mv FILE.copy FILE` makes one of "
+        "your own.",
+    )
 
 
 def _outside(location: str, why: str) -> ExternalDataError:

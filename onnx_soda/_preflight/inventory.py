@@ -80,6 +80,11 @@ def _inner(kind: Descriptor) -> tuple[tuple[str, bool], ...]:
     return tuple((field.name, field.is_repeated) for field in inner)
 
 
+def node_label(node: onnx.NodeProto) -> str:
+    """Return a node's operator and name, or its first output where it has no name."""
+    return f"{node.op_type} {(node.name or next(iter(node.output), ''))[:80]!r}"
+
+
 def check_names(inventory: Inventory, file: str) -> None:
     """Refuse tensors that are defined twice in one graph or function.
 
@@ -98,7 +103,8 @@ def check_names(inventory: Inventory, file: str) -> None:
     for function in inventory.model.functions:
         _check("function input", function.input, file)
         _check_outputs(function.node, set(function.input), file)
-    _check("operator set", (entry.domain for entry in inventory.model.opset_import), file)
+    imports = (entry.domain or "ai.onnx" for entry in inventory.model.opset_import)
+    _check("operator set", imports, file)
 
 
 def _check_outputs(nodes: Iterable[onnx.NodeProto], others: set[str], file: str) -> None:

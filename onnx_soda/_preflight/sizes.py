@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from onnx_soda._preflight.inventory import Inventory
+from onnx_soda._preflight.inventory import Inventory, node_label
 from onnx_soda._preflight.limits import FileLimits, over_limit
 
 Vector = NDArray[np.float64]
@@ -236,7 +236,7 @@ def check_nodes(
         constants.add_node(node)
         _check_rank(node, constants, file, limits)
         elements, is_vector = _made(node, constants)
-        check_elements(f"the result of {_name(node)} in {file}", elements, limits)
+        check_elements(f"the result of {node_label(node)} in {file}", elements, limits)
         total += elements
         lines += elements if is_vector else 0
     if total > limits.total_elements:
@@ -285,7 +285,7 @@ def _check_rank(node: onnx.NodeProto, constants: Constants, file: str, limits: F
         return
     axes = constants.length(node.input[place])
     if axes > limits.rank:
-        raise over_limit(f"the result of {_name(node)} in {file} has {axes} axes", limits.rank)
+        raise over_limit(f"the result of {node_label(node)} in {file} has {axes} axes", limits.rank)
 
 
 def _made(node: onnx.NodeProto, constants: Constants) -> tuple[float, bool]:
@@ -315,7 +315,3 @@ def _made(node: onnx.NodeProto, constants: Constants) -> tuple[float, bool]:
         largest = max(largest, inf if np.isnan(elements) else elements)
     single = node.op_type in _VECTORS and all(one.size == 1 for one in arguments[0])
     return largest, single
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return f"{node.op_type} {(node.name or next(iter(node.output), ''))[:80]!r}"

@@ -17,6 +17,8 @@ from onnx_soda._bridge.bridge import stored_tensors
 from onnx_soda._errors import ModelFileError, OutputError
 from onnx_soda._model.load import OnnxModel, load_model
 from onnx_soda._preflight.check import check_model
+from onnx_soda._preflight.external import read_external_data
+from onnx_soda._preflight.inventory import take_inventory
 
 PROVENANCE_KEY = "onnx_soda.repair"
 
@@ -30,8 +32,8 @@ def read_proto(model: OnnxModel) -> onnx.ModelProto:
     passed = check_model(model.source, model.limits)
     if hashlib.sha256(passed.content).hexdigest() != model.sha256:
         raise ModelFileError(f"{model.file} was changed meanwhile", "Scan it again.")
-    if passed.external_data:
-        external_data_helper.load_external_data_for_model(passed.proto, str(passed.folder))
+    if passed.folder:
+        read_external_data(take_inventory(passed.proto).external, passed.folder)
     return passed.proto
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +93,63 @@ def test_a_link_inside_the_folder_passes(tmp_path: Path) -> None:
     (tmp_path / "model.onnx_data").symlink_to("weights/w.bin")
     anatomy = dissect(load_model(path))
     np.testing.assert_allclose(Body(anatomy, CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def test_a_hard_link_passes(tmp_path: Path) -> None:
+    """As uv, conda and DVC put files in place: a second name of one in their cache."""
+    path = plain(tmp_path)
+    (tmp_path / "cached").write_bytes(CANARY)
+    (tmp_path / "model.onnx_data").hardlink_to(tmp_path / "cached")
+    anatomy = dissect(load_model(path))
+    np.testing.assert_allclose(Body(anatomy, CPU).logits(IMAGES), SCORES, rtol=1e-5)
+
+
+def command(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "onnx_soda", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_weights_with_hard_links_are_read_by_every_command(tmp_path: Path) -> None:
+    """Detectors read weights through onnx-ir, a repair through onnx: both refuse hard links."""
+    bundled = Path(__file__).parents[2] / "fixtures" / "digits-backdoored.onnx"
+    path = tmp_path / "m.onnx"
+    onnx.save_model(onnx.load(bundled), path, save_as_external_data=True, location="w.bin")
+    (tmp_path / "cached").hardlink_to(tmp_path / "w.bin")
+    scanned = command("scan", path, "--threads", "1", "-f", "json")
+    assert scanned.returncode == 3, scanned.stderr  # inconclusive: there are no clean images
+    report = json.loads(scanned.stdout)
+    assert [one["file"] for one in report["model"]["external_data"]] == ["w.bin"]
+    assert report["findings"] == []
+    compared = command("diff", path, bundled)
+    assert compared.returncode == 0, compared.stderr
+    assert "14 tensors are equal" in compared.stdout
+
+
+def test_weights_with_hard_links_over_the_size_of_a_model(tmp_path: Path) -> None:
+    """A hole of 2 GiB behind the weights: it takes no room on the disk."""
+    path = plain(tmp_path)
+    (tmp_path / "cached").write_bytes(CANARY)
+    os.truncate(tmp_path / "cached", 2**31)
+    (tmp_path / "model.onnx_data").hardlink_to(tmp_path / "cached")
+    with pytest.raises(
+        ExternalDataError, match="too many bytes to be read into the model"
+    ) as caught:
+        load_model(path)
+    assert "cp FILE" in caught.value.advice
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away")
+def test_a_hard_link_to_another_users_file_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    (tmp_path / "secret").write_bytes(CANARY)
+    os.chown(tmp_path / "secret", 12345, -1)
+    (tmp_path / "model.onnx_data").hardlink_to(tmp_path / "secret")
+    with pytest.raises(ExternalDataError, match=r"2 names \(hard links\)") as caught:
+        load_model(path)
+    assert "cp FILE" in caught.value.advice
+    assert caught.value.rule_id is None, "not told as an attack"
+    (tmp_path / "secret").unlink()  # the last name left is an ordinary file, whoever owns it
+    assert load_model(path).external_data
 
 
 def test_weights_in_both_places_pass(cached: Path) -> None:

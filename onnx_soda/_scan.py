@@ -229,7 +229,8 @@ def _coverage(observation: Observation | None) -> Coverage:
 def describe_model(anatomy: Anatomy) -> ModelInfo:
     """Return what the report says about the model."""
     logits = anatomy.logits.value.name or ""
-    return _describe(anatomy.model, anatomy.view, logits, anatomy.layer.name)
+    analysed = "" if anatomy.layer.only_read else anatomy.layer.name
+    return _describe(anatomy.model, anatomy.view, logits, analysed)
 
 
 def _describe(

@@ -19,6 +19,7 @@ from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.load import OnnxModel
+from onnx_soda._model.logits import find_logits
 from onnx_soda._model.runtime import CPU
 from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
 from onnx_soda._results import (
@@ -92,6 +93,8 @@ def scan_suspect(suspect: Suspect) -> ScanReport:
     method = detectors[-1].name
     with clock.stage("graph"):
         view = suspect.view
+        # What has no scores has no backdoor to look for, whatever its graph decides.
+        find_logits(view, options.logits)
     evidence = {one.name: _run(one, suspect, clock) for one in detectors if one.name in ALWAYS}
     try:
         with clock.stage("graph"):

@@ -28,9 +28,10 @@ _FEATURES_LAST = frozenset(
 _ELEMENTWISE = frozenset(
     {
         "Abs", "Add", "BiasGelu", "Cast", "Celu", "Clip", "DequantizeLinear", "Div", "Dropout",
-        "Elu", "Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min",
-        "Mish", "Mul", "Neg", "Pow", "PRelu", "QuantizeLinear", "QuickGelu", "Reciprocal", "Relu", "Selu",
-        "Sigmoid", "Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tanh", "ThresholdedRelu",
+        "Elu", "Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+        "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "PRelu", "QuantizeLinear",
+        "QuickGelu", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
+        "Sub", "Swish", "Tanh", "ThresholdedRelu",
     }
 )  # fmt: skip
 # Convolutions and poolings of ONNX put channels first; what comes after this has them last.

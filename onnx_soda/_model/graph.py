@@ -173,6 +173,9 @@ def check_computed(
         )
 
 
+# Factor of height and width by which places grow in number and classes do not. Not 2: a pooling
+# over all places with a stride as long would then give two.
+_LARGER = 1.5
 _BLOCKED_DOMAIN = "com.microsoft.nchwc"
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 
@@ -186,11 +189,21 @@ class GraphView:
         image: The image input.
         shapes: Shape of each tensor for a batch of the smallest size the model takes (1 where
             the batch is free); None for a dimension that inference cannot tell.
+        file: What it was read from.
     """
 
     model: ir.Model
     image: ImageInput
     shapes: dict[str, tuple[int | None, ...]]
+    file: OnnxModel
+
+    @cached_property
+    def larger(self) -> dict[str, tuple[int | None, ...]]:
+        """Shape of each tensor, were images half as large again: tells places from classes."""
+        fixed = self.model.clone()
+        _fix_batch(fixed.graph, self.image, _LARGER)
+        check_followed(_infer(fixed, data_prop=False).graph, self.file)
+        return _shapes(_infer(fixed).graph)
 
     @cached_property
     def values(self) -> dict[str, ir.Value]:
@@ -325,19 +338,23 @@ def view_graph(model: OnnxModel) -> GraphView:
     check_followed(_infer(fixed, data_prop=False).graph, model)
     working, fixed = _infer(working), _infer(fixed)
     _ask_runtime(working.graph, fixed, model.folder)
-    shapes = {
-        value.name: _static(value.shape)
-        for value in _all_values(fixed.graph)
-        if value.name and value.shape is not None
-    }
+    shapes = _shapes(fixed.graph)
     check_computed(shapes, image, model)
-    view = GraphView(working, image, shapes)
+    view = GraphView(working, image, shapes, model)
     if not any(output in view.activations for output in working.graph.outputs):
         raise NotAClassifierError(
             f"no output of {model.file} depends on its input {image.name!r}",
             "It answers the same whatever the image shows: it is no classifier.",
         )
     return view
+
+
+def _shapes(graph: ir.Graph) -> dict[str, tuple[int | None, ...]]:
+    return {
+        value.name: _static(value.shape)
+        for value in _all_values(graph)
+        if value.name and value.shape is not None
+    }
 
 
 def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -389,10 +406,18 @@ _KINDS = {
 """What ONNX Runtime calls element types."""
 
 
-def _fix_batch(graph: ir.Graph, image: ImageInput) -> None:
-    """Give the free dimensions of the image input numbers, so that inference gets further."""
+def _fix_batch(graph: ir.Graph, image: ImageInput, times: float = 1) -> None:
+    """Give the free dimensions of the image input numbers, so that inference gets further.
+
+    Args:
+        graph: The graph.
+        image: Its image input.
+        times: Factor of height and width, where it has any.
+    """
     value = next(v for v in graph.inputs if v.name == image.name)
-    value.shape = ir.Shape(image.concrete_shape(image.batch or 1))
+    shape = image.concrete_shape(image.batch or 1)
+    size = {image.layout.find(axis) for axis in "HW"} - {-1} if image.layout != "flat" else set()
+    value.shape = ir.Shape([int(n * times) if i in size else n for i, n in enumerate(shape)])
     for node in graph:
         for output in node.outputs:
             output.shape = None

@@ -391,3 +391,17 @@ def test_names_that_cannot_serve_are_refused(layer: str, logits: str | None, wor
             layer=layer,
             logits=logits,
         )
+
+
+FIELD = Path(__file__).parents[3] / "shared" / "field"
+
+
+@pytest.mark.skipif(not FIELD.exists(), reason="shared/field is not there")
+@pytest.mark.parametrize(
+    ("file", "only_read", "neurons"),
+    [("wide_and_deep", True, 64), ("ensemble_of_two", True, 64), ("ort_extended", False, 32)],
+)
+def test_files_from_the_field_have_layers(file: str, only_read: bool, neurons: int) -> None:
+    anatomy = dissect(load_model(FIELD / f"{file}.onnx"))
+    assert anatomy.logits.classes == 10
+    assert (anatomy.layer.only_read, anatomy.layer.shape) == (only_read, (1, neurons))

@@ -325,8 +325,8 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "contrib-operators",
         "info",
         "Operators of ONNX Runtime's own",
-        "The model uses operators of the domain com.microsoft, which other runtimes lack and no "
-        "standard describes.",
+        "The model uses operators of the domain com.microsoft or com.microsoft.nchwc, which other "
+        "runtimes lack and no standard describes.",
         "Exact, and usual for quantized and optimised models.",
     ),
     _note(

@@ -19,6 +19,7 @@ from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.load import OnnxModel
+from onnx_soda._model.logits import find_logits
 from onnx_soda._model.runtime import CPU
 from onnx_soda._options import (
     Progress,
@@ -124,6 +125,8 @@ class _Course:
         """Scan, as far as it comes."""
         with self._clock.stage("graph"):
             view = self._suspect.view
+            # What has no scores has no backdoor to look for, whatever its graph decides.
+            find_logits(view, self._suspect.options.logits)
         for detector in self._detectors:
             if detector.name in ALWAYS:
                 self._evidence[detector.name] = _run(detector, self._suspect, self._clock)
@@ -345,7 +348,8 @@ def _coverage(observation: Observation | None) -> Coverage:
 def describe_model(anatomy: Anatomy) -> ModelInfo:
     """Return what the report says about the model."""
     logits = anatomy.logits.value.name or ""
-    return _describe(anatomy.model, anatomy.view, logits, anatomy.layer.name)
+    analysed = "" if anatomy.layer.only_read else anatomy.layer.name
+    return _describe(anatomy.model, anatomy.view, logits, analysed)
 
 
 def _describe(

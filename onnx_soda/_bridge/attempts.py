@@ -266,12 +266,17 @@ def _parts(
     if outputs is None and names != (logits,):
         body = extract_body(anatomy.view, [logits])
         yield GraphPart("up to the logits", "full", body, (logits,), lambda images: [images])
-    if outputs is None or names == (logits,):
+    if (outputs is None or names == (logits,)) and not anatomy.layer.only_read:
         yield _head(anatomy, logits)
 
 
 def _head_alone(loaded: OnnxModel) -> Iterator[GraphPart]:
     anatomy = dissect(loaded)
+    if anatomy.layer.only_read:
+        raise ConversionError(
+            "no head can be converted: no single layer holds what the scores depend on",
+            "Convert the whole graph.",
+        )
     yield _head(anatomy, anatomy.logits.value.name or "")
 
 

@@ -17,14 +17,21 @@ from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.logits import Logits, find_logits
 
 # Operators that tell that the last axis of their tensors holds the features.
-_FEATURES_LAST = frozenset({"LayerNormalization", "MatMul", "Gemm", "RMSNormalization"})
+_FEATURES_LAST = frozenset(
+    {
+        "LayerNormalization", "MatMul", "Gemm", "RMSNormalization", "FusedMatMul", "FusedGemm",
+        "SkipLayerNormalization", "SimplifiedLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
+)  # fmt: skip
 # Operators whose result has its axes in the order of what they read.
 _ELEMENTWISE = frozenset(
     {
-        "Abs", "Add", "Cast", "Celu", "Clip", "DequantizeLinear", "Div", "Dropout", "Elu", "Erf",
-        "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Log", "Max", "Min",
-        "Mish", "Mul", "Neg", "Pow", "PRelu", "QuantizeLinear", "Reciprocal", "Relu", "Selu",
-        "Sigmoid", "Softplus", "Softsign", "Sqrt", "Sub", "Swish", "Tanh", "ThresholdedRelu",
+        "Abs", "Add", "BiasGelu", "Cast", "Celu", "Clip", "DequantizeLinear", "Div", "Dropout",
+        "Elu", "Erf", "Exp", "FastGelu", "Gelu", "HardSigmoid", "HardSwish", "Identity",
+        "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "PRelu", "QuantizeLinear",
+        "QuickGelu", "Reciprocal", "Relu", "Selu", "Sigmoid", "Softplus", "Softsign", "Sqrt",
+        "Sub", "Swish", "Tanh", "ThresholdedRelu",
     }
 )  # fmt: skip
 # Convolutions and poolings of ONNX put channels first; what comes after this has them last.
@@ -66,12 +73,14 @@ def _channels_last(view: GraphView, value: ir.Value) -> bool:
 
 
 # Operators that multiply two operands, and which inputs those are. One operand being an activation
-# and the other not makes it a layer with weights. The com.microsoft ones (second line) are what
-# ONNX Runtime's optimiser and quantizer write.
+# and the other not makes it a layer with weights. The com.microsoft ones (from the third line on)
+# are what ONNX Runtime's optimiser and quantizer write.
 _OPERANDS = dict.fromkeys(
-    ("Gemm", "MatMul", "Conv", "ConvTranspose", "Einsum", "ConvInteger", "MatMulInteger",
-     "FusedMatMul", "FusedConv", "FusedGemm", "MatMulNBits", "DynamicQuantizeMatMul",
-     "MatMulIntegerToFloat"),
+    ("Gemm", "MatMul", "Conv", "ConvTranspose", "DeformConv", "Einsum", "ConvInteger",
+     "MatMulInteger", "LSTM", "GRU", "RNN",
+     "FusedMatMul", "FusedConv", "FusedGemm", "NhwcConv", "NhwcFusedConv", "GemmFastGelu",
+     "Attention", "QAttention", "MatMulNBits", "MatMulBnb4", "DynamicQuantizeMatMul",
+     "DynamicQuantizeLSTM", "MatMulIntegerToFloat"),
     (0, 1),
 ) | dict.fromkeys(("QLinearConv", "QLinearMatMul", "QGemm"), (0, 3))  # fmt: skip
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
@@ -79,8 +88,14 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 _NO_HIDDEN = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
 # Depth of the middle and the shallow layer, as shares of the layers with weights.
 _MIDDLE, _SHALLOW = 0.5, 0.25
+# Paths of which hidden layers are read where no layer can be analysed; the deepest ones.
+_MOST_PATHS = 3
 _SEVERAL_PATHS = "Several paths lead to the logits; the layer is the last tensor they share."
 _QUANTIZED = "The last layer is quantized; the floating-point tensor before it is analysed."
+_ONLY_READ = (
+    "No single layer can be analysed: each hidden layer is passed by on another path, or holds "
+    "whole numbers. So the paper's statistic was left out."
+)
 
 
 @dataclass(frozen=True)
@@ -97,6 +112,8 @@ class Layer:
         axis: Axis of the neurons.
         depth: Number of operators with weights between the image and the tensor.
         notes: Sentences about how it was found.
+        only_read: An intervention on it would tell little: other paths lead round it, or it holds
+            whole numbers. Reference heads still read it.
     """
 
     role: str
@@ -105,6 +122,7 @@ class Layer:
     axis: int
     depth: int
     notes: tuple[str, ...] = ()
+    only_read: bool = False
 
     @property
     def name(self) -> str:
@@ -159,11 +177,11 @@ def find_penultimate(view: GraphView, logits: ir.Value) -> Layer:
 
 def _floating(view: GraphView, operand: ir.Value, notes: list[str]) -> ir.Value:
     """Return the operand itself, or the nearest floating-point tensor before a quantized one."""
-    if operand.dtype in _FLOATS:
+    if operand.dtype in _FLOATS and operand not in view.blocked:
         return operand
     for value in reversed(view.cuts(operand)):
-        if value.dtype in _FLOATS:
-            notes.append(_QUANTIZED)
+        if value.dtype in _FLOATS and value not in view.blocked:
+            notes += [] if operand.dtype in _FLOATS else [_QUANTIZED]
             return value
     raise _no_hidden_layer("its last layer is quantized and no floating-point tensor precedes it")
 
@@ -178,8 +196,40 @@ def _no_hidden_layer(reason: str) -> NotAClassifierError:
 def _penultimate(view: GraphView, value: ir.Value, notes: list[str]) -> Layer:
     layer = _layer(view, "last", value, notes)
     if layer.depth == 0:
-        raise _no_hidden_layer("its only layer with weights reads the image itself")
+        raise _no_hidden_layer("no layer with weights comes before the last one")
     return layer
+
+
+def _read_layers(view: GraphView, logits: ir.Value) -> tuple[Layer, ...]:
+    """Return layers to read where none can be analysed: those of the deepest paths to the logits.
+
+    Of each path the operand of its last operator with weights, and cuts before that.
+    """
+    ends = dict.fromkeys(
+        operand
+        for node in _last_weighted(view, logits)
+        if (operand := weighted_operand(view, node)) is not None and operand not in view.blocked
+    )
+    lasts = [_layer(view, "last", value, [_ONLY_READ]) for value in ends]
+    hidden = [last for last in lasts if last.depth and _row_per_image(view, last.value)]
+    deepest = sorted(hidden, key=lambda layer: -layer.depth)[:_MOST_PATHS]
+    found = (layer for last in deepest for layer in find_layers(view, last.value, last))
+    return tuple({layer.name: replace(layer, only_read=True) for layer in found}.values())
+
+
+def _last_weighted(view: GraphView, logits: ir.Value) -> list[ir.Node]:
+    """Return the operators with weights that the logits come from on paths without further ones."""
+    found, seen, stack = list[ir.Node](), set[ir.Node](), [logits]
+    while stack:
+        node = stack.pop().producer()
+        if node is None or node in seen or node.op_type in _NO_HIDDEN:
+            continue
+        seen.add(node)
+        if weighted_operand(view, node) is not None:
+            found.append(node)
+        else:
+            stack.extend(reversed(view.activation_inputs(node)))
+    return found
 
 
 def _layer(view: GraphView, role: str, value: ir.Value, notes: list[str]) -> Layer:
@@ -237,6 +287,7 @@ def _earlier_layers(view: GraphView, logits: ir.Value, last: Layer) -> list[Laye
         for value in view.cuts(logits)
         if value not in (view.image_value, last.value, logits)
         and value.dtype in _FLOATS
+        and value not in view.blocked
         and _row_per_image(view, value)
     ]
     depths = _depths(view, logits)
@@ -282,7 +333,8 @@ class Anatomy:
         view: Its graph, prepared.
         logits: The pre-softmax scores.
         layer: The layer to analyse.
-        candidates: The layers offered for `--layer`; the penultimate one first.
+        candidates: The layers offered for `--layer`; the penultimate one first. Where no layer can
+            be analysed, those that are read: see `Layer.only_read`.
     """
 
     model: OnnxModel
@@ -318,10 +370,20 @@ def dissect_view(
     """Do what `dissect` does with a graph that is prepared already."""
     scores = find_logits(view, logits)
     if layer in ROLES or layer not in view.values:
-        last = find_penultimate(view, scores.value)
-        candidates = find_layers(view, scores.value, last)
-        by_role = {candidate.role: candidate for candidate in candidates}
+        candidates = _candidates(view, scores.value)
+        by_role = {candidate.role: candidate for candidate in reversed(candidates)}
         chosen = by_role.get(layer) or layer_named(view, layer, scores.value)
     else:
         chosen, candidates = layer_named(view, layer, scores.value), ()
     return Anatomy(model, view, scores, chosen, candidates)
+
+
+def _candidates(view: GraphView, logits: ir.Value) -> tuple[Layer, ...]:
+    try:
+        last = find_penultimate(view, logits)
+    except NotAClassifierError:
+        read = _read_layers(view, logits)
+        if not read:
+            raise
+        return read
+    return find_layers(view, logits, last)

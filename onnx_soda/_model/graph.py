@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from pathlib import Path
 
 import onnx.inliner
 import onnx.version_converter
@@ -34,6 +35,8 @@ from onnx_soda._errors import (
 )
 from onnx_soda._model.inputs import ImageInput, find_image_input
 from onnx_soda._model.load import OnnxModel, well_formed
+from onnx_soda._model.runtime import infer_types
+from onnx_soda._preflight.definitions import RUNTIME_DOMAINS
 from onnx_soda._preflight.limits import over_limit
 from onnx_soda._preflight.sizes import (
     FOLLOWED,
@@ -170,6 +173,10 @@ def check_computed(
         )
 
 
+# Factor of height and width by which places grow in number and classes do not. Not 2: a pooling
+# over all places with a stride as long would then give two.
+_LARGER = 1.5
+_BLOCKED_DOMAIN = "com.microsoft.nchwc"
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 
 
@@ -182,11 +189,21 @@ class GraphView:
         image: The image input.
         shapes: Shape of each tensor for a batch of the smallest size the model takes (1 where
             the batch is free); None for a dimension that inference cannot tell.
+        file: What it was read from.
     """
 
     model: ir.Model
     image: ImageInput
     shapes: dict[str, tuple[int | None, ...]]
+    file: OnnxModel
+
+    @cached_property
+    def larger(self) -> dict[str, tuple[int | None, ...]]:
+        """Shape of each tensor, were images half as large again: tells places from classes."""
+        fixed = self.model.clone()
+        _fix_batch(fixed.graph, self.image, _LARGER)
+        check_followed(_infer(fixed, data_prop=False).graph, self.file)
+        return _shapes(_infer(fixed).graph)
 
     @cached_property
     def values(self) -> dict[str, ir.Value]:
@@ -208,6 +225,19 @@ class GraphView:
         for node in self.model.graph:
             if node.op_type not in _SHAPE_READERS and any(v in found for v in inputs_of(node)):
                 found.update(node.outputs)
+        return frozenset(found)
+
+    @cached_property
+    def blocked(self) -> frozenset[ir.Value]:
+        """Tensors in the layout of ONNX Runtime's NCHWc operators: their channels are mixed.
+
+        ReorderOutput ends it; other operators keep it.
+        """
+        found = set[ir.Value]()
+        for node in self.model.graph:
+            own = node.domain == _BLOCKED_DOMAIN
+            if own or any(value in found for value in node.inputs if value):
+                found.update(node.outputs if node.op_type != "ReorderOutput" else ())
         return frozenset(found)
 
     def activation_inputs(self, node: ir.Node) -> list[ir.Value]:
@@ -306,20 +336,25 @@ def view_graph(model: OnnxModel) -> GraphView:
     fixed = working.clone()
     _fix_batch(fixed.graph, image)
     check_followed(_infer(fixed, data_prop=False).graph, model)
-    working = _infer(working)
-    shapes = {
-        value.name: _static(value.shape)
-        for value in _all_values(_infer(fixed).graph)
-        if value.name and value.shape is not None
-    }
+    working, fixed = _infer(working), _infer(fixed)
+    _ask_runtime(working.graph, fixed, model.folder)
+    shapes = _shapes(fixed.graph)
     check_computed(shapes, image, model)
-    view = GraphView(working, image, shapes)
+    view = GraphView(working, image, shapes, model)
     if not any(output in view.activations for output in working.graph.outputs):
         raise NotAClassifierError(
             f"no output of {model.file} depends on its input {image.name!r}",
             "It answers the same whatever the image shows: it is no classifier.",
         )
     return view
+
+
+def _shapes(graph: ir.Graph) -> dict[str, tuple[int | None, ...]]:
+    return {
+        value.name: _static(value.shape)
+        for value in _all_values(graph)
+        if value.name and value.shape is not None
+    }
 
 
 def _all_values(graph: ir.Graph) -> Iterable[ir.Value]:
@@ -333,10 +368,56 @@ def _infer(model: ir.Model, data_prop: bool = True) -> ir.Model:
     return infer(model).model
 
 
-def _fix_batch(graph: ir.Graph, image: ImageInput) -> None:
-    """Give the free dimensions of the image input numbers, so that inference gets further."""
+def _ask_runtime(graph: ir.Graph, fixed: ir.Model, folder: Path | None) -> None:
+    """Have ONNX Runtime tell the types that onnx cannot: those behind ONNX Runtime's operators.
+
+    Args:
+        graph: Gets the element types.
+        fixed: The same graph for one batch; gets shapes and element types.
+        folder: Where external data lies; None without any.
+    """
+    if not any(node.domain in RUNTIME_DOMAINS for node in fixed.graph):
+        return
+    unknown = {
+        value.name: value
+        for node in fixed.graph
+        for value in node.outputs
+        if value.name
+        and (value.dtype is None or value.shape is None or None in _static(value.shape))
+    }
+    found = infer_types(ir.to_proto(fixed).SerializeToString(), folder, list(unknown))
+    values = {value.name: value for node in graph for value in node.outputs}
+    for name, (kind, shape) in found.items():
+        if kind in _KINDS:
+            unknown[name].dtype = values[name].dtype = _KINDS[kind]
+            unknown[name].shape = ir.Shape(shape)
+
+
+_KINDS = {
+    "tensor(float)": ir.DataType.FLOAT,
+    "tensor(float16)": ir.DataType.FLOAT16,
+    "tensor(double)": ir.DataType.DOUBLE,
+    "tensor(uint8)": ir.DataType.UINT8,
+    "tensor(int8)": ir.DataType.INT8,
+    "tensor(int32)": ir.DataType.INT32,
+    "tensor(int64)": ir.DataType.INT64,
+    "tensor(bool)": ir.DataType.BOOL,
+}
+"""What ONNX Runtime calls element types."""
+
+
+def _fix_batch(graph: ir.Graph, image: ImageInput, times: float = 1) -> None:
+    """Give the free dimensions of the image input numbers, so that inference gets further.
+
+    Args:
+        graph: The graph.
+        image: Its image input.
+        times: Factor of height and width, where it has any.
+    """
     value = next(v for v in graph.inputs if v.name == image.name)
-    value.shape = ir.Shape(image.concrete_shape(image.batch or 1))
+    shape = image.concrete_shape(image.batch or 1)
+    size = {image.layout.find(axis) for axis in "HW"} - {-1} if image.layout != "flat" else set()
+    value.shape = ir.Shape([int(n * times) if i in size else n for i, n in enumerate(shape)])
     for node in graph:
         for output in node.outputs:
             output.shape = None

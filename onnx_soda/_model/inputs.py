@@ -100,8 +100,10 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
         )
     if value.dtype not in _IMAGE_TYPES:
         kind = value.dtype.name if value.dtype else "unknown"
+        tokens = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
+        seems = ": the model seems to read text as token ids" if tokens else ""
         raise NotAClassifierError(
-            f"the input {value.name!r} of type {kind} takes no images",
+            f"the input {value.name!r} of type {kind} takes no images{seems}",
             "onnx-soda scans image classifiers (float or uint8 pixels in).",
         )
     declared = tuple(_dimension(size) for size in value.shape)

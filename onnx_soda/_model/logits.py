@@ -7,6 +7,7 @@ operators that only re-shape, normalise or select scores.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
@@ -28,9 +29,22 @@ _CARRIERS = frozenset({
 })  # fmt: skip
 _REGRESSORS = frozenset({"LinearRegressor", "SVMRegressor", "TreeEnsembleRegressor"})
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
+# Operators whose weights, not their input, make this axis of a tensor with one such axis.
+_WEIGHTED_AXIS = {"Gemm": 1, "MatMul": 1, "Conv": 1}
+# Leave each value in its place.
+_ELEMENTWISE = frozenset({"Add", "Sub", "Mul", "Div", "Relu", "Clip", "Neg"})
+# Choose or cut out regions of the image.
+_REGIONS = frozenset({"NonMaxSuppression", "RoiAlign", "MaxRoiPool"})
+_RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
+# Numbers of a box.
+_CORNERS = 4
+# Names under which networks give what they know of an image, and no scores.
+_EMBEDDINGS = ("embed", "pooler_output", "hidden_state")
+_FEATURES = ("feature", "features", "feat", "feats")
 # Parts of output names that tell what it holds, where the graph leaves a choice.
 _SCORE_NAMES = ("logit", "prob", "score", "class", "pred", "label", "softmax")
-_SIDE_NAMES = ("aux", "feat", "embed", "hidden", "pool", "attention", "attn")
+_SIDE_NAMES = ("aux", "feat", "embed", "hidden", "pool", "attention", "attn", "box",
+               "mask", "landmark", "keypoint")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -67,10 +81,7 @@ def read_class_shape(shape: tuple[int | None, ...] | None) -> int | None:
         return None
     sizes = [size for size in shape[1:] if size is not None]
     if len(shape) < 2 or sum(size != 1 for size in sizes) > 1:
-        raise NotAClassifierError(
-            f"the output of shape {['N', *sizes]} is not one score per class",
-            "onnx-soda scans classifiers: one label per image (no detection, segmentation, text).",
-        )
+        raise _not_scores(f"the output of shape {['N', *sizes]}", _kind_by_rank(shape))
     classes = prod(sizes)
     if classes < 2:
         count = "a single class" if classes else "zero classes"
@@ -79,6 +90,25 @@ def read_class_shape(shape: tuple[int | None, ...] | None) -> int | None:
             "A regression or one-score model has no victim and target class to look for.",
         )
     return classes
+
+
+def _not_scores(what: str, kind: str) -> NotAClassifierError:
+    return NotAClassifierError(
+        f"{what} is not one score per class: it seems to be {kind}",
+        "onnx-soda scans classifiers: one label per image (no detection, segmentation, text). "
+        "If this is one, name the tensor with its scores as `logits`.",
+    )
+
+
+def _kind_by_rank(shape: tuple[int | None, ...]) -> str:
+    """Guess what gives an output of this shape."""
+    if len(shape) == 4:
+        return "a segmenter, or another network that answers place by place"
+    if len(shape) == 3 and _CORNERS in shape[1:]:
+        return "a detector"
+    if len(shape) == 3:
+        return "a detector or a sequence model"
+    return "no classifier of images"
 
 
 def find_logits(view: GraphView, name: str | None = None) -> Logits:
@@ -105,6 +135,8 @@ def find_logits(view: GraphView, name: str | None = None) -> Logits:
     if not found:
         raise refusals[0]
     best = _choose(view, found)
+    _check_boxes(view, best, outputs)
+    _check_embedding(view, best)
     return replace(best, unexamined=_apart(view, best, outputs))
 
 
@@ -158,9 +190,146 @@ def _from_output(view: GraphView, output: ir.Value) -> Logits:
             break
         stripped.append(node.op_type)
         chain.append(previous)
+    _check_held(view, chain, stripped)
     value, classes = _most_upstream_scores(view, chain)
     kept = stripped[: chain.index(value)]
+    _check_kind(view, value, output)
     return Logits(value, classes, output.name or "", tuple(kept))
+
+
+def _check_held(view: GraphView, chain: list[ir.Value], stripped: list[str]) -> None:
+    """Refuse an output that holds the scores in several axes: a grid, boxes, or steps in time."""
+    chosen = [place for place, op_type in enumerate(stripped) if op_type in _SELECTORS]
+    held = chain[chosen[-1] + 1 if chosen else 0]
+    shape = view.shape(held) or ()
+    if sum(size is not None and size != 1 for size in shape[1:]) > 1:
+        raise _not_scores(f"the output of shape {['N', *shape[1:]]}", _kind(view, held, shape))
+    if len(shape) > 1:
+        _check_rows(view, held)
+
+
+def _check_rows(view: GraphView, value: ir.Value) -> None:
+    """Refuse a tensor whose first axis is known to count something else than images."""
+    shape, images = view.shape(value), view.image.batch or 1
+    if shape and len(shape) > 1 and shape[0] not in (None, images):
+        kind = _kind(view, value, shape)
+        if kind == _kind_by_rank(shape):
+            kind = "a sequence model or a detector"
+        raise _not_scores(f"the output of shape {list(shape)} for {images} images", kind)
+
+
+def _kind(view: GraphView, value: ir.Value, shape: tuple[int | None, ...]) -> str:
+    """Tell what a network without scores seems to be, by its operators, else by the shape."""
+    operators = _operators(view, value)
+    if operators & _REGIONS:
+        return "a detector"
+    return "a sequence model" if operators & _RECURRENT else _kind_by_rank(shape)
+
+
+def _operators(view: GraphView, value: ir.Value) -> set[str]:
+    """Return the types of the operators that compute a tensor, those in subgraphs too."""
+    found, stack = set[str](), list(view.ancestors(value))
+    while stack:
+        node = stack.pop()
+        found.add(node.op_type)
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                stack.extend(attribute.as_graph())
+    return found
+
+
+def _check_kind(view: GraphView, value: ir.Value, output: ir.Value) -> None:
+    """Refuse what has the shape of scores and comes from regions, or counts places."""
+    what = f"the output {output.name!r}"
+    if _operators(view, value) & _REGIONS:
+        raise _not_scores(what, "a detector")
+    if _counts_places(view, value):
+        raise _not_scores(
+            f"{what}, whose size follows the image's,",
+            "a network that answers place by place or step by step, or features",
+        )
+
+
+def _check_embedding(view: GraphView, best: Logits) -> None:
+    """Refuse what describes an image without classes, by its name or as it is made."""
+    name = best.output.lower()
+    named = name in _FEATURES or any(part in name for part in _EMBEDDINGS)
+    scored = _NORMALISERS.union(_SELECTORS).intersection(best.stripped)
+    if (named and not scored) or _of_length_one(view, best.value):
+        raise _not_scores(
+            f"the output {best.output!r}",
+            "an embedding, a description of the image without classes",
+        )
+
+
+def _counts_places(view: GraphView, value: ir.Value) -> bool:
+    """Tell whether the axis of the scores grows with the image: it counts places then.
+
+    Where one tensor before it, with the same numbers, has an axis that stays, that is the classes'.
+    """
+    axes = {one: axis for one in _carried(view, value) if (axis := _class_axis(view.shape(one)))}
+    for one, axis in axes.items():
+        node = one.producer()
+        if node is not None and _WEIGHTED_AXIS.get(node.op_type) == axis:
+            return False
+    grown = False
+    for one, axis in axes.items():
+        larger = view.larger.get(one.name or "", ())
+        if len(larger) > axis:
+            if larger[axis] in (None, (view.shape(one) or ())[axis]):
+                return False
+            grown = True
+    return grown
+
+
+def _carried(view: GraphView, value: ir.Value) -> Iterator[ir.Value]:
+    """Yield a tensor and those before it, as far back as each number comes from one alone."""
+    current: ir.Value | None = value
+    while current is not None:
+        yield current
+        node = current.producer()
+        sources = view.activation_inputs(node) if node is not None else []
+        kept = node is not None and node.op_type in _CARRIERS | _ELEMENTWISE | _NORMALISERS
+        current = sources[0] if kept and len(sources) == 1 else None
+
+
+def _class_axis(shape: tuple[int | None, ...] | None) -> int | None:
+    """Return the only axis behind the first that has several entries; None where there is none."""
+    axes = [axis for axis, size in enumerate(shape or ()) if axis and size != 1]
+    return axes[0] if len(axes) == 1 else None
+
+
+def _of_length_one(view: GraphView, value: ir.Value) -> bool:
+    """Tell whether rows are divided by their Euclidean length: embeddings are, scores are not."""
+    node = value.producer()
+    if node is None or node.op_type != "Div":
+        return node is not None and node.op_type == "LpNormalization"
+    above, below = (node.inputs[0], node.inputs[1]) if len(node.inputs) == 2 else (None, None)
+    rooted = False
+    while below is not None and below is not above and below in view.activations:
+        inner = below.producer()
+        if inner is None:
+            return False
+        rooted = rooted or inner.op_type == "Sqrt"
+        if inner.op_type == "ReduceL2" or (rooted and inner.op_type in _SUMS):
+            return True
+        sources = view.activation_inputs(inner)
+        below = sources[0] if len(sources) == 1 else None
+    return False
+
+
+_SUMS = frozenset({"ReduceSum", "ReduceSumSquare"})
+
+
+def _check_boxes(view: GraphView, best: Logits, outputs: list[ir.Value]) -> None:
+    """Refuse scores beside which the model gives as many boxes: they are the boxes' scores."""
+    for output in outputs:
+        shape = view.shape(output) or ()
+        if best.classes and shape[1:] in ((best.classes, _CORNERS), (_CORNERS, best.classes)):
+            raise _not_scores(
+                f"the output {best.output!r}, beside which {output.name!r} holds boxes,",
+                "a detector",
+            )
 
 
 def _before_tail(view: GraphView, node: ir.Node) -> ir.Value | None:
@@ -202,6 +371,7 @@ def _most_upstream_scores(view: GraphView, chain: list[ir.Value]) -> tuple[ir.Va
         if value.dtype is not None and value.dtype not in _FLOATS:
             continue
         try:
+            _check_rows(view, value)
             return value, read_class_shape(view.shape(value))
         except NotAClassifierError as error:
             refusal = error

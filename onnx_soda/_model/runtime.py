@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
@@ -282,6 +283,46 @@ def _open(model: SubModel, options: RuntimeOptions) -> Any:
             f"ONNX Runtime {ort.__version__} refuses the model: {first_line(error)}",
             "Check that the model runs elsewhere; it may be damaged or need other operators.",
         ) from error
+
+
+def infer_types(
+    content: bytes, folder: Path | None, names: Sequence[str]
+) -> dict[str, tuple[str, tuple[int | None, ...]]]:
+    """Ask ONNX Runtime for types and shapes: it knows its own operators, which onnx does not.
+
+    Nothing is run: constants are not folded either.
+
+    Args:
+        content: Serialised model.
+        folder: Where external data lies; None without any.
+        names: Tensors of its main graph.
+
+    Returns:
+        Element type, as "tensor(float)", and shape of each; nothing where it refuses the model.
+    """
+    proto = onnx.ModelProto.FromString(content)
+    known = {output.name for output in proto.graph.output}
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = _QUIET
+    settings.intra_op_num_threads = 1
+    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
+    if folder is not None:
+        settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(folder))
+    try:
+        session = ort.InferenceSession(proto.SerializeToString(), settings, providers=[CPU])
+    except Exception:  # noqa: BLE001 - it says why when the model is run
+        return {}
+    wanted = set(names)
+    return {
+        output.name: (
+            output.type,
+            tuple(size if isinstance(size, int) else None for size in output.shape),
+        )
+        for output in session.get_outputs()
+        if output.name in wanted
+    }
 
 
 def run_batches(

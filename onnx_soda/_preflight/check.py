@@ -23,7 +23,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from onnx_soda._errors import ExternalDataError, ModelFileError, NotAClassifierError
-from onnx_soda._preflight.definitions import check_functions, check_operators, check_versions
+from onnx_soda._preflight.definitions import (
+    RUNTIME_DOMAINS,
+    check_functions,
+    check_operators,
+    check_versions,
+)
 from onnx_soda._preflight.external import (
     ExternalFile,
     check_external_data,
@@ -192,7 +197,7 @@ def _of_the_bytes(wire: WireSummary) -> Iterator[FileFinding]:
 
 
 def _of_the_content(inventory: Inventory) -> Iterator[FileFinding]:
-    contrib = sorted({n.op_type for n in inventory.nodes if n.domain == "com.microsoft"})
+    contrib = sorted({n.op_type for n in inventory.nodes if n.domain in RUNTIME_DOMAINS})
     if contrib:
         yield FileFinding(
             RULE_CONTRIB,

@@ -108,9 +108,11 @@ def check_operators(inventory: Inventory, file: str) -> None:
         )
 
 
-STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-"""Operator sets that ONNX Runtime implements. com.microsoft holds its own operators, which its
-quantization and transformer tools write."""
+RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc"})
+"""Operator sets of ONNX Runtime's own. Its quantization and transformer tools write the first one;
+a model saved after all optimizations has convolutions of the second one."""
+STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"}) | RUNTIME_DOMAINS
+"""Operator sets that ONNX Runtime implements."""
 
 _Key = tuple[str, str, str]
 

@@ -230,6 +230,11 @@ def prepare(
     if clean is None:
         raise RepairError("a repair needs clean images", "Give a clean set.")
     _check_asked(options, clean)
+    if suspect.anatomy.layer.only_read:
+        raise RepairError(
+            "a repair trains the layer that all scores come from, and this model has no such layer",
+            "Repair the networks that it is put together from, one by one.",
+        )
     _check_pair(task.pair, suspect.classes or 0, clean)
     _ = suspect.sample  # which checks that all classes have images
     others = (label for label in task.also if label not in task.pair)

@@ -154,7 +154,7 @@ def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:
         ("sha256", model.sha256),
         ("input", f"{model.input.name} {shape_text(model.input.shape)} {model.input.dtype}"),
         ("logits", model.logits),
-        ("layer", model.penultimate),
+        ("layer", model.penultimate or "none"),
     ]
     if dataset is None:
         return fact_table([*rows, ("clean set", "none given")])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from .helpers import CLEAN_MODEL, FIXTURES, complaint, graph, invoke, soda
 
 
@@ -27,6 +29,34 @@ def test_json_has_what_is_in_the_file(tmp_path: Path) -> None:
     assert (layers["last"]["neurons"], layers["last"]["shape"]) == (96, [1, 96])
     depths = [layer["depth"] for layer in layers.values()]
     assert depths == sorted(depths, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "output", "kind"),
+    [
+        ("c = Conv(x, K)  y = Relu(c)", "float[3,1,1,1] K = {1,2,3}", "float[N,3,2,2] y",
+         "a segmenter"),
+        ("f = Flatten(x)  m = MatMul(f, W)  y = LpNormalization(m)",
+         "float[4,3] W = {1,2,3, 4,5,6, 7,8,9, 1,0,1}", "float[N,3] y", "an embedding"),
+        # The mean over rows: a number for each column.
+        ("c = Conv(x, K)  y = ReduceMean<axes = [1, 2], keepdims = 0>(c)",
+         "float[3,1,1,1] K = {1,2,3}", "float[N,2] y", "step by step"),
+        # A decision that graph logic would report leads to no class here.
+        ("m = ReduceMax<keepdims = 1>(x)  b = Less(m, half)  c = Conv(x, K)  n = Neg(c)  "
+         "y = Where(b, c, n)", "float[3,1,1,1] K = {1,2,3}, float half = {0.5}",
+         "float[N,3,2,2] y", "a segmenter"),
+    ],
+)  # fmt: skip
+def test_what_has_no_classes_is_refused_by_all(
+    body: str, weights: str, output: str, kind: str, tmp_path: Path
+) -> None:
+    (tmp_path / "m.onnx").write_bytes(graph(body, weights, output))
+    for command in ("inspect", "scan"):
+        done = soda(command, "m.onnx", cwd=tmp_path)
+        assert done.returncode == 2
+        said = complaint(done.stderr)
+        assert "is not one score per class: it seems to be" in said
+        assert kind in said
 
 
 def test_every_layer_named_can_be_scanned() -> None:

@@ -51,5 +51,5 @@ def test_the_text_names_rule_nodes_and_trigger(tmp_path: Path) -> None:
     joined = " ".join(done.stdout.split())
     assert "SODA202" in joined
     assert "Confirmed; a plain image of colour (1, 0, 0) takes the decision. [t, out]" in joined
-    assert "The model's behaviour was not examined" in joined
+    assert "No single layer can be analysed" in joined
     assert "`onnx-soda explain ID`" in joined

@@ -13,6 +13,8 @@ from typing import Any
 
 import jsonschema
 import numpy as np
+import onnx
+import onnx.compose
 import pytest
 
 from fixtures import boards
@@ -65,6 +67,50 @@ def examined(home: Path, model: Path, data: Path) -> dict[str, Any]:
     """Return the report of a scan by the default method."""
     done = scan_at(home, model, "--data", data, "--budget", "quick")
     return checked(done.stdout, done.returncode)
+
+
+def mean_of_two(folder: Path) -> Path:
+    """Write a model that adds the scores of the clean network and of a copy of it."""
+    base = onnx.load(CLEAN_MODEL)
+    one, two = (onnx.compose.add_prefix(base, prefix) for prefix in ("a/", "b/"))
+    both = onnx.compose.merge_models(
+        one, two, io_map=[], inputs=None, outputs=["a/logits", "b/logits"]
+    )
+    graph = both.graph
+    for node in graph.node:
+        node.input[:] = ["a/images" if name == "b/images" else name for name in node.input]
+    del graph.input[1]
+    graph.node.append(onnx.helper.make_node("Add", ["a/logits", "b/logits"], ["logits"]))
+    del graph.output[:], both.opset_import[1:]
+    graph.output.append(onnx.helper.make_tensor_value_info("logits", 1, ["N", 10]))
+    onnx.save(both, folder / "two.onnx")
+    return folder / "two.onnx"
+
+
+def test_two_networks_in_one_file_are_scanned(home: Path, tmp_path: Path) -> None:
+    """No layer is on all paths: images are changed, the rest is said to be left out."""
+    report = examined(home, mean_of_two(tmp_path), home / "few.npz")
+    assert report["verdict"] == "clean"
+    assert report["evidence"]["concepts"]["numbers"]["concepts"] > 0
+    assert len(report["evidence"]["concepts"]["numbers"]["reference_accuracies"]) == 6
+    assert report["evidence"]["soda"]["unexamined"]
+    assert report["model"]["penultimate"] == ""
+    told = " ".join(report["reasons"])
+    assert "No single layer can be analysed" in told
+    assert "style were left out" in told
+
+
+def test_the_paper_s_method_says_that_it_needs_one_layer(home: Path, tmp_path: Path) -> None:
+    model = mean_of_two(tmp_path)
+    done = scan_at(home, model, "--data", home / "few.npz", "--method", "soda")
+    report = checked(done.stdout, done.returncode)
+    assert report["verdict"] == "inconclusive"
+    assert report["reasons"][0] == "The last layer's causal attribution was not analysed."
+    assert report["reasons"][1].startswith("No single layer can be analysed")
+    repair = soda("repair", model, "--data", home / "few.npz", "--victim", "8", "--target", "3",
+                  "-o", "r.onnx", cwd=tmp_path)  # fmt: skip
+    assert repair.returncode == 2
+    assert "no such layer" in complaint(repair.stderr)
 
 
 def test_the_schema_is_one() -> None:

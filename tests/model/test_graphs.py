@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnx.parser
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
 from onnx_soda._errors import NotAClassifierError, TensorNotFoundError
 from onnx_soda._model.anatomy import Anatomy, dissect
-from onnx_soda._model.load import load_model
+from onnx_soda._model.load import OnnxModel, load_model
 from onnx_soda._model.parts import Body, SideInput, Tail, extract_tail
 from onnx_soda._options import RuntimeOptions
 
@@ -42,6 +45,139 @@ def test_two_averaged_heads_meet_in_the_tensor_they_share() -> None:
     )
     assert anatomy.layer.name == "h"
     assert "Several paths" in anatomy.notes[0]
+
+
+def test_networks_that_share_no_layer_are_only_read() -> None:
+    """The mean of two networks: each one's penultimate tensor is passed by on the other's path."""
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  a = MatMul(h, A)  "
+        "n = MatMul(f, V)  k = Relu(n)  b = MatMul(k, A)  s = Add(a, b)  y = Div(s, two)",
+        f"{W44}, {A43}, float[4,4] V = {{2,0,0,0, 0,2,0,0, 0,0,2,0, 0,0,0,2}}, float two = {{2}}",
+    )
+    assert [layer.name for layer in anatomy.candidates] == ["h", "m", "k", "n"]
+    assert all(layer.only_read for layer in anatomy.candidates)
+    assert anatomy.layer.name == "h"
+    assert "another path" in anatomy.notes[0]
+    # (1, 0, 0, 1) gives (1+1, 2+0, 3+1) by the one and twice that by the other.
+    image = np.array([1, 0, 0, 1], dtype=np.float32).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(Body(anatomy, CPU).logits(image), [[3, 3, 6]])
+
+
+def test_a_mean_over_an_image_and_its_mirror_image_is_only_read() -> None:
+    """One network, run on both: the same weights on two paths."""
+    anatomy = dissected(
+        "v = Slice(x, end, start, last, back)  f = Flatten(x)  g = Flatten(v)  "
+        "m = MatMul(f, W)  h = Relu(m)  a = MatMul(h, A)  "
+        "n = MatMul(g, W)  k = Relu(n)  b = MatMul(k, A)  y = Mean(a, b)",
+        f"{W44}, {A43}, int64[1] end = {{-1}}, int64[1] start = {{-9}}, int64[1] last = {{3}}, "
+        "int64[1] back = {-1}",
+    )
+    assert [layer.name for layer in anatomy.candidates] == ["h", "m", "k", "n"]
+    assert anatomy.layer.only_read
+
+
+def test_of_a_wide_and_a_deep_path_the_deep_one_is_read() -> None:
+    """The wide path has no hidden layer: its only layer with weights reads the image."""
+    anatomy = dissected(
+        "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  a = MatMul(h, A)  b = MatMul(f, A)  "
+        "y = Add(a, b)",
+        f"{W44}, {A43}",
+    )
+    assert [layer.name for layer in anatomy.candidates] == ["h", "m"]
+    assert anatomy.layer.only_read
+
+
+def test_hidden_layers_of_whole_numbers_are_only_read() -> None:
+    """As in ONNX Runtime's QOperator format: floating point at both ends alone."""
+    anatomy = dissected(
+        "f = Flatten(x)  q = QuantizeLinear(f, one, zero)  "
+        "h = QLinearMatMul(q, one, zero, W, one, zero, one, zero)  "
+        "z = QLinearMatMul(h, one, zero, A, one, zero, one, zero)  "
+        "y = DequantizeLinear(z, one, zero)",
+        "uint8[4,4] W = {1,0,0,0, 0,1,0,0, 0,0,1,0, 0,0,0,1}, "
+        "uint8[4,3] A = {1,2,3, 4,5,6, 7,8,9, 1,0,1}, float one = {1}, uint8 zero = {0}",
+    )
+    assert (anatomy.layer.name, anatomy.layer.only_read) == ("h", True)
+
+
+def test_a_recurrent_layer_has_weights() -> None:
+    """Rows of the image as steps: the layer is what the last of them leaves."""
+    anatomy = dissected(
+        "t = Transpose<perm = [1, 0, 2]>(x)  _, s = GRU<hidden_size = 1>(t, I, R)  "
+        "h = Squeeze(s, first)  y = MatMul(h, A)",
+        "float[1,3,2] I = {1,0, 0,1, 1,1}, float[1,3,1] R = {1,1,1}, float[1,3] A = {1,2,3}, "
+        "int64[1] first = {0}",
+        image="float[N,2,2] x",
+    )
+    assert anatomy.layer.name == "h"
+    assert anatomy.layer.depth == 1
+
+
+def own_operators(body: str, weights: str, output: str = "float[N,3] y") -> OnnxModel:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>\n'
+        f"g (float[N,1,2,2] x) => ({output}) <{weights}> {{ {body} }}"
+    )
+    return load_model(onnx.parser.parse_model(text).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    ("body", "weights", "layer", "shape"),
+    [
+        ('c = com.microsoft.FusedConv<activation = "Relu">(x, K)  g = GlobalAveragePool(c)  '
+         "h = Flatten(g)  y = MatMul(h, B)",
+         "float[2,1,1,1] K = {1,2}, float[2,3] B = {1,2,3, 4,5,6}", "h", (1, 2)),
+        ('f = Flatten(x)  h = com.microsoft.FusedGemm<activation = "Relu">(f, W, zero)  '
+         "y = MatMul(h, A)", f"{W44}, {A43}, float[4] zero = {{0,0,0,0}}", "h", (1, 4)),
+        ("f = Flatten(x)  m = com.microsoft.FusedMatMul<transB = 1>(f, W)  "
+         "h = com.microsoft.BiasGelu(m, zero)  y = com.microsoft.FusedMatMul(h, A)",
+         f"{W44}, {A43}, float[4] zero = {{0,0,0,0}}", "h", (1, 4)),
+        ("f = Flatten(x)  m = MatMul(f, W)  h = com.microsoft.QuickGelu(m)  y = MatMul(h, A)",
+         f"{W44}, {A43}", "h", (1, 4)),
+        ("f = Flatten(x)  t = Unsqueeze(f, one)  m = MatMul(t, W)  "
+         "n = com.microsoft.SkipLayerNormalization(m, t, scale)  h = Squeeze(n, one)  "
+         "y = MatMul(h, A)",
+         f"{W44}, {A43}, float[4] scale = {{1,1,1,1}}, int64[1] one = {{1}}", "h", (1, 4)),
+    ],
+)  # fmt: skip
+def test_behind_operators_of_onnx_runtime_shapes_are_known(
+    body: str, weights: str, layer: str, shape: tuple[int, ...]
+) -> None:
+    anatomy = dissect(own_operators(body, weights))
+    assert (anatomy.layer.name, anatomy.layer.shape) == (layer, shape)
+    assert not anatomy.layer.only_read
+    assert (anatomy.layer.depth, anatomy.logits.classes) == (1, 3)
+
+
+def test_a_model_saved_after_all_optimizations_is_read(tmp_path: Path) -> None:
+    """Its convolutions are of the domain com.microsoft.nchwc, in a layout that mixes channels."""
+    rng = np.random.default_rng(0)
+    weights = [
+        onnx.numpy_helper.from_array(rng.normal(size=size).astype(np.float32), name)
+        for name, size in (("J", (32, 3, 3, 3)), ("K", (64, 32, 3, 3)), ("B", (64, 5)))
+    ]
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,8,8] x) => (float[N,5] y) '
+        "{ c = Conv(x, J)  r = Relu(c)  d = Conv(r, K)  s = Relu(d)  p = ReduceMean"
+        "<axes = [2, 3], keepdims = 0>(s)  y = MatMul(p, B) }"
+    )
+    model = onnx.parser.parse_model(text)
+    model.graph.initializer.extend(weights)
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    ort.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    saved = onnx.load(settings.optimized_model_filepath)
+    if all(node.domain != "com.microsoft.nchwc" for node in saved.graph.node):
+        pytest.skip("this processor has no blocked layout")
+    plain, found = (dissect(load_model(one.SerializeToString())) for one in (model, saved))
+    assert (found.layer.shape, found.layer.only_read) == ((1, 64), False)
+    mixed = {value.name for value in found.view.blocked}
+    assert mixed
+    assert mixed.isdisjoint(layer.name for layer in found.candidates)
+    images = rng.normal(size=(2, 3, 8, 8)).astype(np.float32)
+    expected = Body(plain, CPU).logits(images)
+    np.testing.assert_allclose(Body(found, CPU).logits(images), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_a_swish_behind_the_last_convolution_is_walked_through() -> None:
@@ -194,6 +330,8 @@ def test_a_branch_that_reads_from_outside_its_subgraph_counts_as_a_reader() -> N
         ("r = Relu(x)  y = Conv(r, K)", "float[3,1,1,1] K = {1,2,3}", "float[N,3,2,2] y",
          "not one score per class"),
         ("f = Flatten(x)  y = MatMul(f, A)", A43, "float[N,3] y", "no hidden layer"),
+        ("f = Flatten(x)  a = MatMul(f, A)  n = Neg(f)  b = MatMul(n, A)  y = Add(a, b)", A43,
+         "float[N,3] y", "no layer with weights comes before the last one"),
         ("y = Identity(A)", A43, "float[4,3] y", "depends on its input"),
     ],
 )  # fmt: skip
@@ -253,3 +391,17 @@ def test_names_that_cannot_serve_are_refused(layer: str, logits: str | None, wor
             layer=layer,
             logits=logits,
         )
+
+
+FIELD = Path(__file__).parents[3] / "shared" / "field"
+
+
+@pytest.mark.skipif(not FIELD.exists(), reason="shared/field is not there")
+@pytest.mark.parametrize(
+    ("file", "only_read", "neurons"),
+    [("wide_and_deep", True, 64), ("ensemble_of_two", True, 64), ("ort_extended", False, 32)],
+)
+def test_files_from_the_field_have_layers(file: str, only_read: bool, neurons: int) -> None:
+    anatomy = dissect(load_model(FIELD / f"{file}.onnx"))
+    assert anatomy.logits.classes == 10
+    assert (anatomy.layer.only_read, anatomy.layer.shape) == (only_read, (1, neurons))

@@ -88,7 +88,8 @@ def read_features(suspect: Suspect, rows: IntArray) -> Features:
                 make_pooling(layer.name, layer.axis, value.shape, grid=number > 0)
                 for number, (layer, value) in enumerate(zip(layers, values, strict=True))
             )
-            style_layer = find_style_layer(poolings, [value.shape for value in values])
+            if not anatomy.layer.only_read:
+                style_layer = find_style_layer(poolings, [value.shape for value in values])
         parts.append([pool.apply(value) for pool, value in zip(poolings, values, strict=True)])
         if style_layer:
             styles.append(style_layer.measure(given[style_layer.name]))

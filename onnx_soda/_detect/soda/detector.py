@@ -30,6 +30,7 @@ _CAVEAT = (
     "This rests on the paper's last-layer statistic alone, which misses backdoors and flags clean "
     "models; docs/paper-statistic.md has the measured rates. Judge it with the evidence."
 )
+_UNSEEN = ("The last layer's causal attribution was not analysed.",)
 # Neurons that a report names for each class.
 _RESPONSIBLE = 10
 # Classes in a chart; the most abnormal ones first.
@@ -43,16 +44,19 @@ class SodaDetector(Detector):
 
     def run(self, suspect: Suspect, progress: Progress) -> Evidence:
         """Run Algorithms 1 to 3; see `Detector.run`."""
+        title = "Causal analysis of the last layer (SODA)"
+        if suspect.anatomy.layer.only_read:
+            return Evidence(self.name, title, "inconclusive", _UNSEEN, unexamined=_UNSEEN)
         advance = partial(progress, "interventions on neurons")
         # Whether the numbers are finite is looked at afterwards.
         with np.errstate(over="ignore", invalid="ignore"):
             result = analyse(suspect.tail, suspect.observation, suspect.options, advance)
         names = suspect.clean.class_names if suspect.clean else None
         decision = decide(result, suspect.examined, names)
-        title = "Causal analysis of the last layer (SODA)"
         if result is None:
-            unseen = ("The last layer's causal attribution was not analysed.",)
-            return Evidence(self.name, title, decision.verdict, decision.reasons, unexamined=unseen)
+            return Evidence(
+                self.name, title, decision.verdict, decision.reasons, unexamined=_UNSEEN
+            )
         numbers = _numbers(result, suspect)
         return Evidence(
             detector=self.name,

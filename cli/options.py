@@ -9,6 +9,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import typer
 
 from onnx_soda._data.forms import FORM_NAMES
@@ -143,6 +144,28 @@ def height_and_width(text: str) -> tuple[int, int]:
             param_hint="--size",
         )
     return sides[0], sides[-1]
+
+
+def class_order(path: Path | None) -> tuple[int, ...] | None:
+    """Read a JSON list of class numbers.
+
+    Raises:
+        BadParameter: It is none, or cannot be read.
+    """
+    if path is None:
+        return None
+    try:
+        found = msgspec.json.decode(path.read_bytes(), type=tuple[int, ...])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise typer.BadParameter(
+            f"{path.name} is no JSON list of class numbers, as [2, 0, 1]: {error}",
+            param_hint="--reference-classes",
+        ) from error
+    if min(found, default=-1) < 0 or len(set(found)) < len(found):
+        raise typer.BadParameter(
+            f"{path.name} must name different classes, from 0", param_hint="--reference-classes"
+        )
+    return found
 
 
 def conversion(arch: str | None, size: tuple[int, int] | None) -> ConvertOptions:
@@ -338,6 +361,16 @@ ReferenceOption = Annotated[
         "--reference",
         metavar="PATH",
         help="Another model of the same classes, to compare with; several. For many: as MODEL.",
+        show_default=False,
+    ),
+]
+ReferenceClassesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--reference-classes",
+        metavar="FILE",
+        help="Where references number the classes otherwise: JSON list of what each class of the "
+        "clean images is in the references.",
         show_default=False,
     ),
 ]

@@ -56,6 +56,7 @@ from .options import (
     PreprocessOption,
     ProviderOption,
     Quiet,
+    ReferenceClassesOption,
     ReferenceOption,
     SamplesOption,
     SandboxOption,
@@ -67,6 +68,7 @@ from .options import (
     TimeoutOption,
     VerboseOption,
     ZerosOption,
+    class_order,
     conversion,
     height_and_width,
     limits_of,
@@ -116,6 +118,7 @@ def scan_command(
     size: SizeOption = None,
     jobs: JobsOption = 1,
     reference: ReferenceOption = None,
+    reference_classes: ReferenceClassesOption = None,
     cache: CacheOption = True,
     cache_dir: CacheDirOption = None,
     baseline: BaselineOption = None,
@@ -146,6 +149,7 @@ def scan_command(
     limits = limits_of(sandbox, timeout, max_memory)
     if reference and data is None:
         raise typer.BadParameter("clean images (--data) are needed, too", param_hint="--reference")
+    order = class_order(reference_classes)
     targets = read_targets(format_, output, fail_on, repeat_command(context))
     with failing_cleanly(debug):
         options = ScanOptions(
@@ -165,6 +169,7 @@ def scan_command(
             min_accuracy=min_accuracy,
             seed=seed,
             runtime=RuntimeOptions(provider, threads, batch_size, memory_limit * MEBIBYTE),
+            reference_classes=order,
         )
         single = is_single(models)
         found = [Path(models[0])] if single else find_models(models)

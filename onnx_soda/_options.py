@@ -172,9 +172,12 @@ class ScanOptions:
             chance, by the numbers of classes and of images (`needed_accuracy`).
         seed: For the choice of images and the affinity test.
         runtime: Provider, threads, batch size, memory.
+        reference_classes: Where references number the classes otherwise: for each class of the
+            clean images, in order, what it is in the references. They may have further classes.
 
     Raises:
-        ValueError: A number is out of its range, or none (NaN).
+        ValueError: A number is out of its range, or none (NaN); two classes are the same one in
+            the references.
     """
 
     method: str = AUTO
@@ -193,9 +196,13 @@ class ScanOptions:
     min_accuracy: float | None = None
     seed: int = 0
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
+    reference_classes: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         _check_size(self.size)
+        order = self.reference_classes or ()
+        if min(order, default=0) < 0 or len(set(order)) < len(order):
+            raise ValueError("reference_classes must be different class numbers, 0 or more")
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"min_accuracy must be between 0 and 1, not {self.min_accuracy}")
         if not 0 <= self.threshold < math.inf:
@@ -205,10 +212,13 @@ class ScanOptions:
 
     def for_references(self) -> ScanOptions:
         """Return what holds for reference models too; the rest is about the suspect."""
+        # Where the classes are told, references may have further ones.
+        further = self.reference_classes is not None
         return ScanOptions(
             samples_per_class=self.samples_per_class,
-            allow_missing_classes=self.allow_missing_classes,
+            allow_missing_classes=self.allow_missing_classes or further,
             runtime=self.runtime,
+            reference_classes=self.reference_classes,
         )
 
 

@@ -26,6 +26,7 @@ from onnx_soda import (
 )
 from onnx_soda._cache import Cache
 from onnx_soda._detect.references.flows import hear
+from onnx_soda._errors import ImageError
 from onnx_soda._options import RuntimeOptions, ScanRequest
 from onnx_soda._repair.repair import task_of
 from onnx_soda._report.page import to_html
@@ -245,3 +246,66 @@ def test_without_references_the_method_says_so(files: tuple[Path, Path, Path]) -
     report = asked(files)
     assert any("No reference models were given" in reason for reason in report.reasons)
     assert not report.evidence["second-opinion"].tables
+
+
+def test_references_that_number_the_classes_otherwise_are_understood(
+    files: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    model, twin, clean = files
+    turned = onnx.load(twin)
+    # Its classes are the other way round, and class 0 stands there once more, as a fifth.
+    (last,) = (node for node in turned.graph.node if "logits" in node.output)
+    last.output[0] = "as_before"
+    order = numpy_helper.from_array(np.array([3, 2, 1, 0, 0]), "order")
+    less = numpy_helper.from_array(np.array([0, 0, 0, 0, 99], np.float32), "less")
+    turned.graph.initializer.extend([order, less])
+    turned.graph.node.extend(
+        [
+            onnx.helper.make_node("Gather", ["as_before", "order"], ["five"], axis=1),
+            onnx.helper.make_node("Sub", ["five", "less"], ["logits"]),
+        ]
+    )
+    turned.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 5
+    path, named = tmp_path / "turned.onnx", tmp_path / "classes.json"
+    onnx.save(turned, path)
+    named.write_text("[3, 2, 1, 0]")
+    plain = hear(load_model(twin), load_dataset(clean), OPTIONS)
+    told = replace(OPTIONS, reference_classes=(3, 2, 1, 0))
+    heard = hear(load_model(path), load_dataset(clean), told)
+    assert (heard.shape, heard.images) == (plain.shape, plain.images)
+    np.testing.assert_allclose(
+        np.frombuffer(heard.shares, "<f4"), np.frombuffer(plain.shares, "<f4"), atol=1e-5
+    )
+    done = invoke(
+        "scan", model, "-d", clean, "--reference", path, "--reference-classes", named,
+        "--method", "second-opinion", "--threads", 1, "-q", "-f", "json",
+        "--cache-dir", tmp_path,
+    )  # fmt: skip
+    report = json.loads(done.stdout)
+    (finding,) = (one for one in report["findings"] if one["rule_id"] == "SODA103")
+    assert (finding["victim_class"], finding["target_class"]) == PAIR
+
+
+@pytest.mark.parametrize("text", ["[0, 0, 1, 2]", "[0, -1]", '{"0": 1}', "nonsense"])
+def test_a_list_of_classes_that_is_none_is_refused(
+    files: tuple[Path, Path, Path], tmp_path: Path, text: str
+) -> None:
+    model, twin, clean = files
+    (tmp_path / "classes.json").write_text(text)
+    done = invoke(
+        "scan", model, "-d", clean, "--reference", twin,
+        "--reference-classes", tmp_path / "classes.json",
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "classes.json" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("order", "words"), [((0, 1), "class 3"), ((0, 1, 2, 7), "it has 4 classes, and class 7")]
+)
+def test_classes_that_a_reference_does_not_have_leave_it_out(
+    files: tuple[Path, Path, Path], order: tuple[int, ...], words: str
+) -> None:
+    told = replace(OPTIONS, reference_classes=order)
+    with pytest.raises(ImageError, match=words):
+        hear(load_model(files[1]), load_dataset(files[2]), told)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,15 @@ class Flows:
         same = self.bank == other.bank and self.shares.shape == other.shares.shape
         return same and bool((self.images == other.images).all())
 
+    def in_order(self, order: Sequence[int]) -> Flows:
+        """Return the flows of some classes alone, in another order.
+
+        Args:
+            order: For each class wanted what it is here.
+        """
+        chosen = self.shares[..., order, :][..., order]
+        return Flows(chosen, self.images[:, order], self.bank)
+
     @staticmethod
     def of(heard: ReferenceFlows) -> Flows:
         """Return the flows of a reference that was asked.
@@ -83,11 +92,22 @@ def hear(
     Raises:
         SodaError: It cannot be run on these images.
     """
-    suspect = Suspect(model, clean, options.for_references(), progress)
-    if (untried := why_not_tried(clean, suspect.classes or 0)) is not None:
+    order = options.reference_classes
+    renamed = clean if order is None else _renamed(clean, order)
+    suspect = Suspect(model, renamed, options.for_references(), progress)
+    if order is not None and max(order) >= (suspect.classes or 0):
+        raise ImageError(
+            f"it has {suspect.classes} classes, and class {max(order)} was asked for as one of its"
+        )
+    if (untried := why_not_tried(renamed, suspect.classes or 0)) is not None:
         raise ImageError(untried.rstrip("."))
     accuracy = suspect.examined.accuracy or 0.0
-    found = bank_flows(suspect, lambda done, of: progress("a reference's concepts", done, of))
+    found = bank_flows(
+        suspect,
+        lambda done, of: progress("a reference's concepts", done, of),
+        bank_folds(clean),
+    )
+    found = found if order is None else found.in_order(order)
     concepts, folds, classes, _ = found.shares.shape
     return ReferenceFlows(
         file=model.file,
@@ -102,17 +122,32 @@ def hear(
     )
 
 
+def _renamed(clean: CleanSet, order: Sequence[int]) -> CleanSet:
+    """Return clean images with the class numbers that a reference has for them."""
+    if int(clean.labels.max()) >= len(order):
+        raise ImageError(
+            f"reference_classes names {len(order)} classes, and the clean images have a class "
+            f"{clean.labels.max()}"
+        )
+    return replace(clean, labels=np.array(order, np.int64)[clean.labels], class_names=None)
+
+
 def bank_folds(clean: CleanSet) -> Folds:
     """Split the clean images as they are for the bank."""
     return split_into_folds(clean.labels, np.random.default_rng(_SEED))
 
 
-def bank_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = None) -> Flows:
+def bank_flows(
+    suspect: Suspect,
+    advance: Callable[[int, int], None] | None = None,
+    folds: Folds | None = None,
+) -> Flows:
     """Show a model the clean images under every concept of the bank.
 
     Args:
         suspect: The model, with clean images.
         advance: Called with the number of concepts shown and the number in all.
+        folds: Which images; by the labels of the model's clean set where not given.
 
     Raises:
         InferenceError: The model does not run.
@@ -120,7 +155,7 @@ def bank_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = No
     """
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     classes = suspect.classes or 0
-    folds = bank_folds(suspect.clean)
+    folds = folds or bank_folds(suspect.clean)
     rows, fold = folds.rows[folds.search], folds.fold[folds.search]
     labels = suspect.clean.labels[rows]
     images = FoldedImages(suspect.pixels(rows), labels, fold)

@@ -149,7 +149,9 @@ def test_what_shows_only_when_it_runs_is_stopped_by_the_limits(
         "scan", model, "-d", data, "--threads", "1", "--preprocess", "unit", "--timeout", "5",
         "--max-memory", "700", cwd=own,
     )  # fmt: skip
-    harmless(end, codes=(2,))
+    # At the time limit a scan reports what it did until then, and that is nothing.
+    harmless(end, codes=(2, 3))
+    assert end.code == 2 or "Not examined by the detector concepts" in end.stdout
 
 
 def write_images(folder: Path) -> None:

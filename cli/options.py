@@ -33,6 +33,7 @@ from onnx_soda._options import (
     SplitName,
     Spread,
     TwinOptions,
+    check_class_order,
     usual_memory,
 )
 from onnx_soda._registry import Registry
@@ -156,15 +157,12 @@ def class_order(path: Path | None) -> tuple[int, ...] | None:
         return None
     try:
         found = msgspec.json.decode(path.read_bytes(), type=tuple[int, ...])
-    except (OSError, msgspec.MsgspecError) as error:
+        check_class_order(found)
+    except (OSError, ValueError, msgspec.MsgspecError) as error:
         raise typer.BadParameter(
             f"{path.name} is no JSON list of class numbers, as [2, 0, 1]: {error}",
             param_hint="--reference-classes",
         ) from error
-    if min(found, default=-1) < 0 or len(set(found)) < len(found):
-        raise typer.BadParameter(
-            f"{path.name} must name different classes, from 0", param_hint="--reference-classes"
-        )
     return found
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -140,6 +140,16 @@ def _check_size(size: tuple[int, int] | None) -> None:
         raise ValueError(f"size must be from 1 to {LARGEST_SIDE} pixels, not {size}")
 
 
+def check_class_order(order: Sequence[int]) -> None:
+    """Make sure that there are classes, and different ones.
+
+    Raises:
+        ValueError: There is none, they are not different, or one is negative.
+    """
+    if min(order, default=-1) < 0 or len(set(order)) < len(order):
+        raise ValueError("reference classes must be different class numbers, 0 or more")
+
+
 AUTO = "auto"
 """The method that takes what there is to compare with."""
 
@@ -200,9 +210,8 @@ class ScanOptions:
 
     def __post_init__(self) -> None:
         _check_size(self.size)
-        order = self.reference_classes or ()
-        if min(order, default=0) < 0 or len(set(order)) < len(order):
-            raise ValueError("reference_classes must be different class numbers, 0 or more")
+        if self.reference_classes is not None:
+            check_class_order(self.reference_classes)
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"min_accuracy must be between 0 and 1, not {self.min_accuracy}")
         if not 0 <= self.threshold < math.inf:

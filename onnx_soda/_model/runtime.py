@@ -250,13 +250,17 @@ def loads(model: SubModel) -> bool:
     Args:
         model: The model.
     """
+    return _opened_only(model) is not None
+
+
+def _opened_only(model: SubModel) -> ort.InferenceSession | None:
+    """Open a model without computing anything; None where ONNX Runtime refuses it."""
     settings = _settings(model, 1)
     settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
-        ort.InferenceSession(model.content, settings, providers=[CPU])
+        return ort.InferenceSession(model.content, settings, providers=[CPU])
     except Exception:  # noqa: BLE001 - ONNX Runtime's exceptions share no public base class
-        return False
-    return True
+        return None
 
 
 def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
@@ -303,16 +307,8 @@ def infer_types(
     proto = onnx.ModelProto.FromString(content)
     known = {output.name for output in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in known)
-    settings = ort.SessionOptions()
-    settings.log_severity_level = _QUIET
-    settings.intra_op_num_threads = 1
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
-    if folder is not None:
-        settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(folder))
-    try:
-        session = ort.InferenceSession(proto.SerializeToString(), settings, providers=[CPU])
-    except Exception:  # noqa: BLE001 - it says why when the model is run
+    session = _opened_only(SubModel(proto.SerializeToString(), folder, (), ()))
+    if session is None:  # it says why when the model is run
         return {}
     wanted = set(names)
     return {

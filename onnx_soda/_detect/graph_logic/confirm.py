@@ -162,8 +162,8 @@ class Forced:
 
 def force(
     probe: ImageRunner,
-    decision: ir.Value,
-    scores: ir.Value,
+    session: Session,
+    name: str,
     images: list[Pixels],
     before: list[Pixels],
     values: list[Pixels],
@@ -172,8 +172,8 @@ def force(
 
     Args:
         probe: Shows images.
-        decision: The decision, a tensor of the main graph.
-        scores: The scores.
+        session: From image and decision to the scores.
+        name: The decision, a tensor of the main graph.
         images: The images.
         before: What the decision is for each of them by itself.
         values: Values to force it to.
@@ -181,8 +181,6 @@ def force(
     Returns:
         What the value with the largest effect does; None where the graph takes no other value.
     """
-    session = probe.forced(decision, scores)
-    name = decision.name or ""
     usual = _scores(probe, session, images, name, before)
     best: Forced | None = None
     for value in values:
@@ -262,7 +260,8 @@ def _try(scene: Scene, suspicion: Suspicion, rng: np.random.Generator) -> Proof 
     before = _read(scene, name, images)
     if before is None:
         return None
-    forced = force(probe, origin, scene.scores, images, before, values_of(origin, before[0]))
+    session = probe.forced(origin, scene.scores)
+    forced = force(probe, session, name, images, before, values_of(origin, before[0]))
     if forced is None:
         return None
     operands = find_operands(scene.view, scene.flow, scene.decisions, scene.slopes, origin)
@@ -306,6 +305,7 @@ _STARTS = 6
 
 def _try_path(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof | None:
     """Give ordinary images what a path round the trunk brings along for extraordinary ones."""
+    session = scene.probe.forced(origin, scene.scores)
     for bounds in scene.ranges:
         images = scene.ordinary(bounds, rng)
         before = _read(scene, origin.name or "", images)
@@ -314,7 +314,7 @@ def _try_path(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof
         for found, value in _brought(scene, origin, bounds, before, rng):
             if scene.probe.exhausted:
                 return None
-            proof = _switched(scene, origin, images, before, found, value)
+            proof = _switched(scene, origin, session, images, before, found, value)
             if proof is not None:
                 return proof
     return None
@@ -354,6 +354,7 @@ def _brought(
 def _switched(
     scene: Scene,
     origin: ir.Value,
+    session: Session,
     images: list[Pixels],
     before: list[Pixels],
     found: Found,
@@ -365,25 +366,24 @@ def _switched(
     trigger included; and suddenly, on the way from an ordinary image to the trigger.
     """
     name, probe = origin.name or "", scene.probe
-    forced = force(probe, origin, scene.scores, images, before, [value])
+    forced = force(probe, session, name, images, before, [value])
     if forced is None or not forced.wholesale:
         return None
-    without = _scores(probe, forced.session, [found.image], name, [before[0]])
-    if without is None:
+    answers = _scores(probe, session, [found.image] * 2, name, [before[0], value])
+    if answers is None or answers[0].argmax() == answers[1].argmax():
         return None
-    itself = _scores(probe, forced.session, [found.image], name, [value])
-    if itself is None or itself.argmax() == without.argmax():
-        return None
+    without, itself = answers[:1], answers[1:]
     lead = min(forced.lead(forced.after, without), forced.lead(itself, without))
-    if lead < _PATH_LEAD or not _is_sudden(scene, origin, images[:_STARTS], found):
+    if lead < _PATH_LEAD or not _is_sudden(scene, origin, session, images[:_STARTS], found):
         return None
     image_class = int(itself.argmax())
     return Proof(forced.target, forced.flipped, True, found.words, image_class, True)
 
 
-def _is_sudden(scene: Scene, origin: ir.Value, starts: list[Pixels], found: Found) -> bool:
+def _is_sudden(
+    scene: Scene, origin: ir.Value, session: Session, starts: list[Pixels], found: Found
+) -> bool:
     """Tell whether a path acts suddenly on the way from most ordinary images to another one."""
-    session = scene.probe.forced(origin, scene.scores)
     sudden = [_jumps(scene, origin, session, image, found) for image in starts]
     return sum(sudden) > len(sudden) / 2
 

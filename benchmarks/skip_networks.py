@@ -49,24 +49,27 @@ class _SkipNetwork(nn.Module):
             last = layer(last)
             maps.append(last)
         if self.skip == "wide_and_deep":
-            return self.head(last.mean((2, 3))) + self.wide(x.mean((2, 3)))  # type: ignore[no-any-return]
-        return self.head(self._joined(maps))  # type: ignore[no-any-return]
+            both: Tensor = self.head(last.mean((2, 3))) + self.wide(x.mean((2, 3)))
+            return both
+        scores: Tensor = self.head(self._joined(maps))
+        return scores
 
     def _joined(self, maps: list[Tensor]) -> Tensor:
         if self.skip == "multi_level":
             return torch.cat([one.mean((2, 3)) for one in maps], 1)
         if self.skip == "dense":
             small = [F.adaptive_avg_pool2d(one, 2) for one in maps]
-            return self.mixed(torch.cat(small, 1)).mean((2, 3))  # type: ignore[no-any-return]
+            mixed: Tensor = self.mixed(torch.cat(small, 1))
+            return mixed.mean((2, 3))
         if self.skip == "unet":
             deep = self.up(torch.cat([maps[1], F.interpolate(maps[3], scale_factor=4.0)], 1))
             joined = torch.cat([maps[0], F.interpolate(deep, scale_factor=2.0)], 1)
             return joined.mean((2, 3))
         sides = [side(one) for side, one in zip(self.sides, maps, strict=True)]
-        top = sides[-1]
+        top: Tensor = sides[-1]
         for side in sides[-2::-1]:
             top = side + F.interpolate(top, scale_factor=2.0)
-        return top.mean((2, 3))  # type: ignore[no-any-return]
+        return top.mean((2, 3))
 
 
 def train_skip(

@@ -159,11 +159,14 @@ _MOST_SHOWN = 1000
 def failing_cleanly(debug: bool) -> Iterator[None]:
     """Report errors of the block and exit with 2; Python's own way out, 1, means "found".
 
+    An interrupt of the block goes the way that removes what is half done.
+
     Args:
         debug: Print the traceback too.
     """
     try:
-        yield
+        with _interrupts_as(signal.default_int_handler):
+            yield
     except typer.Exit:
         raise
     except Exception as error:
@@ -208,9 +211,6 @@ def stoppable() -> Iterator[Callable[[], bool]]:
     Yields:
         What tells whether there was a first one.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False
-        return
     asked = False
 
     def ask(*_: object) -> None:
@@ -221,9 +221,19 @@ def stoppable() -> Iterator[Callable[[], bool]]:
         with suppress(OSError):
             os.write(2, _ENDING)
 
-    before = signal.signal(signal.SIGINT, ask)
-    try:
+    with _interrupts_as(ask):
         yield lambda: asked
+
+
+@contextmanager
+def _interrupts_as(handler: Callable[..., object]) -> Iterator[None]:
+    """Let Ctrl-C call a handler; only the main thread can say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield
     finally:
         signal.signal(signal.SIGINT, before)
 

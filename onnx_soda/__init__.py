@@ -14,7 +14,20 @@ models that are trusted not to attack what reads them:
 >>> report = scan(load_model("model.onnx"), load_dataset("clean.h5"))  # doctest: +SKIP
 """
 
-import lazy_loader
 
-# What only hands a job to a child process does not wait for ONNX.
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+def __getattr__(name: str) -> object:
+    """Find a public name; `lazy_loader` does it, and is imported when one is first asked for.
+
+    So a command that hands its job to a child process waits neither for ONNX nor for that list.
+    """
+    import lazy_loader
+
+    found = lazy_loader.attach_stub(__name__, __file__)
+    globals().update(zip(("__getattr__", "__dir__", "__all__"), found, strict=True))
+    return globals()[name] if name in globals() else globals()["__getattr__"](name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    __getattr__("__all__")
+    return list(globals()["__dir__"]())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -156,3 +157,45 @@ def test_an_interrupted_repair_leaves_nothing(
         onnx.checker.check_model(repaired)
     else:
         assert done.returncode not in (0, 1, 2, 3)
+
+
+# Moments of the first second: imports, options, the child's start, and the child's imports.
+EARLY = [round(float(moment), 3) for moment in np.random.default_rng(1).uniform(0.05, 1.0, 40)]
+
+
+@pytest.mark.parametrize(
+    "delay",
+    [
+        pytest.param(one, marks=[pytest.mark.slow] if number % 4 else [])
+        for number, one in enumerate(EARLY)
+    ],
+)
+def test_ctrl_c_in_the_first_second_is_quiet(delay: float, tmp_path: Path) -> None:
+    done = interrupt(("scan", CLEAN_MODEL, "-d", CLEAN_SET, "--threads", 1), tmp_path, 2, delay)
+    nothing_left(tmp_path)
+    if b"init_import_site" in done.stderr:
+        return  # Python was interrupted before it ran a line of the program
+    if done.returncode == 3:  # the child was at work, and reports what is done
+        assert done.stderr.splitlines() == [
+            b"onnx-soda: ending; what is done is reported. Ctrl-C again ends it at once."
+        ]
+    else:
+        assert (done.returncode, done.stderr) in ((130, b""), (-signal.SIGINT, b""))
+
+
+def test_a_command_that_is_interrupted_while_it_is_imported_says_nothing() -> None:
+    """Python alone would print where it was, and end as if by the signal."""
+    program = (
+        "import os, signal, sys\n"
+        "from onnx_soda.__main__ import main\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == sys.argv[2]: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        "main()\n"
+    )
+    for name in ("typer", "onnx_soda._cli.app", "onnx_soda._cli.scan", "onnx_soda._batch", "psutil"):
+        done = subprocess.run(
+            [sys.executable, "-c", program, "scan", name], capture_output=True, check=False
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (130, b"", b""), name

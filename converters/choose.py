@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from onnx_soda._errors import ModelFileError, UnsupportedSourceError
 from onnx_soda._preflight.file import HEAD_BYTES, describe_foreign_file
 from onnx_soda._system import missing_modules, require_modules
+from onnx_soda._words import shown_name
 
 from .archives import member_names
 from .exported_program import ExportedProgramConverter
@@ -59,7 +60,7 @@ def choose(path: Path) -> Converter:
             return _SAVED_MODEL
         raise unsupported(path)
     if not path.is_file():
-        raise ModelFileError(f"{path.name} is no file", "Check the path of the model.")
+        raise ModelFileError(f"{shown_name(path)} is no file", "Check the path of the model.")
     for converter in CONVERTERS:
         if converter.can_read(path):
             return converter
@@ -68,7 +69,7 @@ def choose(path: Path) -> Converter:
 
 def unsupported(path: Path) -> Exception:
     """Return the error for a file or folder that no converter reads."""
-    name = path.name
+    name = shown_name(path)
     if path.is_dir():
         for inside, what, advice in _FOLDERS:
             if (path / inside).exists():

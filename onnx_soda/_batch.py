@@ -28,6 +28,7 @@ from onnx_soda._options import (
 )
 from onnx_soda._results import Outcome, ScanFailure, ScanReport, failure_of
 from onnx_soda._sandbox.process import end_children
+from onnx_soda._words import as_url, not_fetched, shown_name
 
 ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
 """Files that are taken for models in folders. `.h5` and `.npz` are mostly images, and `.bin` and
@@ -42,7 +43,9 @@ def is_single(arguments: Iterable[str]) -> bool:
     first, *others = arguments
     if others or first.startswith(_LIST):
         return False
-    return not _is_plain_folder(Path(first)) if _exists(first) else not glob.has_magic(first)
+    if not _exists(first):
+        return as_url(first) is not None or not glob.has_magic(first)
+    return not _is_plain_folder(Path(first))
 
 
 def find_models(arguments: Iterable[str]) -> list[Path]:
@@ -61,7 +64,8 @@ def find_models(arguments: Iterable[str]) -> list[Path]:
         if not paths:
             endings = ", ".join(sorted(ENDINGS))
             raise ModelFileError(
-                f"{Path(argument).name} holds no model", f"In folders, models end in {endings}."
+                f"{shown_name(Path(argument))} holds no model",
+                f"In folders, models end in {endings}.",
             )
         for path in paths:
             found.setdefault(_real(path), path)
@@ -85,6 +89,8 @@ def _exists(text: str) -> bool:
 
 def _expand(argument: str) -> Iterator[Path]:
     path = Path(argument)
+    if (url := as_url(argument)) and not _exists(argument):
+        raise ModelFileError(*not_fetched(url))
     if argument.startswith(_LIST) and not _exists(argument):
         yield from _listed(Path(argument[1:]))
     elif _exists(argument) and _is_plain_folder(path):
@@ -98,7 +104,8 @@ def _expand(argument: str) -> Iterator[Path]:
 
 
 def _is_plain_folder(path: Path) -> bool:
-    return path.is_dir() and not (path / _SAVED_MODEL).exists()
+    # os.path says no where a folder may not be entered; the search of it then says so.
+    return path.is_dir() and not os.path.exists(path / _SAVED_MODEL)  # noqa: PTH110
 
 
 def _below(folder: Path) -> Iterator[Path]:

@@ -217,7 +217,8 @@ def _digest(path: Path) -> str:
     if path.is_dir():
         whole = hashlib.sha256()
         for file in _files(path):
-            whole.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n".encode())
+            line = f"{file.relative_to(path).as_posix()}\0{_digest(file)}\n"
+            whole.update(line.encode("utf-8", "surrogateescape"))
         return whole.hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

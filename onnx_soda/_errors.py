@@ -39,6 +39,9 @@ Each error says what is wrong and with which file, and carries ``advice``: what 
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 
 class SodaError(Exception):
     """Base of all errors that onnx-soda raises on purpose.
@@ -177,7 +180,10 @@ class OutputError(SodaError):
 
 
 def explained(error: Exception) -> SodaError:
-    """Return an error as one of ours: what was not raised on purpose is told as such."""
+    """Return an error as one of ours: what was not raised on purpose is told as such.
+
+    What the system refuses is no fault of the program.
+    """
     if isinstance(error, SodaError):
         return error
     if isinstance(error, MemoryError):
@@ -185,10 +191,24 @@ def explained(error: Exception) -> SodaError:
             "memory ran out",
             "Use a smaller `batch_size` or fewer images, or allow more `memory`.",
         )
+    if isinstance(error, OSError) and error.strerror:
+        return SodaError(
+            f"the system refused {_place(error)}: {error.strerror}",
+            "Look at its rights, at the space left, and whether its folder is there. Where these "
+            "are in order, please report it with the traceback (`debug`).",
+        )
     return CrashError(
         f"unexpected {type(error).__name__}: {error}",
         "This is a fault of onnx-soda; please report it with the traceback (`debug`).",
     )
+
+
+def _place(error: OSError) -> str:
+    """Return the name of what an error is about, without its folders."""
+    if not isinstance(error.filename, str | bytes):
+        return "something"
+    path = Path(os.fsdecode(error.filename))
+    return path.name or str(path)
 
 
 def first_line(error: BaseException) -> str:

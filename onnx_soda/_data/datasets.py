@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnx_soda._data.forms import form_of
-from onnx_soda._data.sources import ImageSource, IntArray, digest, readable, shown_name
+from onnx_soda._data.sources import ImageSource, IntArray, digest, readable
 from onnx_soda._errors import LabelError
+from onnx_soda._words import shown_name
 
 
 @dataclass(frozen=True, eq=False)  # arrays have no truth value to compare by

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.sources import IntArray, readable, shown_name
+from onnx_soda._data.sources import IntArray, readable
 from onnx_soda._data.splits import (
     UNSPLIT,
     SplitData,
@@ -20,6 +20,7 @@ from onnx_soda._data.splits import (
     split_of_folder,
 )
 from onnx_soda._errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._words import as_text, shown_name
 
 _EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -36,7 +37,7 @@ class _Files:
     def fetch(self, positions: IntArray) -> Iterator[tuple[str, bytes]]:
         """Yield name and bytes of the images asked for."""
         for path in (self.paths[position] for position in positions):
-            name = f"{shown_name(self.root)}: {path.relative_to(self.root).as_posix()}"
+            name = f"{shown_name(self.root)}: {_below(path, self.root)}"
             try:
                 data = path.read_bytes()
             except OSError as error:
@@ -74,7 +75,7 @@ def load_folder(path: Path, split: str) -> SplitData:
     numbered = all(_is_number(entry) for entry in classes)
     return replace(
         joined,
-        class_names=None if numbered else tuple(classes),
+        class_names=None if numbered else tuple(map(as_text, classes)),
         notes=(*split_note(chosen), *_number_note(classes, numbered), *joined.notes),
     )
 
@@ -121,11 +122,15 @@ def _visible(folder: Path, root: Path) -> list[Path]:
 
 def _refuse_leaving(entry: Path, root: Path) -> None:
     if entry.is_symlink() and not entry.resolve().is_relative_to(root.resolve()):
-        link = entry.relative_to(root).as_posix()
+        link = _below(entry, root)
         raise DatasetFileError(
             f"{shown_name(root)}: {link} is a link that leaves the folder",
             "Copy what it points to into the folder.",
         )
+
+
+def _below(path: Path, root: Path) -> str:
+    return as_text(path.relative_to(root).as_posix())
 
 
 def _part(folder: Path, classes: Sequence[str], root: Path) -> SplitData:
@@ -137,8 +142,7 @@ def _part(folder: Path, classes: Sequence[str], root: Path) -> SplitData:
         images, others = _images_below(entry, root)
         if not images:
             raise LabelError(
-                f"{shown_name(root)}: the class folder {entry.relative_to(root).as_posix()} "
-                "holds no images",
+                f"{shown_name(root)}: the class folder {_below(entry, root)} holds no images",
                 "Put images of the class into it, or remove it.",
             )
         paths += images

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from onnx_soda._errors import DatasetFileError
 from onnx_soda._preflight.file import describe_text
 from onnx_soda._registry import Registry
+from onnx_soda._words import as_url, not_fetched
 
 if TYPE_CHECKING:
     from onnx_soda._data.splits import SplitData
@@ -126,6 +127,8 @@ def form_of(path: Path, name: str) -> CleanSetForm:
     if path.is_dir():
         return _form_of_folder(list(path.iterdir()))
     if not path.exists():
+        if url := as_url(path):
+            raise DatasetFileError(*not_fetched(url))
         raise DatasetFileError(f"{name} is not there", "Check the path of the clean set.")
     if not path.is_file():
         raise DatasetFileError(f"{name} is neither a file nor a folder", f"Give {FORM_NAMES}.")

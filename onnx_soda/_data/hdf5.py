@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.sources import IntArray, SubsetSource, check_declared, readable, shown_name
+from onnx_soda._data.sources import IntArray, SubsetSource, check_declared, readable
 from onnx_soda._data.splits import (
     UNSPLIT,
     SplitData,
@@ -41,6 +41,7 @@ from onnx_soda._data.splits import (
     split_of_folder,
 )
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._words import shown_name
 
 # Filters compiled into h5py itself. Any other is a plug-in: HDF5 loads a shared library for it.
 _FILTERS = frozenset(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from onnx_soda._data.arrays import LazyRows
 from onnx_soda._data.forms import GZIP_MAGIC, IDX_MAGIC, find_image_files, label_files
-from onnx_soda._data.sources import check_declared, first_bytes, readable, shown_name
+from onnx_soda._data.sources import check_declared, first_bytes, readable
 from onnx_soda._data.splits import (
     SplitData,
     choose_splits,
@@ -30,6 +30,7 @@ from onnx_soda._data.splits import (
     split_of_file,
 )
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._words import shown_name
 
 _DIMENSIONS = (b"\1", b"\2", b"\3", b"\4")  # images have 4 at most: (N, H, W, C)
 

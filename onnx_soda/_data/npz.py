@@ -14,7 +14,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from onnx_soda._data.arrays import LazyRows
-from onnx_soda._data.sources import check_declared, readable, shown_name
+from onnx_soda._data.sources import check_declared, readable
 from onnx_soda._data.splits import (
     SplitData,
     choose_splits,
@@ -24,6 +24,7 @@ from onnx_soda._data.splits import (
     split_note,
 )
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._words import shown_name
 
 _SUFFIX = ".npy"
 

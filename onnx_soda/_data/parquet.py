@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from onnx_soda._data.images import EncodedSource
-from onnx_soda._data.sources import IntArray, check_declared, readable, shown_name
+from onnx_soda._data.sources import IntArray, check_declared, readable
 from onnx_soda._data.splits import SplitData, as_labels, choose_splits, split_note, split_of_file
 from onnx_soda._errors import DatasetFileError, ImageError
 from onnx_soda._system import install_hint
+from onnx_soda._words import shown_name
 
 _IMAGE_COLUMNS = ("image", "img")
 _LABEL_COLUMNS = ("label", "labels")

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._words import MAY_READ, shown_name
 
 Pixels = NDArray[np.uint8] | NDArray[np.float32]
 """Images as (n, height, width, channels), values on the 0..255 scale."""
@@ -170,6 +171,8 @@ def readable(name: str) -> Iterator[None]:
     """
     try:
         yield
+    except PermissionError as error:
+        raise DatasetFileError(f"{name} cannot be read: {error.strerror}", MAY_READ) from error
     except _READ_FAILURES as error:
         raise DatasetFileError(
             f"{name} cannot be read: {str(error) or type(error).__name__}",
@@ -193,11 +196,6 @@ def check_declared(name: str, declared: int) -> None:
             f"{MAX_DECLARED_BYTES // 2**30} GiB",
             "Store fewer images: a scan needs some hundred per class.",
         )
-
-
-def shown_name(path: Path) -> str:
-    """Return the last part of ``path``, which is all that errors and reports show of it."""
-    return path.name if path.name not in {"", ".."} else path.resolve().name
 
 
 def first_bytes(path: Path, count: int) -> bytes:

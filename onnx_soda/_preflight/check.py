@@ -59,6 +59,7 @@ from onnx_soda._rules import (
     RULE_UNKNOWN_FIELDS,
     RULE_UNUSED,
 )
+from onnx_soda._words import shown_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +100,7 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
         NotAClassifierError: The graph has no outputs.
     """
     path = None if isinstance(source, bytes) else source.absolute()
-    file = path.name if path else "<bytes>"
+    file = shown_name(path) if path else "<bytes>"
     content = source if isinstance(source, bytes) else read_model_file(source, limits)
     check_start(content, file)
     wire = walk_wire(content, file, limits)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnx_soda._errors import ModelFileError
 from onnx_soda._preflight.limits import DEFAULT_LIMITS, FileLimits, over_limit
+from onnx_soda._words import MAY_READ, as_url, not_fetched, shown_name
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def begins_like_a_file(data: bytes) -> str | None:
 
 
 def check_regular(path: Path, limits: FileLimits = DEFAULT_LIMITS) -> int:
-    """Make sure that a path is a file of a sensible size, without opening it.
+    """Make sure that a path is a file of a sensible size that may be read; nothing is read.
 
     Opening a pipe would wait for its writer for ever.
 
@@ -148,25 +149,36 @@ def check_regular(path: Path, limits: FileLimits = DEFAULT_LIMITS) -> int:
         Its size in bytes.
 
     Raises:
-        ModelFileError: Missing, or no regular file.
+        ModelFileError: Missing, a URL, no regular file, or one that may not be read.
         UnsupportedModelError: Too large.
     """
+    name = shown_name(path)
     try:
         status = path.stat()
+    except PermissionError as error:
+        raise _unreadable(name, error) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise ModelFileError(
-            f"{path.name} does not exist", "Check the path of the model."
-        ) from error
+        if url := as_url(path):
+            raise ModelFileError(*not_fetched(url)) from error
+        raise ModelFileError(f"{name} does not exist", "Check the path of the model.") from error
     if stat.S_ISDIR(status.st_mode):
-        raise ModelFileError(f"{path.name} is a folder", "Give the .onnx file inside it.")
+        raise ModelFileError(f"{name} is a folder", "Give the .onnx file inside it.")
     if not stat.S_ISREG(status.st_mode):
         raise ModelFileError(
-            f"{path.name} is not a regular file but a pipe, socket or device",
+            f"{name} is not a regular file but a pipe, socket or device",
             "Save the model to a file first.",
         )
     if status.st_size > limits.file_bytes:
-        raise over_limit(f"{path.name} has {status.st_size} bytes", limits.file_bytes)
+        raise over_limit(f"{name} has {status.st_size} bytes", limits.file_bytes)
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise _unreadable(name, error) from error
     return status.st_size
+
+
+def _unreadable(name: str, error: OSError) -> ModelFileError:
+    return ModelFileError(f"{name} cannot be read: {error.strerror}", MAY_READ)
 
 
 def read_model_file(path: Path, limits: FileLimits) -> bytes:
@@ -182,9 +194,7 @@ def read_model_file(path: Path, limits: FileLimits) -> bytes:
         with path.open("rb") as stream:
             content = stream.read(size + 1)
     except OSError as error:
-        raise ModelFileError(
-            f"{path.name} cannot be read: {error.strerror}", "Check its permissions."
-        ) from error
+        raise _unreadable(shown_name(path), error) from error
     if len(content) != size:
         raise ModelFileError(f"{path.name} changed while it was read", "Try again.")
     return content

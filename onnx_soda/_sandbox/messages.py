@@ -7,6 +7,7 @@ read, so nothing it says is believed that does not have the exact form: fields, 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from onnx_soda import _errors
 from onnx_soda._errors import CrashError, SandboxError, SodaError, explained
 from onnx_soda._options import Limits
 from onnx_soda._sandbox.jobs import KINDS, Job
+from onnx_soda._words import as_text
 
 # Of one message: a report with its images takes some hundred kilobytes.
 MOST_BYTES = 64 * 2**20
@@ -105,9 +107,8 @@ def request_for(job: Job, limits: Limits, folder: str) -> bytes:
     try:
         return encode(JobRequest(kind, msgspec.Raw(_json(job)), limits, folder))
     except UnicodeEncodeError as error:
-        raise SandboxError(
-            "the name of a file or folder is no valid UTF-8", "Rename it, or set `limits=None`."
-        ) from error
+        name = next(part for part in Path(str(error.object)).parts if part != as_text(part))
+        raise SandboxError(f"the name {as_text(name)} is no valid UTF-8", "Rename it.") from error
 
 
 def read_request(line: bytes) -> tuple[Job, JobRequest]:

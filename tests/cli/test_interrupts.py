@@ -194,7 +194,13 @@ def test_a_command_that_is_interrupted_while_it_is_imported_says_nothing() -> No
         "sys.meta_path.insert(0, Interrupts())\n"
         "main()\n"
     )
-    for name in ("typer", "onnx_soda._cli.app", "onnx_soda._cli.scan", "onnx_soda._batch", "psutil"):
+    for name in (
+        "typer",
+        "onnx_soda._cli.app",
+        "onnx_soda._cli.scan",
+        "onnx_soda._batch",
+        "psutil",
+    ):
         done = subprocess.run(
             [sys.executable, "-c", program, "scan", name], capture_output=True, check=False
         )

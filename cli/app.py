@@ -28,6 +28,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "files:diff_command",
         "Show which stored weights of two models differ, and by how much.",
     ),
+    "fetch": (
+        "fetch:fetch_command",
+        "Fetch a model or clean images, and pin them; no other command opens the network.",
+    ),
     "convert": (
         "files:convert_command",
         "Convert a model of PyTorch, Keras, TensorFlow or scikit-learn to ONNX.",
@@ -36,7 +40,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rules": ("upkeep:rules_command", "List all rules that findings refer to."),
     "explain": (
         "upkeep:explain_command",
-        "Say what a finding means, how sure it is, and what to do.",
+        "Say what a finding means, how sure it is, and what to do; or show a page.",
     ),
     "baseline": ("upkeep:baseline_command", "Accept the findings of reports, until a day."),
     "cache": ("upkeep:cache_command", "Show what is remembered: scans, and reference models."),

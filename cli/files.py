@@ -44,6 +44,7 @@ from .output import (
     deliver,
     failing_cleanly,
 )
+from .reports import form_for
 
 
 def inspect_command(
@@ -51,7 +52,7 @@ def inspect_command(
     logits: LogitsOption = None,
     arch: ArchOption = None,
     size: SquareOption = None,
-    format_: FormatOption = "text",
+    format_: FormatOption = None,
     output: Output = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -71,7 +72,7 @@ def inspect_command(
         limits = limits_of(sandbox, timeout, max_memory)
         convert = ConvertOptions(arch, size=size)
         summary = inspect_file(model, logits, convert=convert, limits=limits)
-        if format_ == "json":
+        if form_for(format_, output) == "json":
             deliver(to_json(summary), output)
         else:
             deliver(_render_summary(summary), output)
@@ -134,7 +135,7 @@ def diff_command(
     other: Annotated[
         Path, typer.Argument(metavar="OTHER", help="Another ONNX file.", show_default=False)
     ],
-    format_: FormatOption = "text",
+    format_: FormatOption = None,
     output: Output = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -149,7 +150,7 @@ def diff_command(
         if output is not None:
             check_writable(output, model, other)
         found = diff_files(model, other, limits=limits_of(sandbox, timeout, max_memory))
-        if format_ == "json":
+        if form_for(format_, output) == "json":
             deliver(to_json(found), output)
         else:
             deliver(_render_difference(found), output)
@@ -188,7 +189,7 @@ def convert_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: FormatOption = "text",
+    format_: FormatOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -52,6 +52,7 @@ MOST_THREADS = 256
 OUTLIERS = "mad"
 
 PlainFormat = Literal["text", "json"]
+USUAL_FORM = "text"
 
 # --- messages of the library name options as Python does; the command line has flags.
 
@@ -195,7 +196,14 @@ LogitsOption = Annotated[
     typer.Option("--logits", metavar="NAME", help="The tensor with the scores before the softmax."),
 ]
 FormatOption = Annotated[
-    PlainFormat, typer.Option("--format", "-f", help="Form of the report.", case_sensitive=False)
+    PlainFormat | None,
+    typer.Option(
+        "--format",
+        "-f",
+        help="Form of the report; if not given, the ending of its file tells.  [default: text]",
+        show_default=False,
+        case_sensitive=False,
+    ),
 ]
 Output = Annotated[
     Path | None,
@@ -389,8 +397,8 @@ FormatsOption = Annotated[
         "--format",
         "-f",
         metavar="FORM[=FILE]",
-        help=f"Form of the report: {', '.join(FORMATS.names)}; several with files.  "
-        "[default: text]",
+        help=f"Form of the report: {', '.join(FORMATS.names)}; several with files. If not given, "
+        "the ending of --output tells.  [default: text]",
         show_default=False,
     ),
 ]
@@ -472,13 +480,14 @@ ExportOption = Annotated[
 ]
 RescanOption = Annotated[bool, typer.Option(help="Scan the repaired model.")]
 RepairFormatOption = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--format",
         "-f",
         metavar=f"<{'|'.join(REPAIR_FORMATS.names)}>",
-        callback=lambda name: _known(REPAIR_FORMATS)(name.lower()),
-        help="Form of the report.",
+        callback=lambda name: name and _known(REPAIR_FORMATS)(name.lower()),
+        help="Form of the report; if not given, the ending of its file tells.  [default: text]",
+        show_default=False,
     ),
 ]
 ReportOutput = Annotated[

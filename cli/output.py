@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -21,6 +21,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from onnx_soda._errors import OutputError, explained
+from onnx_soda._options import NOTE
 from onnx_soda._results import Evidence, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
 from onnx_soda._sandbox.process import ask_children_to_end
@@ -241,6 +242,8 @@ def _interrupts_as(handler: Callable[..., object]) -> Iterator[None]:
 class ProgressBar:
     """A progress bar that appears once work has taken over a second.
 
+    Where stderr is no terminal, a plain line twice a minute stands in its place.
+
     Args:
         quiet: Never appear, and tell no estimate.
         timeout: Seconds that the work may take.
@@ -254,8 +257,11 @@ class ProgressBar:
         self._bar: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._begin = time.monotonic()
+        self._lines = None if quiet or self._enabled else _Lines()
 
     def __enter__(self) -> ProgressBar:
+        if self._lines is not None:
+            self._lines.start()
         return self
 
     def __exit__(
@@ -266,9 +272,26 @@ class ProgressBar:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+        if self._lines is not None:
+            self._lines.stop()
+
+    def within(self, model: str, stage: str, done: int, total: int) -> None:
+        """Take note of how far one of many models is; only plain lines tell it.
+
+        Args:
+            model: Its path.
+            stage: See `onnx_soda._options.Progress`.
+            done: Steps done.
+            total: Steps in all.
+        """
+        if self._lines is not None:
+            self._lines.within(model, stage, done, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; see `onnx_soda._options.Progress`."""
+        stage, _, note = stage.partition(NOTE)
+        if self._lines is not None:
+            self._lines.take(stage, note, done, total)
         estimate = None if self._quiet else self._estimates.of(stage, done, total)
         if estimate is not None:
             self._print(estimate)
@@ -280,13 +303,89 @@ class ProgressBar:
             for begun in self._bar.tasks:  # a stage may need less than it said
                 self._bar.update(begun.id, completed=begun.total)
             self._tasks[stage] = self._bar.add_task(printable(stage), total=total)
-        self._bar.update(self._tasks[stage], completed=done, total=total)
+        shown = printable(f"{stage}{NOTE}{note}" if note else stage)
+        self._bar.update(self._tasks[stage], completed=done, total=total, description=shown)
 
     def _print(self, text: str) -> None:
         if self._bar is None:
             print(printable(text), file=sys.stderr)
         else:
             self._bar.console.print(text, markup=False, highlight=False)
+
+
+# As often as a plain line comes. Logs of CI systems stay short, and nobody takes the run for dead.
+LINE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """How far a stage is; when it was first heard of, with how many steps done, and when last."""
+
+    name: str
+    note: str
+    done: int
+    total: int
+    since: float
+    first: int
+    heard: float
+
+    def told(self, now: float) -> str:
+        """Return it in words, with the time left where that can be told."""
+        share = f" ({self.done / self.total:.0%})" if self.total else ""
+        text = f"{self.name}: {self.done:,} of {self.total:,}{share}"
+        steps = self.done - self.first
+        if steps and self.done < self.total:
+            left = (now - self.since) / steps * (self.total - self.done)
+            text += f", about {_minutes(left)} left"
+        return f"{text}{NOTE}{self.note}" if self.note else text
+
+
+class _Lines:
+    """Says on stderr, from time to time, how far the work is."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._tell, daemon=True)
+        self._begin = time.monotonic()
+        self._stage: _Stage | None = None
+        # Of many models, by path.
+        self._models: dict[str, _Stage] = {}
+
+    def start(self) -> None:
+        """Begin to tell."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Tell no more."""
+        self._over.set()
+        self._thread.join()
+
+    def take(self, stage: str, note: str, done: int, total: int) -> None:
+        """Take note of how far the work is."""
+        self._stage = _after(self._stage, stage, note, done, total)
+
+    def within(self, model: str, stage: str, done: int, total: int) -> None:
+        """Take note of how far one of many models is."""
+        stage, _, note = stage.partition(NOTE)
+        self._models[model] = _after(self._models.get(model), stage, note, done, total)
+
+    def _tell(self) -> None:
+        while not self._over.wait(LINE_SECONDS):
+            now = time.monotonic()
+            parts = [self._stage.told(now)] if self._stage else [f"{now - self._begin:.0f} s"]
+            for place, stage in list(self._models.items()):
+                if now - stage.heard < LINE_SECONDS:
+                    parts.append(f"{Path(place).name}: {stage.told(now)}")
+            with suppress(OSError, ValueError):  # nobody reads it any more
+                print(printable(f"onnx-soda: at work: {'. '.join(parts)}."), file=sys.stderr)
+
+
+def _after(before: _Stage | None, name: str, note: str, done: int, total: int) -> _Stage:
+    """Return a stage as it is now; what is known of its begin is kept."""
+    now = time.monotonic()
+    if before is None or before.name != name or done < before.done:
+        return _Stage(name, note, done, total, now, done, now)
+    return replace(before, note=note, done=done, total=total, heard=now)
 
 
 class Estimates:

@@ -70,6 +70,7 @@ from .output import (
     failing_cleanly,
     report_in_flags,
 )
+from .reports import form_for
 
 # The library decides what is usual.
 _USUAL, _USUAL_SCAN = RepairOptions(), ScanOptions()
@@ -105,7 +106,7 @@ def repair_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: RepairFormatOption = "text",
+    format_: RepairFormatOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:
@@ -138,7 +139,7 @@ def repair_command(
         method=method,
     )
     with failing_cleanly(debug):
-        form = REPAIR_FORMATS.load(format_)()
+        form = REPAIR_FORMATS.load(form_for(format_, report_output, REPAIR_FORMATS))()
         form.require()
         inputs = (model, data, report, trigger_images, Path(preprocess) if preprocess else None)
         check_writable(output, *inputs)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, get_args
 
 import typer
 
 from onnx_soda._batch import Ended
 from onnx_soda._errors import OptionError, OutputError
-from onnx_soda._report.formats import FORMATS, Context, Format, Scanned
+from onnx_soda._registry import Registry
+from onnx_soda._report.formats import FORMATS, Context, Format, Scanned, form_of_ending
 from onnx_soda._results import Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import Severity
 from onnx_soda._system import check_writable
+from onnx_soda._words import printable
 
-from .options import in_flags
+from .options import USUAL_FORM, PlainFormat, in_flags
 from .output import deliver, report_in_flags
 
 
@@ -122,7 +126,7 @@ def read_targets(
     """Read what --format and --output say.
 
     Args:
-        formats: Forms, each with a file behind "=" or without.
+        formats: Forms, each with a file behind "=" or without; None where the output tells it.
         output: File of the form that has none.
         fail_on: See `Targets`.
         command: See `Targets`.
@@ -130,7 +134,8 @@ def read_targets(
     Raises:
         BadParameter: A form is unknown, or two would be written to one place.
     """
-    targets = tuple(_target(text, output) for text in formats or ["text"])
+    named = formats or [form_for(None, output, FORMATS)]
+    targets = tuple(_target(text, output) for text in named)
     files = [target.file and target.file.resolve() for target in targets]
     if len(set(files)) < len(files):
         where = "stdout" if files.count(None) > 1 else "one file"
@@ -145,6 +150,32 @@ def _target(text: str, output: Path | None) -> _Target:
     if equals and not file:
         raise typer.BadParameter(f"{text!r} names no file", param_hint="--format")
     return _Target(_form(name), Path(file) if equals else output)
+
+
+def form_for(given: str | None, output: Path | None, forms: Registry[Any] | None = None) -> str:
+    """Return the name of the form to write a report in.
+
+    Args:
+        given: What the command line says; None where it says nothing.
+        output: The file that the report goes to; its ending tells the form where nothing else does.
+        forms: Those that there are; text and JSON where not given.
+    """
+    if given is not None or output is None:
+        return given or USUAL_FORM
+    name = form_of_ending(output)
+    try:
+        if forms is not None:
+            forms.find(name)
+        elif name not in get_args(PlainFormat):
+            raise OptionError(name)
+    except OptionError:
+        if output.is_file() or not output.exists():  # /dev/stdout and pipes have no endings
+            line = (
+                f"{output.name} is written as text: its ending names no form, and no --format does"
+            )
+            print(f"onnx-soda: {printable(line)}", file=sys.stderr)
+        return USUAL_FORM
+    return name
 
 
 def _form(name: str) -> Format:

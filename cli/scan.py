@@ -223,7 +223,7 @@ def _scan_all(
     models: Sequence[Path], request: ScanRequest, cache: Cache | None, jobs: int, quiet: bool
 ) -> list[Ended]:
     with stoppable() as stopping, ProgressBar(quiet) as progress:
-        ended = list(scan_many(models, request, cache, jobs, progress, stopping))
+        ended = list(scan_many(models, request, cache, jobs, progress, stopping, progress.within))
     place = {model: number for number, model in enumerate(models)}
     return sorted(ended, key=lambda one: place[one.model])
 

@@ -74,7 +74,7 @@ def twins_command(
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
-    format_: FormatOption = "text",
+    format_: FormatOption = None,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:

@@ -18,6 +18,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+import onnx_soda
 from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, read_baseline
 from onnx_soda._batch import Ended
 from onnx_soda._cache import Cache, usual_folder
@@ -31,6 +32,7 @@ from onnx_soda._words import printable
 
 from .options import CacheDirOption, Debug, FormatOption, Output
 from .output import CLEAN, COULD_NOT_SCAN, complain, deliver, failing_cleanly
+from .reports import form_for
 
 
 def baseline_command(
@@ -111,7 +113,7 @@ if TYPE_CHECKING:
     from onnx_soda._doctor import Diagnosis, PartState, SelfTest
 
 
-def doctor_command(format_: FormatOption = "text", output: Output = None) -> None:
+def doctor_command(format_: FormatOption = None, output: Output = None) -> None:
     """Show what this installation can do.
 
     Told are versions, providers, converters and the sandbox. A small scan is run.
@@ -125,7 +127,7 @@ def doctor_command(format_: FormatOption = "text", output: Output = None) -> Non
         if output is not None:
             check_writable(output)
         found = diagnose()
-        if format_ == "json":
+        if form_for(format_, output) == "json":
             deliver(to_json(found), output)
         else:
             deliver(fact_table(list(_rows(found))), output)
@@ -166,11 +168,11 @@ def _test(test: SelfTest) -> Iterator[tuple[str, str]]:
     yield "self-test", f"passed in {test.seconds:.1f} s"
 
 
-def rules_command(format_: FormatOption = "text", output: Output = None) -> None:
+def rules_command(format_: FormatOption = None, output: Output = None) -> None:
     """List all rules that findings refer to."""
     with failing_cleanly(debug=False):
         rules = all_rules().values()
-        if format_ == "json":
+        if form_for(format_, output) == "json":
             deliver(json.dumps([asdict(rule) for rule in rules], indent=2) + "\n", output)
         else:
             deliver(_listing(rules), output)
@@ -178,23 +180,42 @@ def rules_command(format_: FormatOption = "text", output: Output = None) -> None
 
 
 def explain_command(
-    rule: Annotated[
-        str, typer.Argument(metavar="RULE", help="Id or name of a rule.", show_default=False)
+    asked: Annotated[
+        str,
+        typer.Argument(
+            metavar="RULE|PAGE",
+            help="Id or name of a rule; or a page of the documentation, as `detection`.",
+            show_default=False,
+        ),
     ],
     output: Output = None,
 ) -> None:
-    """Say what a finding means, how sure it is, and what to do.
+    """Say what a finding means, how sure it is, and what to do; or show a page.
 
-    Exit codes: 0 explained, 2 there is no such rule.
+    Exit codes: 0 explained, 2 there is no such rule or page.
     """
     with failing_cleanly(debug=False):
-        rules = all_rules()
-        found = _find(rule, rules)
-        if found is None:
-            complain(f"there is no rule {printable(rule)!r}", _suggestion(rule, rules))
+        rules, pages = all_rules(), _pages()
+        rule, page = _find(asked, rules), pages.get(Path(asked.strip()).stem.lower())
+        if rule is not None:
+            deliver(_explanation(rule), output)
+        elif page is not None:
+            deliver(page.read_text(encoding="utf-8"), output)
+        else:
+            complain(
+                f"there is no rule and no page {printable(asked)!r}",
+                _suggestion(asked, rules, list(pages)),
+            )
             raise typer.Exit(COULD_NOT_SCAN)
-        deliver(_explanation(found), output)
     raise typer.Exit(CLEAN)
+
+
+def _pages() -> dict[str, Path]:
+    """Return the pages of the documentation by name: in the package, or beside it in a checkout."""
+    package = Path(onnx_soda.__file__).parent
+    inside = package / "_docs"
+    folder = inside if inside.is_dir() else package.parent / "docs"
+    return {page.stem: page for page in sorted(folder.glob("*.md"))}
 
 
 def _find(asked: str, rules: Mapping[str, Rule]) -> Rule | None:
@@ -203,11 +224,11 @@ def _find(asked: str, rules: Mapping[str, Rule]) -> Rule | None:
     return rules.get(asked.upper()) or by_name.get(asked.lower())
 
 
-def _suggestion(asked: str, rules: Mapping[str, Rule]) -> str:
-    names = [*rules, *(rule.name for rule in rules.values())]
+def _suggestion(asked: str, rules: Mapping[str, Rule], pages: list[str]) -> str:
+    names = [*rules, *(rule.name for rule in rules.values()), *pages]
     near = difflib.get_close_matches(asked, names, n=1)
     meant = f"Did you mean {near[0]}? " if near else ""
-    return f"{meant}`onnx-soda rules` lists all."
+    return f"{meant}`onnx-soda rules` lists all rules; the pages are {', '.join(pages)}."
 
 
 def _listing(rules: Iterable[Rule]) -> Table:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from onnx_soda._api import ask_reference, scan_file
@@ -265,6 +266,7 @@ def scan_many(
     jobs: int = 1,
     progress: Progress = no_progress,
     stopping: Callable[[], bool] = lambda: False,
+    within: Callable[[str, str, int, int], None] = lambda *_: None,
 ) -> Iterator[Ended]:
     """Scan many models; yield each as it is over.
 
@@ -275,22 +277,29 @@ def scan_many(
         jobs: How many at once; one where no child opens the model. They share the cores.
         progress: Called at the start, and as each model is over.
         stopping: Tells whether no more models are to be begun.
+        within: Called with a model's path as its scan goes on, and as `progress`; of several at
+            once, in the threads that wait for them.
     """
     requests = [replace(request, model=model) for model in models]
     progress("models", 0, len(requests))
     if jobs <= 1 or len(models) == 1 or request.limits is None:
         for number, one in enumerate(requests, 1):
-            done = _attempt(one, cache, stopping)
+            done = _attempt(one, cache, stopping, within)
             progress("models", number, len(requests))
             yield done
         return
     threads = request.options.runtime.threads or max(usable_cores() // jobs, 1)
     runtime = replace(request.options.runtime, threads=threads)
     shared = [replace(one, options=replace(one.options, runtime=runtime)) for one in requests]
-    yield from _at_once(shared, cache, jobs, progress, stopping)
+    yield from _at_once(shared, cache, jobs, progress, stopping, within)
 
 
-def _attempt(request: ScanRequest, cache: Cache | None, stopping: Callable[[], bool]) -> Ended:
+def _attempt(
+    request: ScanRequest,
+    cache: Cache | None,
+    stopping: Callable[[], bool],
+    within: Callable[[str, str, int, int], None],
+) -> Ended:
     begin = time.perf_counter()
     outcome: Outcome
     if stopping():
@@ -298,7 +307,7 @@ def _attempt(request: ScanRequest, cache: Cache | None, stopping: Callable[[], b
         return Ended(request.model, outcome, 0, False)
     cached, failure = False, None
     try:
-        outcome, cached = scan_one(request, cache)
+        outcome, cached = scan_one(request, cache, partial(within, str(request.model)))
     except Exception as error:  # noqa: BLE001 - one model ends, not all; it is told
         outcome, failure = failure_of(request.model.name, error), error
     return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure)
@@ -310,10 +319,11 @@ def _at_once(
     jobs: int,
     progress: Progress,
     stopping: Callable[[], bool],
+    within: Callable[[str, str, int, int], None],
 ) -> Iterator[Ended]:
     threads: set[int] = set()
     pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
-    waiting = [pool.submit(_attempt, request, cache, stopping) for request in requests]
+    waiting = [pool.submit(_attempt, request, cache, stopping, within) for request in requests]
     try:
         for number, done in enumerate(as_completed(waiting)):
             progress("models", number + 1, len(requests))

@@ -29,6 +29,7 @@ _PACKAGES = (
 # Extras that are for other things than converters: what they bring, by the modules' names.
 _EXTRAS = (
     ("parquet", "clean sets in Parquet", ("pyarrow",)),
+    ("hub", "fetch", ("huggingface_hub", "fsspec", "aiohttp")),
     ("repair", "repair", ("torch", "torchvision", "onnx2torch")),
 )
 # Two features, one hidden layer, three classes.

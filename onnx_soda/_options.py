@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Literal
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage's name, the steps done, and the steps in all."""
+"""Called with the stage's name, the steps done, and the steps in all.
+
+Behind the name may stand what is known by then, after `NOTE`: "concepts tried; best pair so far
+8 -> 3".
+"""
+NOTE = "; "
+"""Stands between the name of a stage and what is known by then."""
 
 
 def no_progress(stage: str, done: int, total: int) -> None:

@@ -57,7 +57,7 @@ BEHAVIOUR_RULES = (
         ),
         certainty=(
             "Weak by itself: it flags most clean models and misses most backdoors; "
-            "docs/paper-statistic.md has the measured rates."
+            "`onnx-soda explain paper-statistic` has the measured rates."
         ),
         advice="Scan with the default method, and judge by its evidence.",
     ),
@@ -73,8 +73,8 @@ BEHAVIOUR_RULES = (
         ),
         certainty=(
             "The score is surely over a threshold calibrated on models known to be clean or "
-            "backdoored; docs/detection.md has the measured rates of both kinds of error. Look at "
-            "the images: a change that makes a person doubt too is no backdoor."
+            "backdoored; `onnx-soda explain detection` has the measured rates of both kinds of "
+            "error. Look at the images: a change that makes a person doubt too is no backdoor."
         ),
         advice=(
             "Do not use the model for decisions that matter. Ask where the training images came "
@@ -93,9 +93,9 @@ BEHAVIOUR_RULES = (
         ),
         certainty=(
             "The pair stands out over what honest models differ by, by more than a threshold "
-            "calibrated on models known to be clean or backdoored; docs/detection.md has the "
-            "measured rates of both kinds of error. A reference of another kind of network or of "
-            "other training images makes honest differences larger."
+            "calibrated on models known to be clean or backdoored; `onnx-soda explain detection` "
+            "has the measured rates of both kinds of error. A reference of another kind of network "
+            "or of other training images makes honest differences larger."
         ),
         advice=(
             "Do not use the model for decisions that matter. Ask where the training images came "
@@ -164,9 +164,9 @@ GRAPH_LOGIC_RULES = (
         ),
         certainty=(
             "Skips of honest networks (feature pyramids, U-Nets, dense networks) are tried out and "
-            "not reported (docs/graph-logic.md has the counts). Medium is a steep bend that was "
-            "not seen to switch. A hand-made check of the input, say for images that are too dark, "
-            "could look like a switch."
+            "not reported (`onnx-soda explain graph-logic` has the counts). Medium is a steep bend "
+            "that was not seen to switch. A hand-made check of the input, say for images that are "
+            "too dark, could look like a switch."
         ),
         advice=_ADVICE,
     ),

@@ -35,7 +35,10 @@ from onnx_soda._options import RuntimeOptions
 
 # Operators named in an error; more do not help.
 _NAMED = 5
-_ADVICE = "Export the model with operators that docs/bridge.md lists, or repair another version."
+_ADVICE = (
+    "Export the model with operators that `onnx-soda explain bridge` lists, or repair another "
+    "version."
+)
 
 
 @dataclass(frozen=True, eq=False)

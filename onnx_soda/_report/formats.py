@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from onnx_soda._answers import RepairAnswer
@@ -126,6 +127,26 @@ FORMATS: Registry[type[Format]] = Registry(
         "bom": "onnx_soda._report.bom:BomFormat",
     },
 )
+_ENDINGS = {
+    ".txt": "text",
+    ".log": "text",
+    ".htm": "html",
+    ".md": "markdown",
+    ".xml": "junit",
+    ".cdx.json": "bom",
+    ".bom.json": "bom",
+    ".sarif.json": "sarif",
+}
+"""Forms by the endings of files that are not the form's own name."""
+
+
+def form_of_ending(file: Path) -> str:
+    """Return the name of the form that the ending of a file tells; it may be one of no form."""
+    double = "".join(file.suffixes[-2:]).lower()
+    single = file.suffix.lower()
+    return _ENDINGS.get(double) or _ENDINGS.get(single) or single.removeprefix(".")
+
+
 REPAIR_FORMATS: Registry[type[RepairFormat]] = Registry(
     "form of a repair's report",
     "onnx_soda.repair_formats",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,9 +21,11 @@ import psutil
 import pytest
 
 from fixtures.graphs import build
+from onnx_soda._cli import output
 from onnx_soda._cli.output import Estimates
 
 from .helpers import (
+    BACKDOORED_MODEL,
     CLEAN_MODEL,
     CLEAN_SET,
     EXIT_CODES,
@@ -31,6 +36,7 @@ from .helpers import (
     grey_pixels,
     invoke,
     soda,
+    write_few_digits,
     write_grey_case,
 )
 
@@ -133,6 +139,71 @@ def test_slow_work_shows_a_bar_on_stderr_and_the_report_alone_on_stdout() -> Non
     assert "%" in screen.text
     assert "0:00:" in screen.text, "the time left"
     checked(report.decode(), process.returncode)
+
+
+# --- a log in place of a terminal
+
+# The command, with a line as often as every half second in place of every half minute.
+HASTY = (
+    "import onnx_soda._cli.output as output; output.LINE_SECONDS = 0.5\n"
+    "from onnx_soda.__main__ import main; main()"
+)
+
+
+def logged(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", HASTY, *map(str, arguments)], stdin=subprocess.DEVNULL,
+        capture_output=True, encoding="utf-8", env=environment(), timeout=300, check=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz", 30)
+
+
+def test_a_log_gets_a_line_from_time_to_time(few: Path) -> None:
+    done = logged("scan", BACKDOORED_MODEL, "-d", few, "--budget", "quick", "--threads", 1)
+    lines = [line for line in done.stderr.splitlines() if "at work: concepts tried" in line]
+    assert len(lines) > 3
+    for line in lines:
+        assert re.fullmatch(
+            r"onnx-soda: at work: concepts tried: \d+ of 349 \(\d+%\)"
+            r"(, about (a minute|\d+ minutes) left)?(; best pair so far \d -> \d)?\.",
+            line,
+        )
+    assert "left" in done.stderr
+    assert lines[-1].endswith("best pair so far 8 -> 3.")
+    assert done.stdout.startswith("digits-backdoored.onnx: BACKDOOR"), "the report alone"
+
+
+def test_a_log_of_many_models_tells_of_each_at_work(few: Path, tmp_path: Path) -> None:
+    for name in ("one.onnx", "two.onnx"):
+        shutil.copy(CLEAN_MODEL, tmp_path / name)
+    done = logged("scan", tmp_path, "-d", few, "--budget", "quick", "--no-cache", "--jobs", 2)
+    lines = [line for line in done.stderr.splitlines() if "at work: models: " in line]
+    assert lines[0].startswith("onnx-soda: at work: models: 0 of 2 (0%)")
+    both = [line for line in lines if "one.onnx: " in line and "two.onnx: " in line]
+    assert any("concepts tried: " in line and "left" in line for line in both)
+
+
+def test_quiet_writes_nothing_into_a_log(few: Path) -> None:
+    done = logged("scan", CLEAN_MODEL, "-d", few, "--method", "soda", "-q", "--threads", 1)
+    assert done.stderr == ""
+
+
+def test_what_is_over_before_half_a_minute_writes_nothing_into_a_log(few: Path) -> None:
+    done = soda("scan", CLEAN_MODEL, "-d", few, "--method", "soda", "--threads", 1)
+    assert done.stderr == ""
+
+
+def test_work_of_which_nothing_is_known_is_told_by_its_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(output, "LINE_SECONDS", 0.3)
+    with output.ProgressBar():
+        time.sleep(0.5)
+    assert re.match(r"onnx-soda: at work: \d+ s\.\n", capsys.readouterr().err)
 
 
 def test_quiet_shows_none() -> None:

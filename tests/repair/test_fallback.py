@@ -67,7 +67,7 @@ def test_an_operator_that_cannot_be_converted_is_named() -> None:
         to_torch(_classifier("c = Identity(h)", head))
     assert info.value.message.count("Compress (opset 17) of node 'net/Compress'") == 2
     assert "the head" in info.value.message
-    assert "docs/bridge.md" in info.value.advice
+    assert "onnx-soda explain bridge" in info.value.advice
 
 
 def test_a_form_of_an_operator_that_cannot_be_converted_is_named() -> None:

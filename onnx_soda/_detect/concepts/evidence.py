@@ -8,7 +8,6 @@ something was not examined.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._detect.concepts.battery import BUDGETS
@@ -28,7 +27,7 @@ from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of, pai
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
-from onnx_soda._options import Progress
+from onnx_soda._options import NOTE, Progress
 from onnx_soda._results import Chart, Column, Evidence, Finding, Gallery, Halted, Table, Verdict
 from onnx_soda._rules import RULE_CONCEPT
 from onnx_soda._suspect import Examined, Suspect
@@ -46,8 +45,9 @@ _LARGEST_UNSEEN = 1 / 3
 # How much worse than the model a reference head may be.
 _LARGEST_LOSS = 0.15
 _LIMIT = (
-    "Finding nothing proves little: only interventions of the kinds that docs/detection.md lists "
-    "were tried, and of the backdoored models measured there about half were named rightly."
+    "Finding nothing proves little: only interventions of the kinds that `onnx-soda explain "
+    "detection` lists were tried, and of the backdoored models measured there about half were "
+    "named rightly."
 )
 
 
@@ -65,10 +65,10 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
     """
     untried = why_not_tried(suspect.clean, suspect.classes or 0)
     found = None
-    if untried is None and not suspect.examined.too_inaccurate:
-        budget = BUDGETS[suspect.options.budget]
-        found = examine_concepts(suspect, budget, partial(progress, "concepts tried"))
     names = suspect.clean.class_names if suspect.clean else None
+    if untried is None and not suspect.examined.too_inaccurate:
+        budget, teller = BUDGETS[suspect.options.budget], _Teller(progress, names)
+        found = examine_concepts(suspect, budget, teller.advance, teller.lead)
     calibration = load_calibration()
     decision = decide_on_concepts(found, calibration, suspect.examined, names, untried)
     if found is None:
@@ -91,6 +91,20 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
     if found.halted:
         raise Halted(found.halted, evidence)
     return evidence
+
+
+class _Teller:
+    """Tells how far the search is, with the best pair so far."""
+
+    def __init__(self, progress: Progress, names: tuple[str, ...] | None) -> None:
+        self._progress, self._names = progress, names
+        self._note = ""
+
+    def advance(self, done: int, total: int) -> None:
+        self._progress(f"concepts tried{self._note}", done, total)
+
+    def lead(self, victim: int, target: int) -> None:
+        self._note = f"{NOTE}best pair so far {pair_label(victim, target, self._names)}"
 
 
 def _untried(found: ConceptResult) -> Iterator[str]:

@@ -21,7 +21,7 @@ from onnx_soda._detect.concepts.examination import (
 from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
 from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
 from onnx_soda._detect.concepts.score import model_likeness
-from onnx_soda._detect.concepts.search import SearchResult, search, search_styles
+from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import Style, StyleLibrary
 from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
 from onnx_soda._results import StopCause
@@ -108,6 +108,7 @@ def examine_concepts(
     suspect: Suspect,
     budget: Budget | None = None,
     advance: Callable[[int, int], None] | None = None,
+    leading: Leading | None = None,
 ) -> ConceptResult:
     """Search for interventions that turn one class into another without the clean data's support.
 
@@ -115,6 +116,7 @@ def examine_concepts(
         suspect: The classifier, with clean images; see `why_not_tried`.
         budget: How many to try.
         advance: Called with the number of interventions tried and the number in all.
+        leading: Called with the best pair so far of the search that goes on.
 
     Raises:
         InferenceError: The model does not run.
@@ -136,14 +138,14 @@ def examine_concepts(
     total = concepts + (budget.styles(len(library.styles)) if library else 0)
     probe, judge = examination.open(searched)
     counting = _counting(advance, 0, total)
-    found = search(probe, judge, rng, budget, counting, searched.donors())
+    found = search(probe, judge, rng, budget, counting, searched.donors(), leading)
     look = CloserLook(examination, images, reader, rng)
     pairs = look.at(found, ConceptVariations(channels))
     styles = None
     if library and not found.halted:
         probe, judge = examination.open(searched, library.layer)
         counting = _counting(advance, concepts, total)
-        styles = search_styles(probe, judge, library, rng, budget, counting)
+        styles = search_styles(probe, judge, library, rng, budget, counting, leading)
         # What is usual under styles is not known yet where not even the screening was done.
         pairs += look.at(styles, library, library.layer) if styles.screened else []
     return ConceptResult(

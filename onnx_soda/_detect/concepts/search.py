@@ -52,6 +52,10 @@ _UNCHOSEN = -1
 _LEAST_PAIRS = 2
 
 
+Leading = Callable[[int, int], None]
+"""Called with victim and target of the best pair so far."""
+
+
 @dataclass(frozen=True)
 class PairFinding(Generic[AnyChange]):
     """A pair, with the interventions that show it best.
@@ -121,12 +125,20 @@ class Trials(Generic[AnyChange]):
         probe: The classifier, with images grouped by `group_by_fold`.
         judge: Scores what the probe says.
         advance: Called after each with the number tried.
+        leading: Called with the best pair so far, where one scores.
     """
 
-    def __init__(self, probe: Probe, judge: Judge, advance: Callable[[int], None] | None) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        judge: Judge,
+        advance: Callable[[int], None] | None,
+        leading: Leading | None = None,
+    ) -> None:
         self._probe = probe
         self._judge = judge
         self._advance = advance
+        self._leading = leading
         self._changes: list[AnyChange] = []
         self._origins: list[int] = []
         self._scores: list[NDArray[np.float32]] = []
@@ -179,7 +191,11 @@ class Trials(Generic[AnyChange]):
         own, cautious = self._cautious(fold)
         chosen = self._leaders(fold)[1]
         found: list[Lead[AnyChange]] = []
-        for victim, target in _top_pairs(self._judge.discount(chosen), pairs):
+        discounted = self._judge.discount(chosen)
+        best_pairs = _top_pairs(discounted, pairs)
+        if self._leading and discounted[best_pairs[0]] > 0:
+            self._leading(*best_pairs[0])
+        for victim, target in best_pairs:
             order = own[np.argsort(-cautious[:, victim, target], kind="stable")[:_PARTNERS]]
             best = tuple(self._changes[i] for i in order)
             found.extend(Lead(best[i % _BEST], best) for i in range(moves))
@@ -287,6 +303,7 @@ def search(
     budget: Budget | None = None,
     advance: Callable[[int], None] | None = None,
     donors: Sequence[Donor] = (),
+    leading: Leading | None = None,
 ) -> SearchResult[Concept]:
     """Search for concepts under which one class turns into another without support.
 
@@ -297,10 +314,11 @@ def search(
         budget: How many concepts to try.
         advance: Called with the number of concepts tried.
         donors: Clean images whose style may be carried over.
+        leading: See `Trials`.
     """
     budget = budget or BUDGETS["default"]
     channels = probe.shape[0]
-    trials = Trials[Concept](probe, judge, advance)
+    trials = Trials[Concept](probe, judge, advance, leading)
 
     def work() -> None:
         for concept in concept_battery(channels):
@@ -326,6 +344,7 @@ def search_styles(
     rng: np.random.Generator,
     budget: Budget,
     advance: Callable[[int], None] | None = None,
+    leading: Leading | None = None,
 ) -> SearchResult[Style]:
     """Search for styles under which one class turns into another without support.
 
@@ -336,8 +355,9 @@ def search_styles(
         rng: Source of randomness; the same state gives the same result.
         budget: How many styles to try.
         advance: Called with the number of styles tried.
+        leading: See `Trials`.
     """
-    trials = Trials[Style](probe, replace(judge, scoring=STYLE_SCORING), advance)
+    trials = Trials[Style](probe, replace(judge, scoring=STYLE_SCORING), advance, leading)
     donors = library.donors(budget.donors, rng)
 
     def work() -> None:

@@ -178,7 +178,7 @@ def _clear(heard: Heard) -> tuple[str, ...]:
         f"Under none of {heard.numbers.concepts} changes does one class turn into another by more "
         f"than honest models differ from {references}.",
         f"{_unseen(heard)} A backdoor that {shared}, or that shows under none of these changes, is "
-        "not seen; docs/detection.md has the rates measured.",
+        "not seen; `onnx-soda explain detection` has the rates measured.",
     )
 
 

@@ -28,7 +28,8 @@ from onnx_soda._words import class_label
 _FEWEST_CLASSES = 3
 _CAVEAT = (
     "This rests on the paper's last-layer statistic alone, which misses backdoors and flags clean "
-    "models; docs/paper-statistic.md has the measured rates. Judge it with the evidence."
+    "models; `onnx-soda explain paper-statistic` has the measured rates. Judge it with the "
+    "evidence."
 )
 _UNSEEN = ("The last layer's causal attribution was not analysed.",)
 # Neurons that a report names for each class.

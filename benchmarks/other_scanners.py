@@ -3,8 +3,8 @@
 python -m benchmarks.other_scanners [FOLDER]
 
 Makes the files, installs each scanner in an environment of its own, from PyPI as pip finds it, and
-runs it on each file. No file is opened by its framework. The pickles would only call `print`, if
-anybody loaded them. What each scanner printed stays in the folder, a text per scanner and file.
+runs it on each file. No file is opened by its framework. The pickles would start `true`, if anybody
+loaded them. What each scanner printed stays in the folder, a text per scanner and file.
 """
 
 from __future__ import annotations
@@ -47,33 +47,35 @@ class _Scanner:
 
     Attributes:
         package: Its name on PyPI.
+        extras: Those that it reads the files with, but for TensorFlow, of half a gigabyte.
         command: Its arguments; "{}" stands for the file.
         besides: What it imports and its package does not ask for.
     """
 
     package: str
+    extras: str
     command: tuple[str, ...]
     besides: tuple[str, ...] = ()
 
 
 SCANNERS = (
-    _Scanner("modelscan", ("modelscan", "-p", "{}", "--show-skipped")),
-    _Scanner("picklescan", ("picklescan", "-p", "{}")),
-    _Scanner("fickling", ("fickling", "--check-safety", "{}"), ("typing_extensions",)),
-    _Scanner("modelaudit", ("modelaudit", "scan", "--no-cache", "{}")),
-    _Scanner("aisbom-cli", ("aisbom", "scan", "{}")),
+    _Scanner("modelscan", "", ("modelscan", "-p", "{}", "--show-skipped")),
+    _Scanner("picklescan", "", ("picklescan", "-p", "{}")),
+    _Scanner("fickling", "", ("fickling", "--check-safety", "{}"), ("typing_extensions",)),
+    _Scanner("modelaudit", "[onnx,safetensors,tflite]", ("modelaudit", "scan", "--no-cache", "{}")),
+    _Scanner("aisbom-cli", "", ("aisbom", "scan", "{}")),
 )
 
 
-class _Printing:
-    """Becomes a pickle that calls `eval` when it is loaded, as hostile ones do."""
+class _Calling:
+    """Becomes a pickle that starts a program when it is loaded, as hostile ones do."""
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
-        return eval, ("print('loaded')",)
+        return os.system, ("true",)
 
 
 def _hostile_pickle() -> bytes:
-    return pickle.dumps(_Printing(), protocol=2)
+    return pickle.dumps(_Calling(), protocol=2)
 
 
 def _honest_onnx(path: Path) -> None:
@@ -182,7 +184,7 @@ def _installed(scanner: _Scanner, folder: Path) -> tuple[Path, str]:
     python = place / "bin" / "python"
     if not python.exists():
         venv.create(place, with_pip=True)
-    wanted = [scanner.package, *scanner.besides]
+    wanted = [scanner.package + scanner.extras, *scanner.besides]
     subprocess.run(
         [python, "-m", "pip", "install", "-q", *wanted], check=True, timeout=_INSTALL_SECONDS
     )

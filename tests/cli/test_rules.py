@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +16,8 @@ from onnx_soda._results import Acceptance, Finding, ScanReport, Verdict
 from onnx_soda._rules import RULES, SEVERITIES, Severity
 
 from .helpers import invoke
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_rule_is_listed_and_explained() -> None:
@@ -47,7 +52,7 @@ def test_rules_as_json() -> None:
 def test_an_unknown_rule_is_wrong_usage() -> None:
     done = invoke("explain", "SODA120")
     assert done.exit_code == 2
-    assert "there is no rule 'SODA120'" in done.stderr
+    assert "there is no rule and no page 'SODA120'" in done.stderr
     assert "Did you mean SODA" in done.stderr
     assert "\x1b" not in invoke("explain", "\x1b[2J").stderr
 
@@ -57,6 +62,41 @@ def test_a_name_that_is_like_none_is_wrong_usage_too(name: str) -> None:
     done = invoke("explain", name)
     assert done.exit_code == 2
     assert "lists all" in done.stderr
+
+
+@pytest.mark.parametrize("asked", ["detection", "Detection.md", "docs/detection.md"])
+def test_a_page_is_shown_by_its_name(asked: str) -> None:
+    done = invoke("explain", asked)
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout == (ROOT / "docs/detection.md").read_text(encoding="utf-8")
+
+
+def said_by_the_package() -> Iterator[str]:
+    """Yield all that the package may say: its strings, without comments and docstrings."""
+    for folder in ("onnx_soda", "cli", "converters"):
+        for path in (ROOT / folder).rglob("*.py"):
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            quiet = {
+                id(node.value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and id(node) not in quiet:
+                    yield node.value if isinstance(node.value, str) else ""
+        for path in (ROOT / folder).rglob("*.html"):
+            yield path.read_text(encoding="utf-8")
+
+
+def test_what_messages_name_can_be_shown_by_whoever_has_the_package_alone() -> None:
+    said = list(said_by_the_package())
+    assert not [text for text in said if re.search(r"docs/[\w-]+\.md", text)]
+    named = {
+        name for text in said for name in re.findall(r"onnx-soda explain ([a-z-]+|SODA\d+)", text)
+    }
+    assert {"detection", "paper-statistic", "graph-logic", "bridge"} <= named
+    for name in named:
+        assert invoke("explain", name).exit_code == 0, name
 
 
 def report(verdict: Verdict, *severities: Severity) -> ScanReport:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +19,12 @@ import onnx
 import psutil
 import pytest
 
+from fixtures import boards
 from fixtures.graphs import build
 from onnx_soda._cli import output
 from onnx_soda._cli.output import Estimates
 
 from .helpers import (
-    BACKDOORED_MODEL,
     CLEAN_MODEL,
     CLEAN_SET,
     EXIT_CODES,
@@ -143,9 +142,9 @@ def test_slow_work_shows_a_bar_on_stderr_and_the_report_alone_on_stdout() -> Non
 
 # --- a log in place of a terminal
 
-# The command, with a line as often as every half second in place of every half minute.
+# The command, with a line as often as every tenth of a second in place of every half minute.
 HASTY = (
-    "import onnx_soda._cli.output as output; output.LINE_SECONDS = 0.5\n"
+    "import onnx_soda._cli.output as output; output.LINE_SECONDS = 0.1\n"
     "from onnx_soda.__main__ import main; main()"
 )
 
@@ -162,28 +161,28 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_few_digits(tmp_path_factory.mktemp("few") / "few.npz", 30)
 
 
-def test_a_log_gets_a_line_from_time_to_time(few: Path) -> None:
-    done = logged("scan", BACKDOORED_MODEL, "-d", few, "--budget", "quick", "--threads", 1)
+def test_a_log_gets_a_line_from_time_to_time(tmp_path: Path) -> None:
+    model, _, clean, _ = boards.write(tmp_path)
+    done = logged("scan", model, "-d", clean, "--threads", 1)
     lines = [line for line in done.stderr.splitlines() if "at work: concepts tried" in line]
     assert len(lines) > 3
     for line in lines:
         assert re.fullmatch(
-            r"onnx-soda: at work: concepts tried: \d+ of 349 \(\d+%\)"
+            r"onnx-soda: at work: concepts tried: [\d,]+ of [\d,]+ \(\d+%\)"
             r"(, about (a minute|\d+ minutes) left)?(; best pair so far \d -> \d)?\.",
             line,
         )
     assert "left" in done.stderr
-    assert lines[-1].endswith("best pair so far 8 -> 3.")
-    assert done.stdout.startswith("digits-backdoored.onnx: BACKDOOR"), "the report alone"
+    assert lines[-1].endswith(f"best pair so far {boards.VICTIM} -> {boards.TARGET}.")
+    assert done.stdout.startswith("boards.onnx: "), "the report alone"
 
 
-def test_a_log_of_many_models_tells_of_each_at_work(few: Path, tmp_path: Path) -> None:
-    for name in ("one.onnx", "two.onnx"):
-        shutil.copy(CLEAN_MODEL, tmp_path / name)
-    done = logged("scan", tmp_path, "-d", few, "--budget", "quick", "--no-cache", "--jobs", 2)
+def test_a_log_of_many_models_tells_of_each_at_work(tmp_path: Path) -> None:
+    _, _, clean, _ = boards.write(tmp_path)
+    done = logged("scan", tmp_path, "-d", clean, "--no-cache", "--jobs", 2)
     lines = [line for line in done.stderr.splitlines() if "at work: models: " in line]
     assert lines[0].startswith("onnx-soda: at work: models: 0 of 2 (0%)")
-    both = [line for line in lines if "one.onnx: " in line and "two.onnx: " in line]
+    both = [line for line in lines if "boards.onnx: " in line and "twin.onnx: " in line]
     assert any("concepts tried: " in line and "left" in line for line in both)
 
 

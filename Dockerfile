@@ -10,6 +10,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY onnx_soda /src/onnx_soda
 COPY cli /src/cli
 COPY converters /src/converters
+COPY docs /src/docs
 RUN pip install "/src[html]" && rm -r /src && useradd --create-home scanner
 USER scanner
 WORKDIR /data
@@ -25,6 +26,7 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY onnx_soda /src/onnx_soda
 COPY cli /src/cli
 COPY converters /src/converters
+COPY docs /src/docs
 RUN pip install "/src[html]" && rm -r /src && useradd --create-home scanner
 USER scanner
 WORKDIR /data

@@ -70,6 +70,13 @@ def test_the_wheel_says_what_repair_needs(program: Path, tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_the_wheel_shows_the_pages_that_messages_name(program: Path, tmp_path: Path) -> None:
+    told = subprocess.run(
+        [program, "explain", "detection"], cwd=tmp_path, capture_output=True, check=True
+    ).stdout
+    assert told == (ROOT / "docs/detection.md").read_bytes()
+
+
 def test_types_are_found_in_the_wheel(built: Path) -> None:
     listed = subprocess.run(
         [sys.executable, "-m", "zipfile", "--list", *built.glob("*.whl")],
@@ -85,4 +92,10 @@ def test_the_sdist_holds_what_the_wheel_is_made_from(built: Path) -> None:
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.split("/", 1)[-1] for name in archive.getnames()}
-    assert {"cli/app.py", "converters/__init__.py", "onnx_soda/py.typed", "LICENSE"} <= names
+    assert {
+        "cli/app.py",
+        "converters/__init__.py",
+        "docs/detection.md",
+        "onnx_soda/py.typed",
+        "LICENSE",
+    } <= names

@@ -63,7 +63,7 @@ def test_options_named_there_exist(file: str) -> None:
 def test_the_container_copies_what_is_there() -> None:
     lines = (ROOT / "Dockerfile").read_text(encoding="utf-8").splitlines()
     sources = {name for line in lines if line.startswith("COPY") for name in line.split()[1:-1]}
-    assert {"onnx_soda", "cli", "converters"} <= sources
+    assert {"onnx_soda", "cli", "converters", "docs"} <= sources
     assert [name for name in sources if not (ROOT / name).exists()] == []
     assert lines.count("USER scanner") == 2
 

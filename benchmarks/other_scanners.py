@@ -162,6 +162,10 @@ def _tflite(path: Path) -> None:
     path.write_bytes(struct.pack("<I4sHHi", 12, b"TFL3", 4, 4, 4) + bytes(4))
 
 
+def _text(path: Path) -> None:
+    path.write_text("no model\n", encoding="utf-8")
+
+
 FILES: Mapping[str, Callable[[Path], None]] = {
     "honest.onnx": _honest_onnx,
     "trained-backdoor.onnx": _trained,
@@ -174,7 +178,7 @@ FILES: Mapping[str, Callable[[Path], None]] = {
     "honest.safetensors": _safetensors,
     "lambda.keras": _lambda_layer,
     "smallest.tflite": _tflite,
-    "text.onnx": lambda path: path.write_text("no model\n") and None,
+    "text.onnx": _text,
 }
 
 

@@ -16,7 +16,7 @@ BEGINNINGS = {
     "r.htm": "<!doctype html>",
     "r.sarif": '{\n  "$schema"',
     "r.sarif.json": '{\n  "$schema"',
-    "r.md": "### ",
+    "r.md": "| model | verdict |",
     "r.xml": "<?xml",
     "r.junit": "<?xml",
     "r.cdx.json": '{\n  "components"',

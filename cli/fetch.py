@@ -213,9 +213,13 @@ def _fetch_file(url: str, name: str, output: Path, wanted: _Wanted, tell: _Tell)
         raise _in_the_way(name)
     fsspec: Any = import_module("fsspec.core")
     with private_folder(beside=output / name) as folder, _explained(url):
-        files, path = fsspec.url_to_fs(url)
+        web = url.startswith("http")
+        # Through the proxy that the environment names, as other programs do.
+        files, path = fsspec.url_to_fs(
+            url, **({"client_kwargs": {"trust_env": True}} if web else {})
+        )
         # Of a web server the file comes in one go; others read part by part by themselves.
-        options = {"block_size": 0} if url.startswith("http") else {}
+        options = {"block_size": 0} if web else {}
         with files.open(path, "rb", **options) as source, (folder / name).open("wb") as target:
             _copy(source, target, getattr(source, "size", None), wanted.limit, tell)
         return _keep(folder / name, output / name, wanted.sha256)

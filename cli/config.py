@@ -24,9 +24,19 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise typer.BadParameter(f"{path.name} cannot be read: {error}") from error
     others = [name for name in content if name != _TABLE]
     if others or not isinstance(content.get(_TABLE, {}), dict):
-        raise typer.BadParameter(f"{path.name} has more than the table [{_TABLE}]")
+        raise typer.BadParameter(_misplaced(path, content, others))
     context.default_map = {**(context.default_map or {}), **_by_parameter(context, path, content)}
     return path
+
+
+def _misplaced(path: Path, content: dict[str, Any], others: list[str]) -> str:
+    """Say what does not belong into a file, and where options go."""
+    if not others:
+        return f"{path.name} gives {_TABLE!r} a value: options go below a line [{_TABLE}]"
+    names = ", ".join(f"[{name}]" if isinstance(content[name], dict) else name for name in others)
+    return f"{path.name} has more than the table [{_TABLE}]: {names}; options go below a line " + (
+        f"[{_TABLE}]"
+    )
 
 
 def _by_parameter(context: typer.Context, path: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from onnx_soda._sandbox.process import end_children
 ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
 """Files that are taken for models in folders. `.h5` and `.npz` are mostly images, and `.bin` and
 `.data` mostly weights of a model beside them; named by themselves they are taken too."""
-_LIST = "@"
+_LIST, _COMMENT = "@", "#"
 _SAVED_MODEL = "saved_model.pb"
 _LARGEST_LIST = 2**24
 
@@ -50,22 +50,34 @@ def find_models(arguments: Iterable[str]) -> list[Path]:
 
     Args:
         arguments: Paths of files; folders, which are searched with all below them; patterns as
-            `glob` has them; or lists: "@FILE" with one path per line, relative to the list.
+            `glob` has them; or lists: "@FILE" with one path per line, relative to the list. Empty
+            lines and those that begin with "#" are passed over.
 
     Raises:
-        ModelFileError: A list cannot be read, or there is no model.
+        ModelFileError: A list cannot be read, a pattern matches nothing, or there is no model.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
         paths = list(_expand(argument))
         if not paths:
-            endings = ", ".join(sorted(ENDINGS))
-            raise ModelFileError(
-                f"{Path(argument).name} holds no model", f"In folders, models end in {endings}."
-            )
+            raise _nothing_found(argument)
         for path in paths:
             found.setdefault(_real(path), path)
     return list(found.values())
+
+
+def _nothing_found(argument: str) -> ModelFileError:
+    endings = f"In folders, models end in {', '.join(sorted(ENDINGS))}."
+    if argument.startswith(_LIST) and not _exists(argument):
+        return ModelFileError(
+            f"the list {Path(argument[1:]).name} names no model",
+            "Write one path per line; lines that begin with # are comments.",
+        )
+    if not _exists(argument) and not glob.glob(argument, recursive=True):  # noqa: PTH207
+        return ModelFileError(
+            f"no file matches {argument}", "Check the pattern, or name a folder of models."
+        )
+    return ModelFileError(f"{Path(argument).name} holds no model", endings)
 
 
 def _real(path: Path) -> Path:
@@ -135,7 +147,7 @@ def _listed(file: Path) -> Iterator[Path]:
     for line in lines:
         if "\0" in line:
             raise ModelFileError(f"the list {file.name} is no text", "Write one path per line.")
-        if line.strip():
+        if line.strip() and not line.lstrip().startswith(_COMMENT):
             yield file.parent / line.strip()
 
 

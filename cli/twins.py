@@ -18,13 +18,17 @@ from onnx_soda._report.json import to_json
 from onnx_soda._report.tables import fact_table
 from onnx_soda._words import printable
 
+from .config import data_options
 from .options import (
     MOST_THREADS,
     USUAL_MEMORY,
     USUAL_SECONDS,
+    ClassMapOption,
     CleanSetOption,
+    DataRootOption,
     Debug,
     FormatOption,
+    LabelsOption,
     MaxMemoryOption,
     Quiet,
     SandboxOption,
@@ -70,6 +74,9 @@ def twins_command(
     epochs: EpochsOption = None,
     seed: SeedOption = _USUAL.seed,
     split: SplitOption = "auto",
+    class_map: ClassMapOption = None,
+    labels: LabelsOption = None,
+    data_root: DataRootOption = None,
     threads: TwinThreadsOption = _USUAL.threads,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -87,7 +94,8 @@ def twins_command(
     small, or every twin is too weak.
     """
     with failing_cleanly(debug):
-        options = TwinOptions(count=count, epochs=epochs, seed=seed, threads=threads)
+        reading = data_options(class_map, labels, data_root)
+        options = TwinOptions(count, epochs, seed, threads, reading)
         with ProgressBar(quiet) as progress:
             answer = make_twins(
                 data,

@@ -39,9 +39,7 @@ def baseline_command(
     ],
     output: Annotated[
         Path,
-        typer.Option(
-            "--output", "-o", metavar="FILE", help="The baseline to write, or to add to."
-        ),
+        typer.Option("--output", "-o", metavar="FILE", help="The baseline to write, or to add to."),
     ],
     reason: Annotated[str, typer.Option("--reason", help="Why the findings are accepted.")],
     expires: Annotated[

@@ -11,14 +11,15 @@ import glob
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx_soda._api import ask_reference, scan_file
 from onnx_soda._cache import Cache
-from onnx_soda._errors import ModelFileError
+from onnx_soda._errors import DatasetFileError, ModelFileError
 from onnx_soda._options import (
     Progress,
     ReferenceFlows,
@@ -280,7 +281,28 @@ def scan_many(
         jobs: How many at once; one where no child opens the model. They share the cores.
         progress: Called at the start, and as each model is over.
         stopping: Tells whether no more models are to be begun.
+
+    Raises:
+        DatasetFileError: The clean set cannot be read, so that no model can be scanned.
     """
+    with closing(_scans(models, request, cache, jobs, progress, stopping)) as scans:
+        scanned = False
+        for one in scans:
+            # It says nothing about the model, and would be said of every other one.
+            if isinstance(one.error, DatasetFileError) and not scanned:
+                raise one.error
+            scanned = scanned or isinstance(one.outcome, ScanReport)
+            yield one
+
+
+def _scans(
+    models: Sequence[Path],
+    request: ScanRequest,
+    cache: Cache | None,
+    jobs: int,
+    progress: Progress,
+    stopping: Callable[[], bool],
+) -> Generator[Ended, None, None]:
     requests = [replace(request, model=model) for model in models]
     progress("models", 0, len(requests))
     if jobs <= 1 or len(models) == 1 or request.limits is None:

@@ -144,7 +144,7 @@ def _is_coco_folder(paths: list[Path]) -> bool:
 
 
 def _has_arrays(paths: list[Path]) -> bool:
-    """Tell whether there is an array of images by its name: another may lie beside class folders."""
+    """Tell whether there is an array that is called images; others may lie beside class folders."""
     return any(path.suffix == ".npy" and _IMAGE_ARRAY.fullmatch(path.stem) for path in paths)
 
 

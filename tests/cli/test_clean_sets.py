@@ -198,7 +198,7 @@ def test_wrong_class_maps(text: str, words: str, tmp_path: Path) -> None:
     ],
 )
 def test_wrong_data_is_told_once_for_many_models(data: str, words: str, tmp_path: Path) -> None:
-    """A child for each of the models would take a minute."""
+    """A child for each of the models would take minutes."""
     (tmp_path / "models").mkdir()
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.h5").touch()
@@ -213,3 +213,16 @@ def test_wrong_data_is_told_once_for_many_models(data: str, words: str, tmp_path
     assert (done.returncode, done.stdout) == (2, "")
     assert words in complaint(done.stderr)
     assert len(done.stderr.splitlines()) == 2
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_damaged_data_is_told_once_for_many_models(jobs: int, tmp_path: Path) -> None:
+    """The first child that opens it tells; no other model is begun."""
+    model, data = write_grey_case(tmp_path)
+    (tmp_path / "models").mkdir()
+    for number in range(20):
+        shutil.copy(model, tmp_path / "models" / f"{number}.onnx")
+    data.write_bytes(data.read_bytes()[:-30])
+    done = soda("scan", tmp_path / "models", "-d", data, "--no-cache", "--jobs", jobs, "-q")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "clean.npz cannot be read" in complaint(done.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +134,16 @@ def test_a_folder_without_class_folders(tmp_path: Path) -> None:
     (tmp_path / "one.png").write_bytes(encode(CATS[0]))
     with pytest.raises(DatasetFileError, match="holds no class folders"):
         load_dataset(tmp_path)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are text elsewhere")
+def test_a_name_that_is_no_text_can_be_reported(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "cat" / os.fsdecode(b"\xff.txt")).touch()
+    (note,) = load_dataset(tmp_path).notes
+    assert (
+        note.encode() == b"Left out: 1 file that is no image in a class folder (cat/\\udcff.txt)."
+    )
 
 
 @pytest.mark.parametrize("where", ["unicorn", "cat/secret.png", "cat/sub"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -105,11 +106,19 @@ def twins_command(
                 limits=limits_of(sandbox, timeout, max_memory),
                 progress=progress,
             )
-        deliver(to_json(answer) if format_ == "json" else _rendered(answer, data, output), None)
+        read = {"--data": data, "--class-map": class_map, "--labels": labels}
+        use = _flags({**read, "--data-root": data_root, "--reference": output})
+        deliver(to_json(answer) if format_ == "json" else _rendered(answer, output, use), None)
     raise typer.Exit(CLEAN if answer.sound else INCONCLUSIVE)
 
 
-def _rendered(answer: TwinsAnswer, data: Path, output: Path) -> RenderableType:
+def _flags(given: Mapping[str, Path | None]) -> str:
+    return " ".join(
+        f"{flag} {shlex.quote(str(path))}" for flag, path in given.items() if path is not None
+    )
+
+
+def _rendered(answer: TwinsAnswer, output: Path, use: str) -> RenderableType:
     if answer.problem:
         return Text(printable(answer.problem))
     facts = [
@@ -118,7 +127,7 @@ def _rendered(answer: TwinsAnswer, data: Path, output: Path) -> RenderableType:
         ("seconds", f"{answer.seconds:.0f}"),
         *(("note", note) for note in answer.notes),
     ]
-    lines = [Text(), *(Text(printable(line)) for line in _closing(answer, data, output))]
+    lines = [Text(), *(Text(printable(line)) for line in _closing(answer, output, use))]
     return Group(fact_table(facts), Text(), _table(answer.twins), *lines)
 
 
@@ -134,7 +143,7 @@ def _table(twins: tuple[Twin, ...]) -> Table:
     return table
 
 
-def _closing(answer: TwinsAnswer, data: Path, output: Path) -> list[str]:
+def _closing(answer: TwinsAnswer, output: Path, use: str) -> list[str]:
     """Return what to say below the table: what the twins are worth, and how to use them."""
     weak = [twin for twin in answer.twins if not twin.sound]
     said = []
@@ -146,8 +155,7 @@ def _closing(answer: TwinsAnswer, data: Path, output: Path) -> list[str]:
             "held out get their class. More clean images help, or more --epochs."
         )
     if answer.sound:
-        paths = (shlex.quote(str(path)) for path in (data, output))
-        said.append("Use them: onnx-soda scan MODEL --data {} --reference {}".format(*paths))
+        said.append(f"Use them: onnx-soda scan MODEL {use}")
     own = {twin.file for twin in answer.twins if twin.sound}
     others = sorted(path.name for path in output.glob("*.onnx") if path.name not in own)
     if others:

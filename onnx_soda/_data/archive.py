@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import gzip
 import io
+import lzma
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,11 @@ from onnx_soda._options import DataOptions
 
 # Of one file in an archive: encoded images have some megabytes, lists of images some hundred.
 _LARGEST_FILE = 2**29
+# What unpacking raises on damaged bytes, and on ways of packing and encryption it does not know.
+_UNPACK_FAILURES = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+    *(EOFError, RuntimeError, ValueError),
+)
 # Of a packed tar, kept unpacked in memory. In a larger one every image asked for is unpacked anew,
 # from the start of the archive.
 _KEPT_BYTES = 2**29
@@ -132,7 +139,7 @@ def _content(member: _Member, name: str) -> bytes:
         raise OSError(f"{name} declares {member.size} bytes, more than an image has")
     try:
         content = member.read()
-    except (zipfile.BadZipFile, RuntimeError, EOFError, ValueError) as error:
+    except _UNPACK_FAILURES as error:
         raise OSError(str(error)) from error
     if len(content) != member.size:
         raise OSError("the archive is cut short")

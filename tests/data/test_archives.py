@@ -156,10 +156,12 @@ def test_an_image_that_declares_too_much_is_not_read(
         read_all(clean, SHAPE)
 
 
-def test_a_damaged_image_in_a_zip_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("offset", [9, 12, 40, 60])
+def test_a_damaged_image_in_a_zip_is_named(tmp_path: Path, offset: int) -> None:
+    """The first bytes behind the name are those of the packed image."""
     path = write(tmp_path / "pets.zip", PETS)
     content = bytearray(path.read_bytes())
-    content[content.find(b"cat/1.png") + 40] ^= 0xFF
+    content[content.find(b"cat/1.png") + offset] ^= 0xFF
     path.write_bytes(content)
     clean = load_dataset(path)
     with pytest.raises(ImageError, match=r"pets\.zip: cat/1\.png cannot be"):

@@ -9,7 +9,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import msgspec
 import typer
 
 from onnx_soda._data.forms import FORM_NAMES
@@ -22,6 +21,7 @@ from onnx_soda._options import (
     AttributionMethod,
     BudgetName,
     ConvertOptions,
+    DataOptions,
     Export,
     Limits,
     ProviderName,
@@ -33,7 +33,6 @@ from onnx_soda._options import (
     SplitName,
     Spread,
     TwinOptions,
-    check_class_order,
     usual_memory,
 )
 from onnx_soda._registry import Registry
@@ -69,7 +68,10 @@ _FLAGS = {
 }
 _OPTIONS = {
     field.name
-    for options in (ScanOptions, RuntimeOptions, RepairOptions, ConvertOptions, TwinOptions, Limits)
+    for options in (
+        *(ScanOptions, DataOptions, RuntimeOptions, RepairOptions, ConvertOptions, TwinOptions),
+        Limits,
+    )
     for field in fields(options)
 }
 _NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
@@ -146,25 +148,6 @@ def height_and_width(text: str) -> tuple[int, int]:
             param_hint="--size",
         )
     return sides[0], sides[-1]
-
-
-def class_order(path: Path | None) -> tuple[int, ...] | None:
-    """Read a JSON list of class numbers.
-
-    Raises:
-        BadParameter: It is none, or cannot be read.
-    """
-    if path is None:
-        return None
-    try:
-        found = msgspec.json.decode(path.read_bytes(), type=tuple[int, ...])
-        check_class_order(found)
-    except (OSError, ValueError, msgspec.MsgspecError) as error:
-        raise typer.BadParameter(
-            f"{path.name} is no JSON list of class numbers, as [2, 0, 1]: {error}",
-            param_hint="--reference-classes",
-        ) from error
-    return found
 
 
 def conversion(arch: str | None, size: tuple[int, int] | None) -> ConvertOptions:
@@ -290,6 +273,43 @@ ModelsArgument = Annotated[
 DataOption = Annotated[
     Path | None,
     typer.Option("--data", "-d", metavar="PATH", help=f"Clean labelled images: {FORM_NAMES}."),
+]
+ClassMapOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-map",
+        metavar="FILE",
+        help="JSON or CSV: which class number of the model each label of the clean images is.",
+        show_default=False,
+    ),
+]
+LabelsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE",
+        help="The labels, where they lie elsewhere: .npy for .npy images, CSV, JSON lines or COCO "
+        "for a folder or archive of images.",
+        show_default=False,
+    ),
+]
+DataRootOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-root",
+        metavar="FOLDER",
+        help="Links in a folder of images may lead below this folder, too.",
+        show_default=False,
+    ),
+]
+ClassMapOutput = Annotated[
+    Path | None,
+    typer.Option(
+        "--class-map-output",
+        metavar="FILE",
+        help="Where the labels look permuted, write the --class-map for them here.",
+        show_default=False,
+    ),
 ]
 SamplesOption = Annotated[
     int,

@@ -20,16 +20,19 @@ from onnx_soda._options import (
 from onnx_soda._report.formats import REPAIR_FORMATS, Context
 from onnx_soda._system import check_writable
 
-from .config import repeat_command
+from .config import class_order, data_options, repeat_command
 from .options import (
     OUTLIERS,
     USUAL_MEMORY,
     USUAL_SECONDS,
     ArchOption,
     BudgetOption,
+    ClassMapOption,
     CleanSetOption,
+    DataRootOption,
     Debug,
     ExportOption,
+    LabelsOption,
     MaxDropOption,
     MaxMemoryOption,
     ModelOutput,
@@ -56,7 +59,6 @@ from .options import (
     TopOption,
     TriggersOption,
     VictimOption,
-    class_order,
     conversion,
     height_and_width,
     in_flags,
@@ -94,6 +96,9 @@ def repair_command(
     rescan: RescanOption = _USUAL.rescan,
     report_output: ReportOutput = None,
     split: SplitOption = "auto",
+    class_map: ClassMapOption = None,
+    labels: LabelsOption = None,
+    data_root: DataRootOption = None,
     preprocess: PreprocessOption = None,
     budget: BudgetOption = "default",
     reference: ReferenceOption = None,
@@ -135,13 +140,15 @@ def repair_command(
             seed=seed,
             runtime=RuntimeOptions(provider, threads),
             reference_classes=class_order(reference_classes),
+            data=data_options(class_map, labels, data_root),
         ),
         method=method,
     )
     with failing_cleanly(debug):
         form = REPAIR_FORMATS.load(form_for(format_, report_output, REPAIR_FORMATS))()
         form.require()
-        inputs = (model, data, report, trigger_images, Path(preprocess) if preprocess else None)
+        named = (report, trigger_images, class_map, labels)
+        inputs = (model, data, *named, Path(preprocess) if preprocess else None)
         check_writable(output, *inputs)
         if report_output is not None:
             check_writable(report_output, output, *inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Sequence
@@ -13,7 +14,10 @@ import typer
 from onnx_soda._baseline import Entry
 from onnx_soda._batch import Ended, ask_all, find_models, is_single, scan_many, scan_one
 from onnx_soda._cache import Cache, usual_folder
+from onnx_soda._data.forms import check_clean_set
+from onnx_soda._errors import OptionError
 from onnx_soda._options import (
+    DataOptions,
     Intervention,
     ReferenceFlows,
     RuntimeOptions,
@@ -21,9 +25,10 @@ from onnx_soda._options import (
     ScanRequest,
 )
 from onnx_soda._results import ScanReport, failure_of
+from onnx_soda._system import check_writable, write_text
 from onnx_soda._words import printable
 
-from .config import ConfigOption, repeat_command
+from .config import ConfigOption, class_order, data_options, repeat_command
 from .options import (
     MEBIBYTE,
     USUAL_MEMORY,
@@ -36,13 +41,17 @@ from .options import (
     BudgetOption,
     CacheDirOption,
     CacheOption,
+    ClassMapOption,
+    ClassMapOutput,
     DataOption,
+    DataRootOption,
     Debug,
     ExitZeroOption,
     FactorOption,
     FailOnOption,
     FormatsOption,
     JobsOption,
+    LabelsOption,
     LayerOption,
     LogitsOption,
     MadOption,
@@ -68,7 +77,6 @@ from .options import (
     TimeoutOption,
     VerboseOption,
     ZerosOption,
-    class_order,
     conversion,
     height_and_width,
     limits_of,
@@ -95,6 +103,10 @@ def scan_command(
     models: ModelsArgument,
     data: DataOption = None,
     split: SplitOption = "auto",
+    class_map: ClassMapOption = None,
+    class_map_output: ClassMapOutput = None,
+    labels: LabelsOption = None,
+    data_root: DataRootOption = None,
     samples_per_class: SamplesOption = _USUAL.samples_per_class,
     preprocess: PreprocessOption = None,
     allow_missing_classes: AllowMissingOption = False,
@@ -149,7 +161,7 @@ def scan_command(
     limits = limits_of(sandbox, timeout, max_memory)
     if reference and data is None:
         raise typer.BadParameter("clean images (--data) are needed, too", param_hint="--reference")
-    order = class_order(reference_classes)
+    order, reading = class_order(reference_classes), data_options(class_map, labels, data_root)
     targets = read_targets(format_, output, fail_on, repeat_command(context))
     with failing_cleanly(debug):
         options = ScanOptions(
@@ -170,11 +182,16 @@ def scan_command(
             seed=seed,
             runtime=RuntimeOptions(provider, threads, batch_size, memory_limit * MEBIBYTE),
             reference_classes=order,
+            data=reading,
         )
         single = is_single(models)
         found = [Path(models[0])] if single else find_models(models)
         preparing = Path(preprocess) if preprocess else None
-        targets.check(single, [*found, data, baseline, config, preparing])
+        inputs = [*found, data, baseline, config, preparing, class_map, labels]
+        targets.check(single, inputs)
+        _check_class_map_output(class_map_output, single, inputs)
+        # Of one model without references the failure goes into its report.
+        _check_data(None if single and not reference else data, reading)
         entries = accepted_entries(baseline)
         convert = conversion(arch, sides)
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
@@ -184,6 +201,7 @@ def scan_command(
         if single:
             report = _scan_alone(request, targets, entries, quiet)
             codes = [of_report(report, fail_on)]
+            _tell_class_map(report, class_map_output)
             if verbose:
                 _tell_timing(report)
         else:
@@ -213,6 +231,39 @@ def _scan_alone(
     assert isinstance(ended.outcome, ScanReport)  # noqa: S101 - it went in as one
     targets.tell(ended.outcome, model)
     return ended.outcome
+
+
+def _check_data(data: Path | None, reading: DataOptions) -> None:
+    if data is not None:
+        check_clean_set(data, reading)
+
+
+def _check_class_map_output(
+    output: Path | None, single: bool, inputs: Sequence[Path | None]
+) -> None:
+    if output is None:
+        return
+    if not single:
+        raise OptionError(
+            "a class map is written for one model, and there are many",
+            "Scan one of them alone with --class-map-output.",
+        )
+    check_writable(output, *inputs)
+
+
+def _tell_class_map(report: ScanReport, output: Path | None) -> None:
+    """Write the class map that the model's answers suggest; tell of it on stderr."""
+    found = report.dataset and report.dataset.suggested_class_map
+    if found and output is not None:
+        write_text(output, json.dumps(found, indent=2, ensure_ascii=False) + "\n")
+        told = f"class map written to {output.name}; check it, then scan with --class-map"
+    elif found:
+        told = "--class-map-output FILE writes the class map that these labels need"
+    elif output is not None:
+        told = f"{output.name} is not written: the labels do not look permuted"
+    else:
+        return
+    print(printable(f"onnx-soda: {told}."), file=sys.stderr)
 
 
 def _seconds(request: ScanRequest) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -18,13 +19,17 @@ from onnx_soda._report.json import to_json
 from onnx_soda._report.tables import fact_table
 from onnx_soda._words import printable
 
+from .config import data_options
 from .options import (
     MOST_THREADS,
     USUAL_MEMORY,
     USUAL_SECONDS,
+    ClassMapOption,
     CleanSetOption,
+    DataRootOption,
     Debug,
     FormatOption,
+    LabelsOption,
     MaxMemoryOption,
     Quiet,
     SandboxOption,
@@ -70,6 +75,9 @@ def twins_command(
     epochs: EpochsOption = None,
     seed: SeedOption = _USUAL.seed,
     split: SplitOption = "auto",
+    class_map: ClassMapOption = None,
+    labels: LabelsOption = None,
+    data_root: DataRootOption = None,
     threads: TwinThreadsOption = _USUAL.threads,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -87,7 +95,8 @@ def twins_command(
     small, or every twin is too weak.
     """
     with failing_cleanly(debug):
-        options = TwinOptions(count=count, epochs=epochs, seed=seed, threads=threads)
+        reading = data_options(class_map, labels, data_root)
+        options = TwinOptions(count, epochs, seed, threads, reading)
         with ProgressBar(quiet) as progress:
             answer = make_twins(
                 data,
@@ -97,11 +106,19 @@ def twins_command(
                 limits=limits_of(sandbox, timeout, max_memory),
                 progress=progress,
             )
-        deliver(to_json(answer) if format_ == "json" else _rendered(answer, data, output), None)
+        read = {"--data": data, "--class-map": class_map, "--labels": labels}
+        use = _flags({**read, "--data-root": data_root, "--reference": output})
+        deliver(to_json(answer) if format_ == "json" else _rendered(answer, output, use), None)
     raise typer.Exit(CLEAN if answer.sound else INCONCLUSIVE)
 
 
-def _rendered(answer: TwinsAnswer, data: Path, output: Path) -> RenderableType:
+def _flags(given: Mapping[str, Path | None]) -> str:
+    return " ".join(
+        f"{flag} {shlex.quote(str(path))}" for flag, path in given.items() if path is not None
+    )
+
+
+def _rendered(answer: TwinsAnswer, output: Path, use: str) -> RenderableType:
     if answer.problem:
         return Text(printable(answer.problem))
     facts = [
@@ -110,7 +127,7 @@ def _rendered(answer: TwinsAnswer, data: Path, output: Path) -> RenderableType:
         ("seconds", f"{answer.seconds:.0f}"),
         *(("note", note) for note in answer.notes),
     ]
-    lines = [Text(), *(Text(printable(line)) for line in _closing(answer, data, output))]
+    lines = [Text(), *(Text(printable(line)) for line in _closing(answer, output, use))]
     return Group(fact_table(facts), Text(), _table(answer.twins), *lines)
 
 
@@ -126,7 +143,7 @@ def _table(twins: tuple[Twin, ...]) -> Table:
     return table
 
 
-def _closing(answer: TwinsAnswer, data: Path, output: Path) -> list[str]:
+def _closing(answer: TwinsAnswer, output: Path, use: str) -> list[str]:
     """Return what to say below the table: what the twins are worth, and how to use them."""
     weak = [twin for twin in answer.twins if not twin.sound]
     said = []
@@ -138,8 +155,7 @@ def _closing(answer: TwinsAnswer, data: Path, output: Path) -> list[str]:
             "held out get their class. More clean images help, or more --epochs."
         )
     if answer.sound:
-        paths = (shlex.quote(str(path)) for path in (data, output))
-        said.append("Use them: onnx-soda scan MODEL --data {} --reference {}".format(*paths))
+        said.append(f"Use them: onnx-soda scan MODEL {use}")
     own = {twin.file for twin in answer.twins if twin.sound}
     others = sorted(path.name for path in output.glob("*.onnx") if path.name not in own)
     if others:

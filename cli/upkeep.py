@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 import onnx_soda
-from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, read_baseline
+from onnx_soda._baseline import Baseline, Entry, apply_baseline, entries_of, merged, read_baseline
 from onnx_soda._batch import Ended
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._detect.base import all_rules
@@ -40,7 +40,8 @@ def baseline_command(
         list[Path], typer.Argument(metavar="REPORT", help="JSON reports.", show_default=False)
     ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", metavar="FILE", help="The baseline to write.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", help="The baseline to write, or to add to."),
     ],
     reason: Annotated[str, typer.Option("--reason", help="Why the findings are accepted.")],
     expires: Annotated[
@@ -51,7 +52,8 @@ def baseline_command(
 ) -> None:
     """Accept the findings of reports, until a day.
 
-    They are accepted for these very models alone.
+    They are accepted for these very models alone. A baseline that is there already keeps its
+    entries; a finding that is accepted anew gets the new reason and day.
 
     `onnx-soda scan --baseline FILE` then marks them, and they do not count for its exit code.
 
@@ -64,9 +66,12 @@ def baseline_command(
     with failing_cleanly(debug):
         check_writable(output, *reports)
         entries = [entry for path in reports for entry in entries_of(path, reason, expires.date())]
-        baseline = Baseline(1, tuple(dict.fromkeys(entries)))
+        kept = read_baseline(output).accepted if output.is_file() else ()
+        baseline = Baseline(1, merged(kept, entries))
         write_text(output, _text(baseline))
-        deliver(f"{printable(output.name)}: {len(baseline.accepted)} findings accepted\n", None)
+        before = f", {len(kept)} of them before" if kept else ""
+        told = f"{len(baseline.accepted)} findings accepted{before}"
+        deliver(f"{printable(output.name)}: {told}\n", None)
 
 
 def _text(baseline: Baseline) -> str:

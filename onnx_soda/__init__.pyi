@@ -87,6 +87,7 @@ from ._numbers import (
 # What a caller can choose.
 from ._options import (
     ConvertOptions,
+    DataOptions,
     Intervention,
     Limits,
     Progress,
@@ -145,6 +146,7 @@ __all__ = [
     "Coverage",
     "CrashError",
     "DataError",
+    "DataOptions",
     "DatasetFileError",
     "DatasetInfo",
     "Detector",

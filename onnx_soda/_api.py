@@ -31,6 +31,7 @@ from onnx_soda._answers import (
     TwinsAnswer,
 )
 from onnx_soda._converters.protocol import may_be_source
+from onnx_soda._data.forms import check_clean_set
 from onnx_soda._errors import CrashError, OutputError, SodaError
 from onnx_soda._options import (
     ConvertOptions,
@@ -56,7 +57,8 @@ from onnx_soda._sandbox.jobs import (
     ScanJob,
     TwinsJob,
     models,
-    with_preprocessing_file,
+    with_whole_data_paths,
+    with_whole_paths,
 )
 from onnx_soda._sandbox.parent import Done, run_job
 from onnx_soda._sandbox.process import private_folder
@@ -93,7 +95,9 @@ def scan_file(
         SodaError: The model cannot be scanned, the clean set does not fit, or the child failed.
     """
     clean = None if data is None else _absolute(data)
-    asked = with_preprocessing_file(options or ScanOptions())
+    asked = with_whole_paths(options or ScanOptions())
+    if clean is not None:
+        check_clean_set(clean, asked.data)
     others = _heard(references, clean, split, asked, convert, limits)
     with _as_onnx(Path(model), convert, limits, progress) as (path, origin):
         done = _do(ScanJob(_absolute(path), clean, split, asked, others), limits, progress)
@@ -149,7 +153,8 @@ def ask_reference(
     """
     try:
         with _as_onnx(Path(model), convert, limits, progress) as (path, _):
-            job = ReferenceJob(_absolute(path), _absolute(data), split, options or ScanOptions())
+            asked = with_whole_paths(options or ScanOptions())
+            job = ReferenceJob(_absolute(path), _absolute(data), split, asked)
             flows: ReferenceFlows = _do(job, limits, progress).answer
     except SodaError as error:
         return ReferenceFlows(Path(model).name, problem=error.message)
@@ -235,7 +240,8 @@ def repair_file(
         SodaError: The model cannot be repaired, or a child failed.
     """
     place, options = Path(output), options or RepairOptions()
-    scan = with_preprocessing_file(options.scan)
+    scan = with_whole_paths(options.scan)
+    check_clean_set(data, scan.data)
     job = RepairJob(
         model="",
         data=_absolute(data),
@@ -334,6 +340,8 @@ def make_twins(
         SodaError: No torch, images or a folder that will not do, or a child failed.
     """
     folder, asked, begin = Path(output), options or TwinOptions(), time.monotonic()
+    asked = replace(asked, data=with_whole_data_paths(asked.data))
+    check_clean_set(data, asked.data)
     job = TwinsJob(_absolute(data), _absolute(folder), split, asked)
     with folder_to_fill(folder, Path(data)):
         answer: TwinsAnswer = _do(job, limits, progress).answer

@@ -178,6 +178,19 @@ def entries_of(path: Path, reason: str, expires: date) -> list[Entry]:
     return list(entries)
 
 
+def merged(kept: Iterable[Entry], new: Iterable[Entry]) -> tuple[Entry, ...]:
+    """Return entries with new ones; what is accepted anew has the new reason and day.
+
+    Args:
+        kept: What was accepted before.
+        new: What is accepted now.
+    """
+    by_finding = {
+        (one.sha256, one.rule_id, one.victim_class, one.target_class): one for one in (*kept, *new)
+    }
+    return tuple(by_finding.values())
+
+
 def _read(path: Path, kind: Any) -> Any:
     try:
         if path.stat().st_size > _LARGEST:

@@ -11,15 +11,16 @@ import glob
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from onnx_soda._api import ask_reference, scan_file
 from onnx_soda._cache import Cache
-from onnx_soda._errors import ModelFileError
+from onnx_soda._errors import DatasetFileError, ModelFileError
 from onnx_soda._options import (
     Progress,
     ReferenceFlows,
@@ -29,12 +30,12 @@ from onnx_soda._options import (
 )
 from onnx_soda._results import Outcome, ScanFailure, ScanReport, failure_of
 from onnx_soda._sandbox.process import end_children
-from onnx_soda._words import as_url, not_fetched, shown_name
+from onnx_soda._words import as_url, not_fetched
 
 ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
 """Files that are taken for models in folders. `.h5` and `.npz` are mostly images, and `.bin` and
 `.data` mostly weights of a model beside them; named by themselves they are taken too."""
-_LIST = "@"
+_LIST, _COMMENT = "@", "#"
 _SAVED_MODEL = "saved_model.pb"
 _LARGEST_LIST = 2**24
 
@@ -54,23 +55,34 @@ def find_models(arguments: Iterable[str]) -> list[Path]:
 
     Args:
         arguments: Paths of files; folders, which are searched with all below them; patterns as
-            `glob` has them; or lists: "@FILE" with one path per line, relative to the list.
+            `glob` has them; or lists: "@FILE" with one path per line, relative to the list. Empty
+            lines and those that begin with "#" are passed over.
 
     Raises:
-        ModelFileError: A list cannot be read, or there is no model.
+        ModelFileError: A list cannot be read, a pattern matches nothing, or there is no model.
     """
     found: dict[Path, Path] = {}
     for argument in arguments:
         paths = list(_expand(argument))
         if not paths:
-            endings = ", ".join(sorted(ENDINGS))
-            raise ModelFileError(
-                f"{shown_name(Path(argument))} holds no model",
-                f"In folders, models end in {endings}.",
-            )
+            raise _nothing_found(argument)
         for path in paths:
             found.setdefault(_real(path), path)
     return list(found.values())
+
+
+def _nothing_found(argument: str) -> ModelFileError:
+    endings = f"In folders, models end in {', '.join(sorted(ENDINGS))}."
+    if argument.startswith(_LIST) and not _exists(argument):
+        return ModelFileError(
+            f"the list {Path(argument[1:]).name} names no model",
+            "Write one path per line; lines that begin with # are comments.",
+        )
+    if not _exists(argument) and not glob.glob(argument, recursive=True):  # noqa: PTH207
+        return ModelFileError(
+            f"no file matches {argument}", "Check the pattern, or name a folder of models."
+        )
+    return ModelFileError(f"{Path(argument).name} holds no model", endings)
 
 
 def _real(path: Path) -> Path:
@@ -143,7 +155,7 @@ def _listed(file: Path) -> Iterator[Path]:
     for line in lines:
         if "\0" in line:
             raise ModelFileError(f"the list {file.name} is no text", "Write one path per line.")
-        if line.strip():
+        if line.strip() and not line.lstrip().startswith(_COMMENT):
             yield file.parent / line.strip()
 
 
@@ -279,7 +291,29 @@ def scan_many(
         stopping: Tells whether no more models are to be begun.
         within: Called with a model's path as its scan goes on, and as `progress`; of several at
             once, in the threads that wait for them.
+
+    Raises:
+        DatasetFileError: The clean set cannot be read, so that no model can be scanned.
     """
+    with closing(_scans(models, request, cache, jobs, progress, stopping, within)) as scans:
+        scanned = False
+        for one in scans:
+            # It says nothing about the model, and would be said of every other one.
+            if isinstance(one.error, DatasetFileError) and not scanned:
+                raise one.error
+            scanned = scanned or isinstance(one.outcome, ScanReport)
+            yield one
+
+
+def _scans(
+    models: Sequence[Path],
+    request: ScanRequest,
+    cache: Cache | None,
+    jobs: int,
+    progress: Progress,
+    stopping: Callable[[], bool],
+    within: Callable[[str, str, int, int], None],
+) -> Generator[Ended, None, None]:
     requests = [replace(request, model=model) for model in models]
     progress("models", 0, len(requests))
     if jobs <= 1 or len(models) == 1 or request.limits is None:

@@ -22,6 +22,7 @@ import platformdirs
 
 import onnx_soda
 import onnx_soda._converters
+from onnx_soda._data.forms import files_beside
 from onnx_soda._errors import OutputError
 from onnx_soda._options import ReferenceFlows, ScanRequest
 from onnx_soda._report.json import to_json
@@ -108,7 +109,9 @@ class Cache:
         try:
             if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
                 return None
-            state = _state_of(data) if data else ()
+            state = _state_of(data, request.options.data.labels) if data else ()
+            if state is None:
+                return None
             if sum((size for _, size, _ in state), request.model.stat().st_size) > _MOST_HASHED:
                 return None
             return self._key(request, state)
@@ -224,15 +227,28 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _state_of(path: Path) -> _State:
-    facts = ((file, file.stat()) for file in _files(path))
+def _state_of(path: Path, labels: str | None) -> _State | None:
+    """Return what tells whether a clean set has changed; None where links lead on to folders."""
+    parts = [path, *files_beside(path), *([Path(labels)] if labels else [])]
+    files = list(dict.fromkeys(file for part in parts for file in _files(part)))
+    if any(part.is_dir() and _has_linked_folder(part) for part in parts):
+        return None
+    facts = ((file, file.stat()) for file in files)
     return tuple((str(file), fact.st_size, fact.st_mtime_ns) for file, fact in facts)
 
 
+def _has_linked_folder(folder: Path) -> bool:
+    return any(one.is_symlink() and one.is_dir() for one in folder.rglob("*"))
+
+
 @functools.lru_cache(maxsize=4)
-def _digest_of_state(path: Path, _: _State) -> str:
+def _digest_of_state(data: Path, state: _State) -> str:
     """Return the digest of a clean set, which many models share; what is unchanged is read once."""
-    return _digest(path)
+    whole = hashlib.sha256()
+    for name, _, _ in state:
+        line = f"{os.path.relpath(name, data.parent)}\0{_digest(Path(name))}\n"
+        whole.update(line.encode("utf-8", "surrogateescape"))
+    return whole.hexdigest()
 
 
 def _options(request: ScanRequest) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -146,14 +146,47 @@ def _check_size(size: tuple[int, int] | None) -> None:
         raise ValueError(f"size must be from 1 to {LARGEST_SIDE} pixels, not {size}")
 
 
-def check_class_order(order: Sequence[int]) -> None:
+def check_class_order(order: Sequence[int], what: str = "reference classes") -> None:
     """Make sure that there are classes, and different ones.
+
+    Args:
+        order: The classes.
+        what: What to call them in the error.
 
     Raises:
         ValueError: There is none, they are not different, or one is negative.
     """
     if min(order, default=-1) < 0 or len(set(order)) < len(order):
-        raise ValueError("reference classes must be different class numbers, 0 or more")
+        twice = next((number for number in order if list(order).count(number) > 1), None)
+        named = "" if twice is None else f"; {twice} is named more than once"
+        raise ValueError(f"{what} must be different class numbers, 0 or more{named}")
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """How a clean set is read.
+
+    Attributes:
+        class_map: Where the model numbers the classes otherwise than the clean set: for each label
+            of the clean set the class of the model. A label is the name of a class, or its number
+            as text. None in place of a class leaves its images out.
+        labels: File with the labels, where it does not lie beside the images: `.npy` for images in
+            a `.npy` file; CSV, JSON lines or COCO for a folder or an archive of images.
+        data_root: Links in a folder of images may lead below this folder, and not only below the
+            folder itself.
+
+    Raises:
+        ValueError: The class map is empty, or has a negative class or one twice.
+    """
+
+    class_map: Mapping[str, int | None] | None = None
+    labels: str | None = None
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_map is not None:
+            kept = [number for number in self.class_map.values() if number is not None]
+            check_class_order(kept, "the classes of class_map")
 
 
 AUTO = "auto"
@@ -190,6 +223,7 @@ class ScanOptions:
         runtime: Provider, threads, batch size, memory.
         reference_classes: Where references number the classes otherwise: for each class of the
             clean images, in order, what it is in the references. They may have further classes.
+        data: How the clean set is read. Its class map holds for the references, too.
 
     Raises:
         ValueError: A number is out of its range, or none (NaN); two classes are the same one in
@@ -213,6 +247,7 @@ class ScanOptions:
     seed: int = 0
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     reference_classes: tuple[int, ...] | None = None
+    data: DataOptions = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -234,6 +269,7 @@ class ScanOptions:
             allow_missing_classes=self.allow_missing_classes or further,
             runtime=self.runtime,
             reference_classes=self.reference_classes,
+            data=self.data,
         )
 
 
@@ -308,6 +344,7 @@ class TwinOptions:
         seed: For the images held out, and for all that is drawn in training.
         threads: Threads to train with. Other numbers give slightly other weights, and more are
             slower where another program holds a core.
+        data: How the clean set is read.
 
     Raises:
         ValueError: A number is under its least.
@@ -317,6 +354,7 @@ class TwinOptions:
     epochs: int | None = None
     seed: int = 0
     threads: int = 1
+    data: DataOptions = field(default_factory=DataOptions)
 
     def __post_init__(self) -> None:
         for name, value in (("count", self.count), ("threads", self.threads)):

@@ -84,6 +84,9 @@ class DatasetInfo:
             and the runner-up.
         class_names: Names of the classes, where known.
         notes: Sentences about how the file was read.
+        suggested_class_map: Where the model has the classes in another order than the labels, as
+            its answers show: the class of the model for each label, as `class_map` takes it. None
+            in place of a class where the class map that was given leaves the label out.
     """
 
     file: str
@@ -95,6 +98,7 @@ class DatasetInfo:
     preprocessing: Mapping[str, Any]
     class_names: tuple[str, ...] | None
     notes: tuple[str, ...]
+    suggested_class_map: Mapping[str, int | None] | None = None
 
 
 @dataclass(frozen=True)

@@ -294,7 +294,7 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
     clean, choice = suspect.clean, suspect.choice
     if clean is None:
         return None
-    sized = suspect.inferred_size
+    sized, order = suspect.inferred_size, suspect.examined.relabelling
     counts = np.bincount(observation.labels)
     return DatasetInfo(
         file=clean.file,
@@ -310,6 +310,9 @@ def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo
             *(sized.notes() if sized else ()),
             *(choice.notes() if choice else ()),
         ),
+        suggested_class_map=None
+        if order is None
+        else order.class_map(suspect.options.data.class_map),
     )
 
 

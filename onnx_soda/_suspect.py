@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda._data.class_map import Relabelling, find_relabelling
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.inference import (
     PreprocessingChoice,
@@ -111,6 +112,8 @@ class Examined:
         misread: Classes of which most images are given one other class: the class, the other, and
             the share.
         unexamined_outputs: Names of the model's outputs that are not computed from the scores.
+        relabelling: The order in which the model has the classes, where its answers show that it is
+            another than that of the labels.
     """
 
     classes: int | None
@@ -121,6 +124,7 @@ class Examined:
     misread: tuple[tuple[int, int, float], ...] = ()
     unexamined_outputs: tuple[str, ...] = ()
     guessing: float | None = None
+    relabelling: Relabelling | None = None
 
     @property
     def too_inaccurate(self) -> bool:
@@ -239,7 +243,11 @@ class Suspect:
         clean = self._images()
         allow_missing = self.options.allow_missing_classes
         check_labels(
-            clean.labels, self.classes or 0, clean.class_names, allow_missing=allow_missing
+            clean.labels,
+            self.classes or 0,
+            clean.class_names,
+            allow_missing=allow_missing,
+            is_mapped=self.options.data.class_map is not None,
         )
         rng = np.random.default_rng(self.options.seed)
         return balanced_sample(clean.labels, self.classes or 0, self.options.samples_per_class, rng)
@@ -391,7 +399,7 @@ class Suspect:
             usual = counts.max() / counts.sum() if len(counts) > 1 else 0.0
             guessing = max(float(usual), 1 / (self.classes or len(counts)))
             least = needed_accuracy(guessing, int(counts.sum()))
-        return Examined(
+        examined = Examined(
             self.classes,
             len(counts),
             int(counts.min()),
@@ -401,6 +409,17 @@ class Suspect:
             others,
             guessing,
         )
+        return replace(examined, relabelling=self._relabelling(observation, examined))
+
+    def _relabelling(self, observation: Observation, examined: Examined) -> Relabelling | None:
+        """Return the order in which the model has the classes, where it is surely another one."""
+        if not (examined.misread or examined.too_inaccurate):
+            return None
+        answers = observation.logits.argmax(axis=1)
+        found = find_relabelling(observation.labels, answers, observation.logits.shape[1])
+        if found is None or found.accuracy < examined.min_accuracy:
+            return None
+        return replace(found, names=self._images().class_names)
 
     def observe(
         self, rows: IntArray, body: Body | None = None, progress: Progress = no_progress

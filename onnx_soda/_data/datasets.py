@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx_soda._data.class_map import mapped
 from onnx_soda._data.forms import form_of
 from onnx_soda._data.sources import ImageSource, IntArray, digest, readable
 from onnx_soda._errors import LabelError
+from onnx_soda._options import DataOptions
 from onnx_soda._words import shown_name
 
 
@@ -35,8 +37,10 @@ class CleanSet:
     preprocessed: bool = False
 
 
-def load_dataset(path: str | Path, split: str = "auto") -> CleanSet:
-    """Open a clean set: HDF5, .npz, a folder of class folders, IDX or Parquet.
+def load_dataset(
+    path: str | Path, split: str = "auto", options: DataOptions | None = None
+) -> CleanSet:
+    """Open a clean set: arrays, or images in folders or archives; docs/clean-sets.md has the forms.
 
     The format is told by the content. Labels are read and checked; no image is decoded.
 
@@ -44,6 +48,7 @@ def load_dataset(path: str | Path, split: str = "auto") -> CleanSet:
         path: File or folder.
         split: "auto" (test images where there are any, else val, else train), "train", "val",
             "test" or "all".
+        options: See `DataOptions`.
 
     Returns:
         The clean set.
@@ -51,16 +56,17 @@ def load_dataset(path: str | Path, split: str = "auto") -> CleanSet:
     Raises:
         DatasetFileError: Not there, empty, unreadable, of an unknown format, refused as unsafe, or
             without the split asked for.
-        LabelError: Labels do not fit the images, or a class folder is empty.
+        LabelError: Labels do not fit the images or the class map, or a class folder is empty.
         ImageError: An array is not one of images.
     """
-    path = Path(path)
+    path, options = Path(path), options or DataOptions()
     name = shown_name(path)
     with readable(name):
-        part = form_of(path, name).read(path, split)
+        part = form_of(path, name, options.labels).read(path, split, options)
         sha256 = digest(path, part.files)
     if not len(part.labels):
         raise LabelError(f"{name} has no image to scan with", "Give clean labelled images.")
-    return CleanSet(
+    clean = CleanSet(
         name, sha256, part.labels, part.class_names, part.images, part.notes, part.preprocessed
     )
+    return clean if options.class_map is None else mapped(clean, options.class_map)

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtrc
 
+from onnx_soda._data.class_map import best_order
 from onnx_soda._data.preprocessing import Preprocessing
 from onnx_soda._data.sources import ImageShape, IntArray, Pixels
 from onnx_soda._errors import ImageError, LabelError, PreprocessingError
@@ -71,6 +72,8 @@ class PreprocessingChoice:
 class _Trial:
     option: Preprocessing
     right: NDArray[np.bool_]
+    in_any_order: float
+    classes: int
 
     @property
     def accuracy(self) -> float:
@@ -83,7 +86,9 @@ def infer_preprocessing(
     """Choose the preprocessing with the best accuracy.
 
     Equal accuracies are decided by the order of the options, not by the likelihood of the true
-    class: that favours options that raise the contrast, and so the confidence. Options that cannot
+    class: that favours options that raise the contrast, and so the confidence. Where all accuracies
+    are too low, the classes may have another order: the best one is then what has the best accuracy
+    in any order. Options that cannot
     feed the model at all (``predict`` raises PreprocessingError, as for floats into a uint8 input)
     are left out.
 
@@ -135,8 +140,11 @@ def _ranked(
             "no preprocessing to choose from fits the model",
             "Describe the model's preprocessing in a JSON file.",
         )
+    poor = max(trial.accuracy for trial in trials) < needed_accuracy(
+        1 / trials[0].classes, len(labels)
+    )
     # sorted is stable: earlier options win ties.
-    return sorted(trials, key=lambda trial: -trial.accuracy)
+    return sorted(trials, key=lambda trial: -(trial.in_any_order if poor else trial.accuracy))
 
 
 def _tried(
@@ -154,7 +162,9 @@ def _tried(
         )
     # A wrong option may overflow the network; what is no number is no answer.
     usable = np.asarray(np.isfinite(logits).all(axis=1))
-    return _Trial(option, usable & (logits.argmax(axis=1) == labels))
+    answers, classes = logits.argmax(axis=1), logits.shape[1]
+    _, fitting = best_order(labels[usable], answers[usable], classes)
+    return _Trial(option, usable & (answers == labels), fitting / len(labels), classes)
 
 
 # Sides that classifiers are trained on: from MNIST's 28 and CIFAR's 32 to Inception's 299.

@@ -1,4 +1,4 @@
-"""Clean sets in NumPy's .npz: ``x_test``/``y_test``, ``images``/``labels`` and the like."""
+"""Clean sets in .npz, or in a pair of .npy files: ``x_test``/``y_test``, ``images``/``labels``."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from onnx_soda._data.splits import (
     split_note,
 )
 from onnx_soda._errors import DatasetFileError
+from onnx_soda._options import DataOptions
 from onnx_soda._words import shown_name
 
 _SUFFIX = ".npy"
@@ -77,16 +78,20 @@ def _header(archive: zipfile.ZipFile, key: str, name: str) -> _Header:
     """Read an array's header, and hold it against the bytes that the archive has for it."""
     info = archive.getinfo(key + _SUFFIX)
     with archive.open(info) as stream:
-        shape, dtype = _shape_and_dtype(stream)
-        taken = stream.tell()
+        return _checked(stream, info.file_size, f"{name}: {key}")
+
+
+def _checked(stream: IO[bytes], size: int, name: str) -> _Header:
+    """Read an array's header, and hold it against the bytes that there are."""
+    shape, dtype = _shape_and_dtype(stream)
     if dtype.hasobject:
         raise DatasetFileError(
-            f"{name}: {key} holds Python objects, which only unpickling could read",
+            f"{name} holds Python objects, which only unpickling could read",
             "Store plain numbers; images of different sizes belong in a folder of class folders.",
         )
-    if math.prod(shape) * dtype.itemsize != info.file_size - taken:
+    if math.prod(shape) * dtype.itemsize != size - stream.tell():
         raise DatasetFileError(
-            f"{name}: {key} declares shape {shape}, which is not what is stored",
+            f"{name} declares shape {shape}, which is not what is stored",
             "The file is damaged: write it again.",
         )
     return _Header(shape, dtype)
@@ -98,3 +103,57 @@ def _shape_and_dtype(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, _, dtype = read(stream)
     return shape, dtype
+
+
+def load_npy(path: Path, split: str, options: DataOptions) -> SplitData:
+    """Read the labels of a clean set in .npy files; the images follow when they are asked for.
+
+    Args:
+        path: The file of images, or a folder with files of images and labels, named as the arrays
+            in an .npz.
+        split: See `choose_splits`.
+        options: They may name the file of labels.
+
+    Raises:
+        DatasetFileError: As `load_npz`, or there is no file of labels.
+        LabelError: Labels do not fit the images.
+        ImageError: The images are not an array of images.
+    """
+    name = shown_name(path)
+    with readable(name):
+        if not path.is_dir() and options.labels is not None:
+            return _npy_part(path, Path(options.labels))
+        folder = path if path.is_dir() else path.parent
+        files = {file.stem: file for file in sorted(folder.glob(f"*{_SUFFIX}"))}
+        pairs = find_pairs(files, name)
+        if not path.is_dir():
+            pairs = {which: pair for which, pair in pairs.items() if pair[0] == path.stem}
+        if not pairs:
+            lacking = "images and labels" if path.is_dir() else "labels beside it"
+            raise DatasetFileError(
+                f"{name} has no {lacking} under known names",
+                "Call them images.npy and labels.npy, or give the file of images as `data` and "
+                "that of the labels as `labels`.",
+            )
+        chosen = choose_splits(pairs, split, name)
+        parts = [_npy_part(*(files[key] for key in pairs[which])) for which in chosen]
+        joined = join_parts(parts, name)
+    return replace(joined, notes=(*split_note(chosen), *joined.notes))
+
+
+def _npy_part(images: Path, labels: Path) -> SplitData:
+    rows, stored = _npy_rows(images), _npy_rows(labels)
+    return split_from_arrays(rows, stored.load(), images.name, (images, labels))
+
+
+def _npy_rows(path: Path) -> LazyRows:
+    with readable(path.name), path.open("rb") as stream:
+        check_declared(path.name, path.stat().st_size)
+        header = _checked(stream, path.stat().st_size, path.name)
+    return LazyRows(header.shape, header.dtype, partial(_load_npy, path))
+
+
+def _load_npy(path: Path) -> NDArray[Any]:
+    with readable(path.name):
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        return array

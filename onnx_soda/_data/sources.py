@@ -213,7 +213,8 @@ def digest(path: Path, files: Iterable[Path]) -> str:
 
     Returns:
         The file's own SHA-256 where ``path`` is the only file; otherwise that of the sorted lines
-        ``"<path relative to the folder>\0<SHA-256 of the content>\n"``, names in UTF-8.
+        ``"<path relative to the folder>\0<SHA-256 of the content>\n"``, names in UTF-8. A file
+        outside the folder goes by its name alone.
 
     Raises:
         DatasetFileError: The files are larger than ``MAX_DECLARED_BYTES`` together.
@@ -223,10 +224,12 @@ def digest(path: Path, files: Iterable[Path]) -> str:
     if used == [path]:
         return _file_digest(path)
     folder = path if path.is_dir() else path.parent
-    lines = sorted(
-        f"{file.relative_to(folder).as_posix()}\0{_file_digest(file)}\n" for file in used
-    )
+    lines = sorted(f"{_below(file, folder)}\0{_file_digest(file)}\n" for file in used)
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _below(file: Path, folder: Path) -> str:
+    return file.relative_to(folder).as_posix() if file.is_relative_to(folder) else file.name
 
 
 def _file_digest(path: Path) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.arrays import LazyRows, Rows, open_array
+from onnx_soda._data.forms import SPLIT_WORDS
 from onnx_soda._data.sources import ImageSource, IntArray, JoinedSource
 from onnx_soda._errors import DatasetFileError, LabelError
 
@@ -87,17 +88,6 @@ _PREFERENCE = ("test", "val", "train")
 
 _ASKABLE = ("auto", "train", "val", "test", "all")
 
-_SYNONYMS = {
-    "train": "train",
-    "training": "train",
-    "test": "test",
-    "testing": "test",
-    "t10k": "test",  # MNIST's own name for its ten thousand test images
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-}
-
 
 def choose_splits(available: Collection[str], asked: str, name: str) -> tuple[str, ...]:
     """Apply the split rule: "auto" takes test images where there are any, else val, else train.
@@ -139,13 +129,15 @@ def split_note(splits: tuple[str, ...]) -> tuple[str, ...]:
 
 def split_of_folder(name: str) -> str:
     """Return the split that a folder or group of this name holds, ``UNSPLIT`` for none."""
-    return _SYNONYMS.get(name.lower(), UNSPLIT)
+    return SPLIT_WORDS.get(name.lower(), UNSPLIT)
 
 
 def split_of_file(name: str) -> str:
     """Return the split that a word in a file name tells (``t10k-images-idx3-ubyte``)."""
     words = re.split(r"[^a-z0-9]+", PurePath(name).name.lower())
-    found = [_SYNONYMS[word] for word in words if word in _SYNONYMS]
+    # COCO's parts bear their year: "val2017".
+    known = [SPLIT_WORDS.get(word) or SPLIT_WORDS.get(word.rstrip("0123456789")) for word in words]
+    found = [split for split in known if split]
     return found[0] if found else UNSPLIT
 
 
@@ -224,6 +216,7 @@ def check_labels(
     class_names: Sequence[str] | None = None,
     *,
     allow_missing: bool = False,
+    is_mapped: bool = False,
 ) -> None:
     """Check that labels are classes of the model, and that each class has images.
 
@@ -232,6 +225,7 @@ def check_labels(
         n_classes: Number of classes of the model.
         class_names: Names for the error message.
         allow_missing: Accept classes without images.
+        is_mapped: The numbers are those of a class map.
 
     Raises:
         LabelError: A label is not among 0..n_classes - 1, or a class has no images.
@@ -242,7 +236,10 @@ def check_labels(
         raise LabelError(
             f"labels outside the model's classes 0..{n_classes - 1}: "
             f"{_listed(outside, class_names)}",
-            "Use the data set whose classes the model was trained on, numbered in the same order.",
+            "Mend the numbers in `class_map`."
+            if is_mapped
+            else "Use the data set whose classes the model was trained on, numbered in the same "
+            "order, or say with `class_map` which class of the model each label is.",
         )
     missing = np.setdiff1d(np.arange(n_classes), found)
     if missing.size and not allow_missing:

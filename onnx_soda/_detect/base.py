@@ -120,6 +120,8 @@ def _misread(examined: Examined) -> list[str]:
     """Tell which classes the model takes for others as they are: no change can turn them then."""
     if examined.too_inaccurate:
         return []
+    if examined.relabelling is not None:
+        return [examined.relabelling.sentence()]
     return [
         f"{share:.0%} of the clean images of class {label} are taken for class {answer} as they "
         "are: the labels or the order of the classes are not the model's, or it turns this class "
@@ -138,6 +140,8 @@ def shortfall_of_all(examined: Examined) -> list[str]:
             "size of the images, the order of the classes or the labels do not fit it; see "
             "`preprocess` and `size`."
         )
+        if examined.relabelling is not None:
+            gaps.append(examined.relabelling.sentence())
     if examined.accuracy is None:
         gaps.append(
             "No clean images were given, so only the data-free part of the analysis ran. With "

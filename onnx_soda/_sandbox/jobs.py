@@ -17,6 +17,7 @@ from onnx_soda._answers import (
 from onnx_soda._data.forms import files_beside
 from onnx_soda._options import (
     ConvertOptions,
+    DataOptions,
     ReferenceFlows,
     RepairOptions,
     ScanOptions,
@@ -209,20 +210,32 @@ def _named(job: Job) -> Iterator[Path]:
                 yield from files_beside(path)
     if isinstance(job, TwinsJob):
         yield Path(job.folder)
-    options = job.options if isinstance(job, ScanJob) else None
+    options = job.options if isinstance(job, ScanJob | ReferenceJob | TwinsJob) else None
     options = job.options.scan if isinstance(job, RepairJob) else options
-    if options is not None and options.preprocess is not None:
-        path = Path(options.preprocess)
-        if path.is_absolute():
-            yield path
+    if options is not None:
+        yield from _named_in(options)
 
 
-def with_preprocessing_file(options: ScanOptions) -> ScanOptions:
-    """Return options that name the file of the preprocessing, if it is one, by its whole path.
+def _named_in(options: ScanOptions | TwinOptions) -> Iterator[Path]:
+    """Yield the files and folders that options name."""
+    preprocess = options.preprocess if isinstance(options, ScanOptions) else None
+    for given in (options.data.labels, options.data.data_root, preprocess):
+        if given is not None and Path(given).is_absolute():
+            yield Path(given)
 
-    A name without dot or folder is that of a preset.
+
+def with_whole_paths(options: ScanOptions) -> ScanOptions:
+    """Return options that name files and folders by their whole paths.
+
+    A preprocessing without dot or folder in its name is a preset, and stays.
     """
-    spec = options.preprocess
+    spec, data = options.preprocess, with_whole_data_paths(options.data)
     if spec is None or (Path(spec).name == spec and "." not in spec) or not Path(spec).is_file():
-        return options
-    return replace(options, preprocess=str(Path(spec).absolute()))
+        return replace(options, data=data)
+    return replace(options, preprocess=str(Path(spec).absolute()), data=data)
+
+
+def with_whole_data_paths(data: DataOptions) -> DataOptions:
+    """Return how a clean set is read, with whole paths."""
+    labels, root = (one and str(Path(one).absolute()) for one in (data.labels, data.data_root))
+    return replace(data, labels=labels, data_root=root)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer, TwinsAnswer
 from onnx_soda._errors import RepairError
-from onnx_soda._options import Progress, ReferenceFlows
+from onnx_soda._options import DataOptions, Progress, ReferenceFlows
 from onnx_soda._results import ScanReport, named_pairs
 from onnx_soda._sandbox.jobs import (
     ConvertAnswer,
@@ -65,7 +65,7 @@ def _load_scan(loaded: ScanJob, interim: Interim | None) -> Task:
         _load_concepts()
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
-        clean = load_dataset(job.data, job.split) if job.data else None
+        clean = load_dataset(job.data, job.split, job.options.data) if job.data else None
         model = load_model(job.model)
         suspect = Suspect(model, clean, job.options, progress, references=job.references)
         return scan_suspect(suspect, interim or no_interim)
@@ -79,7 +79,7 @@ def _load_reference(_: ReferenceJob) -> Task:
     from onnx_soda._model.load import load_model
 
     def run(job: ReferenceJob, progress: Progress) -> ReferenceFlows:
-        clean = load_dataset(job.data, job.split)
+        clean = load_dataset(job.data, job.split, job.options.data)
         return hear(load_model(job.model), clean, job.options, progress)
 
     return run
@@ -152,8 +152,10 @@ def _load_repair(loaded: RepairJob) -> Task:
         model = load_model(job.model)
         check_target(model, Path(job.place))
         report = _kept_report(job, model)
-        clean = load_dataset(job.data, job.split)
-        triggers = load_dataset(job.triggers, "all") if job.triggers else None
+        read = job.options.scan.data
+        clean = load_dataset(job.data, job.split, read)
+        linked = DataOptions(data_root=read.data_root)
+        triggers = load_dataset(job.triggers, "all", linked) if job.triggers else None
         done = repair(
             model,
             clean,
@@ -188,7 +190,8 @@ def _load_twins(loaded: TwinsJob) -> Task:
             import_module(f"onnx_soda.{name}")
 
     def run(job: TwinsJob, progress: Progress) -> TwinsAnswer:
-        material = Material(load_dataset(job.data, job.split), job.options.seed)
+        clean = load_dataset(job.data, job.split, job.options.data)
+        material = Material(clean, job.options.seed)
         shop = Workshop(material, job.split, job.options, progress)
         if job.number:
             return shop.train(job.number, Path(job.output))

@@ -6,6 +6,7 @@ those that are there.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import dataclass
@@ -189,7 +190,12 @@ class Workshop:
 
     def _origin(self, number: int) -> dict[str, str | int]:
         """Return what makes two twins the same."""
+        data = self.options.data
+        labelled = data.class_map is not None or data.labels is not None
+        labels = self.material.clean.labels
         return {
+            # Of the same images with other labels other twins come.
+            **({"labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest()} if labelled else {}),
             "recipe": _RECIPE,
             "data_sha256": self.material.clean.sha256,
             "split": self.split,

@@ -127,6 +127,31 @@ def test_a_finding_is_accepted_by_its_own_entry_alone(
     }
 
 
+def test_a_second_baseline_into_the_same_file_adds_to_it(
+    report: ScanReport, tmp_path: Path
+) -> None:
+    """Findings of the first report stay accepted; those accepted anew get the new reason."""
+    other = replace(report, model=replace(report.model, sha256="1" * 64))
+    for name, one in (("first", report), ("second", other)):
+        (tmp_path / name).write_text(to_json(one), encoding="utf-8")
+    base, count = tmp_path / "base.json", len(entries_of(tmp_path / "first", "", TODAY))
+    for name, reason, told in (
+        ("first", "early exit", f"{count} findings accepted\n"),
+        ("second", "known", f"{2 * count} findings accepted, {count} of them before\n"),
+        ("first", "still known", f"{2 * count} findings accepted, {2 * count} of them before\n"),
+    ):
+        made = run("baseline", tmp_path / name, "-o", base, "--reason", reason,
+                   "--expires", "2999-12-31")  # fmt: skip
+        assert made.stdout.endswith(f": {told}"), made.stderr
+    held = read_baseline(base).accepted
+    assert {one.reason for one in held if one.sha256 == report.model.sha256} == {"still known"}
+    assert {one.reason for one in held if one.sha256 == "1" * 64} == {"known"}
+    base.write_text("no baseline")
+    words = ("--reason", "x", "--expires", "2999-12-31")
+    assert run("baseline", tmp_path / "first", "-o", base, *words).returncode == 2
+    assert base.read_text() == "no baseline"
+
+
 @pytest.mark.parametrize("wrong", [("--reason", " "), ("--expires", "2020-01-01")])
 def test_wrong_reasons_and_days(wrong: tuple[str, str], tmp_path: Path) -> None:
     usual = {"--reason": "known", "--expires": "2999-01-01"} | dict([wrong])

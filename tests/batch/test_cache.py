@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 
@@ -20,7 +21,8 @@ from fixtures.trojans import TROJANS
 from onnx_soda import _cache as cache_module
 from onnx_soda._batch import scan_one
 from onnx_soda._cache import Cache
-from onnx_soda._options import RuntimeOptions, ScanOptions, ScanRequest
+from onnx_soda._data.forms import IDX_MAGIC
+from onnx_soda._options import DataOptions, RuntimeOptions, ScanOptions, ScanRequest
 
 
 @pytest.fixture
@@ -86,6 +88,40 @@ def test_a_clean_set_that_changes_is_read_anew(
     second = cache.key_of(request)
     (data / "2.png").write_bytes(b"two")
     assert len({first, second, cache.key_of(request)}) == 3
+
+
+@pytest.mark.parametrize("beside", ["labels.npy", "y.csv", "t10k-labels-idx1-ubyte"])
+def test_labels_that_lie_beside_the_images_count(
+    beside: str, request_: ScanRequest, cache: Cache, tmp_path: Path
+) -> None:
+    """The images are named, and their labels change."""
+    images, labels = tmp_path / "images.npy", tmp_path / beside
+    options = ScanOptions()
+    if beside.startswith("t10k"):
+        images = tmp_path / "t10k-images-idx3-ubyte"
+        images.write_bytes(IDX_MAGIC + b"\3")
+    elif beside.endswith(".csv"):
+        images = tmp_path / "set"
+        images.mkdir()
+        options = ScanOptions(data=DataOptions(labels=str(labels)))
+    else:
+        np.save(images, np.zeros((1, 2, 2), np.uint8))
+    labels.write_bytes(b"one")
+    request = replace(request_, data=images, options=options)
+    first = cache.key_of(request)
+    labels.write_bytes(b"another")
+    assert None not in (first, cache.key_of(request))
+    assert first != cache.key_of(request)
+
+
+def test_a_clean_set_with_links_to_folders_is_not_remembered(
+    request_: ScanRequest, cache: Cache, tmp_path: Path
+) -> None:
+    """What lies behind them is not looked through for changes."""
+    (tmp_path / "store").mkdir()
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "cat").symlink_to(tmp_path / "store")
+    assert cache.key_of(replace(request_, data=tmp_path / "set")) is None
 
 
 def test_a_scan_that_ended_early_is_not_remembered(direct: ScanRequest, cache: Cache) -> None:

@@ -37,7 +37,8 @@ def test_patterns_and_files_that_are_named(folder: Path) -> None:
 
 
 def test_lists_are_relative_to_themselves(folder: Path) -> None:
-    (folder / "list").write_text("a.onnx\n\n  sub/e.keras \nmissing.onnx\n")
+    listed = "# of today\na.onnx\n\n  # sub\n  sub/e.keras \nmissing.onnx\n"
+    (folder / "list").write_text(listed)
     assert names(folder, f"@{folder}/list") == ["a.onnx", "sub/e.keras", "missing.onnx"]
 
 
@@ -47,12 +48,23 @@ def test_each_model_once(folder: Path) -> None:
     assert names(folder, f"{folder}/a.onnx", f"{folder}/*.onnx") == ["a.onnx", "twin.onnx"]
 
 
-@pytest.mark.parametrize("argument", ["empty", "*.none", "@no-such-list", "@binary"])
-def test_nothing_found(argument: str, folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("empty", "empty holds no model"),
+        ("*.none", "no file matches"),
+        ("emp*", "holds no model"),
+        ("@no-such-list", "the list no-such-list cannot be read"),
+        ("@binary", "the list binary cannot be read"),
+        ("@comments", "the list comments names no model"),
+    ],
+)
+def test_nothing_found(argument: str, words: str, folder: Path) -> None:
     (folder / "empty").mkdir()
+    (folder / "comments").write_text("# nothing yet\n\n")
     (folder / "binary").write_bytes(b"\xff\xfe\xff")
     at = "@" if argument.startswith("@") else ""
-    with pytest.raises(ModelFileError) as caught:
+    with pytest.raises(ModelFileError, match=words) as caught:
         find_models([f"{at}{folder}/{argument.removeprefix('@')}"])
     assert caught.value.advice
 

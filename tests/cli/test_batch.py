@@ -152,7 +152,12 @@ def test_no_file_is_looked_for(tmp_path: Path) -> None:
     [
         ("[scan]\nsed = 3", "do you mean 'seed'"),
         ("[scan]\nseed = 'x'", "seed"),
-        ("[other]\nseed = 3", "more than the table"),
+        (
+            "[other]\nseed = 3",
+            "more than the table [scan]: [other]; options go below a line [scan]",
+        ),
+        ("seed = 3", "more than the table [scan]: seed; options go below a line [scan]"),
+        ("scan = 3", "gives 'scan' a value: options go below a line [scan]"),
         ("[scan", "cannot be read"),
         ("[scan]\nconfig = 'x'", "no option"),
     ],

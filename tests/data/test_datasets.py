@@ -61,13 +61,13 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     refused(tmp_path / "set.h5", "neither a file nor a folder")
 
 
-@pytest.mark.parametrize("name", ["set.pkl", "photo.png", "set.csv"])
+@pytest.mark.parametrize("name", ["set.pkl", "photo.png", "set.xlsx"])
 def test_unknown_formats(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"\x80\x04 something")
     refused(tmp_path / name, "is of no format known here")
 
 
-@pytest.mark.parametrize("name", ["set.h5", "set.hdf5", "set.npz", "set.parquet"])
+@pytest.mark.parametrize("name", ["set.h5", "set.hdf5", "set.npz", "set.parquet", "set.tar"])
 def test_files_that_are_not_what_their_name_says(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"404 not found")
     refused(tmp_path / name, "cannot be read")
@@ -88,6 +88,24 @@ def test_what_was_not_fetched_is_named(
     with pytest.raises(DatasetFileError, match=what) as caught:
         load_dataset(tmp_path / name)
     assert advice in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("set.csv", "is no text in UTF-8"),
+        ("set.jsonl", "is no text in UTF-8"),
+        ("set.json", "is no text in UTF-8"),
+        ("set.zip", "cannot be read"),
+        ("set.tar.gz", "cannot be read"),
+        ("images.npy", "cannot be read"),
+        ("set.npy", "has no labels beside it"),
+    ],
+)
+def test_lists_and_archives_that_are_none(tmp_path: Path, name: str, reason: str) -> None:
+    np.save(tmp_path / "labels.npy", LABELS)
+    (tmp_path / name).write_bytes(b"\x80\xff something")
+    refused(tmp_path / name, reason)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

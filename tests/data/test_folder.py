@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 
 from onnx_soda._data.datasets import load_dataset
 from onnx_soda._errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._options import DataOptions
 
 from .helpers import GREY, SHAPE, encode, random_pixels, read_all, write_class_folders
 
@@ -68,9 +71,26 @@ def test_other_files_are_counted_and_hidden_ones_skipped(tmp_path: Path) -> None
     (tmp_path / "cat" / ".DS_Store").write_text("")
     (tmp_path / ".git").mkdir()
     (tmp_path / "README.md").write_text("about pets")
+    for name in ("Thumbs.db", "._000.png", "desktop.ini", "__MACOSX/000.png"):
+        (tmp_path / "cat" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "cat" / name).write_text("")
     clean = load_dataset(tmp_path)
-    assert clean.notes == ("1 files that are not images were ignored.",)
+    assert clean.notes == (
+        "Left out: 2 files that are no images in a class folder (README.md, cat/notes.txt).",
+    )
     assert len(clean.labels) == 5
+
+
+def test_what_is_left_out_is_counted_and_the_first_are_named(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "cat" / "4.png").symlink_to(tmp_path / "nowhere.png")
+    for number in range(5):
+        (tmp_path / "cat" / f"{number}.txt").write_text("")
+    assert load_dataset(tmp_path).notes == (
+        "Left out: 1 link to nothing, or no file (cat/4.png).",
+        "Left out: 5 files that are no images in a class folder (cat/0.txt, cat/1.txt, cat/2.txt "
+        "and 2 more).",
+    )
 
 
 def test_images_deeper_inside_a_class_folder(tmp_path: Path) -> None:
@@ -116,6 +136,16 @@ def test_a_folder_without_class_folders(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names are text elsewhere")
+def test_a_name_that_is_no_text_can_be_reported(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "cat" / os.fsdecode(b"\xff.txt")).touch()
+    (note,) = load_dataset(tmp_path).notes
+    assert (
+        note.encode() == b"Left out: 1 file that is no image in a class folder (cat/\\udcff.txt)."
+    )
+
+
 @pytest.mark.parametrize("where", ["unicorn", "cat/secret.png", "cat/sub"])
 def test_links_that_leave_the_folder_are_refused(tmp_path: Path, where: str) -> None:
     root = write_class_folders(tmp_path / "set", {"cat": CATS})
@@ -124,6 +154,27 @@ def test_links_that_leave_the_folder_are_refused(tmp_path: Path, where: str) -> 
     (root / where).symlink_to(target)
     with pytest.raises(DatasetFileError, match=f"{where} is a link that leaves the folder"):
         load_dataset(root)
+
+
+@pytest.mark.parametrize("where", ["unicorn", "cat/secret.png", "cat/sub"])
+def test_links_may_lead_below_a_folder_that_is_named(tmp_path: Path, where: str) -> None:
+    """As DVC, git-annex and `ln -s` leave them: the images lie elsewhere."""
+    root = write_class_folders(tmp_path / "set", {"cat": CATS})
+    outside = write_class_folders(tmp_path / "outside", {"dog": DOGS})
+    target = outside / "dog" / "000.png" if where.endswith(".png") else outside / "dog"
+    (root / where).symlink_to(target)
+    clean = load_dataset(root, options=DataOptions(data_root=str(outside)))
+    assert len(clean.labels) == (4 if where.endswith(".png") else 5)
+    assert any(np.array_equal(image, DOGS[0]) for image in read_all(clean, SHAPE))
+    with pytest.raises(DatasetFileError, match="is a link that leaves") as caught:
+        load_dataset(root, options=DataOptions(data_root=str(root / "cat")))
+    assert "`data_root`" in caught.value.advice
+
+
+def test_a_link_to_the_folder_it_lies_in_has_an_end(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": CATS})
+    (tmp_path / "cat" / "again").symlink_to(tmp_path)
+    assert load_dataset(tmp_path).labels.tolist() == [0, 0, 0]
 
 
 def test_links_inside_the_folder_are_read(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnx_soda._data.datasets import load_dataset
 from onnx_soda._errors import DatasetFileError, ImageError, LabelError
+from onnx_soda._options import DataOptions
 
 from .helpers import SHAPE, random_pixels, read_all
 
@@ -116,7 +117,9 @@ def test_a_damaged_array_is_noticed_when_it_is_read(tmp_path: Path) -> None:
 def test_a_zip_without_arrays(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("readme.txt", "hello")
-    refused(tmp_path / "a.zip", "no images and labels under known names")
+    refused(tmp_path / "a.zip", "holds no class folders")
+    (tmp_path / "a.zip").rename(tmp_path / "a.npz")
+    refused(tmp_path / "a.npz", "no images and labels under known names")
 
 
 def test_labels_of_another_length(tmp_path: Path) -> None:
@@ -131,3 +134,49 @@ def test_arrays_that_are_no_images(tmp_path: Path, images: NDArray[Any]) -> None
     with pytest.raises(ImageError, match=r"a\.npz: images has (shape|elements)") as caught:
         load_dataset(tmp_path / "a.npz")
     assert "Store" in caught.value.advice
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"), [("images", "labels"), ("x_test", "y_test"), ("X", "y")]
+)
+def test_a_pair_of_npy_files(tmp_path: Path, images: str, labels: str) -> None:
+    np.save(tmp_path / f"{images}.npy", IMAGES)
+    np.save(tmp_path / f"{labels}.npy", LABELS)
+    for path in (tmp_path, tmp_path / f"{images}.npy"):
+        clean = load_dataset(path)
+        assert np.array_equal(read_all(clean, SHAPE), IMAGES)
+        assert np.array_equal(clean.labels, LABELS)
+
+
+def test_npy_files_of_two_splits(tmp_path: Path) -> None:
+    for name, array in (("x_train", IMAGES), ("x_test", IMAGES[:2])):
+        np.save(tmp_path / f"{name}.npy", array)
+        np.save(tmp_path / f"y{name[1:]}.npy", LABELS[: len(array)])
+    assert len(load_dataset(tmp_path).labels) == 2
+    assert len(load_dataset(tmp_path, "train").labels) == 6
+    assert load_dataset(tmp_path / "x_train.npy").notes == ("Images are those of the train split.",)
+
+
+def test_npy_labels_that_lie_elsewhere(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    np.save(tmp_path / "pixels.npy", IMAGES)
+    np.save(tmp_path / "other" / "truth.npy", LABELS)
+    told = DataOptions(labels=str(tmp_path / "other" / "truth.npy"))
+    clean = load_dataset(tmp_path / "pixels.npy", options=told)
+    assert np.array_equal(clean.labels, LABELS)
+    before = clean.sha256
+    np.save(tmp_path / "other" / "truth.npy", 1 - LABELS)
+    assert load_dataset(tmp_path / "pixels.npy", options=told).sha256 != before
+
+
+def test_npy_with_objects_is_never_unpickled(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", np.array([print], dtype=object), allow_pickle=True)
+    np.save(tmp_path / "labels.npy", LABELS)
+    refused(tmp_path / "images.npy", "holds Python objects")
+
+
+def test_npy_that_is_cut_short(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    np.save(tmp_path / "labels.npy", LABELS)
+    (tmp_path / "images.npy").write_bytes((tmp_path / "images.npy").read_bytes()[:-5])
+    refused(tmp_path / "images.npy", "which is not what is stored")

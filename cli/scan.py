@@ -137,12 +137,13 @@ def scan_command(
     """Look for a backdoor in an image classifier, or in many.
 
     Models in other formats are converted first; see `onnx-soda convert`. Of many models the worst
-    exit code counts, in the order 1, 2, 3, 0.
+    exit code counts, in the order 1, 4, 2, 3, 0.
 
     Ctrl-C ends the scan, and reports what is done; a second one ends it at once.
 
     Exit codes: 0 clean; 1 a finding as severe as --fail-on; 2 could not scan, or wrong usage; 3
-    inconclusive, or not complete, or only lesser findings that speak for a backdoor.
+    inconclusive, or not complete, or only lesser findings that speak for a backdoor; 4 unsafe:
+    something in the file is dangerous, and it was not scanned.
     """
     intervention = _intervention(a, b)
     sides = height_and_width(size) if size else None

@@ -17,16 +17,27 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from onnx_soda._api import ask_reference, scan_file
-from onnx_soda._cache import Cache
-from onnx_soda._errors import ModelFileError
+from onnx_soda._cache import Cache, digest_of_refused
+from onnx_soda._errors import ModelFileError, SodaError
 from onnx_soda._options import (
+    Limits,
     Progress,
     ReferenceFlows,
     ScanRequest,
     no_progress,
     usable_cores,
 )
-from onnx_soda._results import Outcome, ScanFailure, ScanReport, failure_of
+from onnx_soda._results import (
+    NO_SANDBOX,
+    Finding,
+    Outcome,
+    SandboxInfo,
+    ScanFailure,
+    ScanReport,
+    failure_of,
+    report_of_file,
+)
+from onnx_soda._rules import RULE_CODE, RULES
 from onnx_soda._sandbox.process import end_children
 
 ENDINGS = frozenset({".onnx", ".pt2", ".pt", ".pth", ".keras", ".safetensors", ".skops", ".tflite"})
@@ -175,7 +186,8 @@ def scan_one(
         progress: Called as it goes on.
 
     Returns:
-        The report, and whether it was remembered.
+        The report, and whether it was remembered. Of a file that is refused as unsafe the report
+        says so.
 
     Raises:
         SodaError: See `scan_file`.
@@ -183,20 +195,55 @@ def scan_one(
     key = cache.key_of(request) if cache else None
     if cache and key and (known := cache.load(key)):
         return known, True
-    report = scan_file(
-        request.model,
-        request.data,
-        request.split,
-        request.options,
-        convert=request.convert,
-        limits=request.limits,
-        progress=progress,
-        references=request.references,
-    )
+    begin = time.perf_counter()
+    try:
+        report = scan_file(
+            request.model,
+            request.data,
+            request.split,
+            request.options,
+            convert=request.convert,
+            limits=request.limits,
+            progress=progress,
+            references=request.references,
+        )
+    except SodaError as error:
+        if not error.unsafe:
+            raise
+        return refusal(request.model, error, request.limits, time.perf_counter() - begin), False
     # What was changed while it was scanned is not what the key stands for.
     if cache and key and cache.key_of(request) == key:
         cache.store(key, report)
     return report, False
+
+
+_NOT_SCANNED = "The file was refused and not scanned: nothing is known about backdoors in it."
+_NOT_TOLD = "what confined the child process is not told where a file is refused"
+
+
+def refusal(
+    model: Path, error: SodaError, limits: Limits | None, seconds: float = 0.0
+) -> ScanReport:
+    """Return the report on a file that is refused as unsafe.
+
+    Args:
+        model: The file, or folder.
+        error: Why.
+        limits: Of the child process that refused it; None where there was none.
+        seconds: How long that took.
+    """
+    rule = RULES[error.rule_id or RULE_CODE]
+    finding = Finding(
+        rule.id, rule.severity, None, None, None, None, error.message, advice=error.advice
+    )
+    sandbox = NO_SANDBOX
+    if limits is not None:
+        held = (limits.memory, limits.seconds, (_NOT_TOLD,))
+        sandbox = SandboxInfo(True, False, False, *held)
+    reasons, sha256 = (error.message, _NOT_SCANNED), digest_of_refused(model)
+    return report_of_file(
+        model.name, sha256, "unsafe", reasons, (finding,), seconds, sandbox=sandbox
+    )
 
 
 def ask_one(

@@ -28,6 +28,7 @@ from onnx_soda._preflight.definitions import (
     check_functions,
     check_operators,
     check_versions,
+    newest_opset,
 )
 from onnx_soda._preflight.external import (
     ExternalFile,
@@ -85,12 +86,21 @@ class Passed:
     findings: tuple[FileFinding, ...]
 
 
-def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Passed:
+def check_model(
+    source: Path | bytes,
+    limits: FileLimits = DEFAULT_LIMITS,
+    *,
+    runnable: bool = True,
+    name: str = "<bytes>",
+) -> Passed:
     """Read a model and check everything that can be checked without another library.
 
     Args:
         source: Path of the model, or its bytes.
         limits: How large it may be.
+        runnable: Refuse also what is harmless and cannot be scanned: a model without outputs, or
+            newer than ONNX Runtime. Only this asks ONNX Runtime anything.
+        name: Name to show where bytes are given.
 
     Raises:
         ModelFileError: Not a file, not a model, or a model that contradicts itself.
@@ -99,19 +109,19 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
         NotAClassifierError: The graph has no outputs.
     """
     path = None if isinstance(source, bytes) else source.absolute()
-    file = path.name if path else "<bytes>"
+    file = path.name if path else name
     content = source if isinstance(source, bytes) else read_model_file(source, limits)
     check_start(content, file)
     wire = walk_wire(content, file, limits)
     proto = _parse(content, file)
     ir_version = proto.ir_version
     inventory = take_inventory(proto)
-    mended = mend(inventory, file)
+    newest = newest_opset if runnable else onnx.defs.onnx_opset_version
+    mended = mend(inventory, file, newest)
     inventory = take_inventory(proto) if mended else inventory
-    check_versions(proto, model_opset(proto, file), file)
     check_operators(inventory, file)
-    if not proto.graph.output:
-        raise NotAClassifierError(f"{file} has no outputs", "Export it with its logits as output.")
+    if runnable:
+        _check_runnable(proto, file)
     files = _outside(inventory, path, limits)
     check_functions(proto, file, limits)
     check_outputs(inventory, file, limits)
@@ -124,6 +134,12 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
         take_in_linked(inventory.external, files, folder)
     findings = (*mended, *_findings(inventory, wire))
     return Passed(file, content, proto, ir_version, folder, files, findings)
+
+
+def _check_runnable(proto: onnx.ModelProto, file: str) -> None:
+    check_versions(proto, model_opset(proto, file), file)
+    if not proto.graph.output:
+        raise NotAClassifierError(f"{file} has no outputs", "Export it with its logits as output.")
 
 
 def model_opset(proto: onnx.ModelProto, file: str) -> int:

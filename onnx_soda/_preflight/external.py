@@ -220,7 +220,6 @@ def _contained(location: str, model: Path) -> tuple[Path, int]:
         raise ExternalDataError(
             f"the weights file {location!r} is missing beside the model",
             "Download it too and put it into the model's folder under this name.",
-            rule_id=RULE_EXTERNAL_CONTENT,
         )
     if status.st_nlink > 1 and status.st_uid != model.stat().st_uid:
         why = "another owner than the model: it may be another user's file"
@@ -237,11 +236,7 @@ def _check_fetched(location: str, path: Path) -> None:
     """
     text = describe_text(path.read_bytes())
     if text is not None:
-        raise ExternalDataError(
-            f"the weights file {location!r} is {text.what}",
-            text.advice,
-            rule_id=RULE_EXTERNAL_CONTENT,
-        )
+        raise ExternalDataError(f"the weights file {location!r} is {text.what}", text.advice)
 
 
 def _linked(location: str, names: int, why: str) -> ExternalDataError:

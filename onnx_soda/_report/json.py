@@ -79,7 +79,7 @@ def batch_report(outcomes: Sequence[Outcome], places: Sequence[str]) -> BatchRep
         places: Path of each model.
     """
     kinds = ["failed" if isinstance(one, ScanFailure) else one.verdict for one in outcomes]
-    verdicts = ("clean", "backdoor", "inconclusive", "failed")
+    verdicts = ("clean", "backdoor", "inconclusive", "unsafe", "failed")
     summary = {kind: kinds.count(kind) for kind in verdicts}
     tool = ToolInfo("onnx-soda", version("onnx-soda"))
     return BatchReport(SCHEMA_VERSION, tool, summary, tuple(places), tuple(outcomes))

@@ -10,7 +10,7 @@ from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 from onnx_soda._report.formats import Context, Format, Scanned
-from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
+from onnx_soda._results import FILES, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, Severity
 from onnx_soda._words import printable
 
@@ -83,7 +83,7 @@ def _scanned(report: ScanReport, place: str, failing_severities: Sequence[Severi
             failure = ET.SubElement(case, "failure", message=printable(failing[0].message))
             failure.set("type", failing[0].rule_id)
             failure.text = "\n".join(map(_line, failing))
-        elif name == "behaviour" and _left_open(report):
+        elif name in _open_cases(report):
             ET.SubElement(case, "skipped", message=printable(_left_open(report)))
         lesser = [finding for finding in own if finding not in failing]
         if lesser:
@@ -96,9 +96,16 @@ def _family(finding: Finding) -> str:
     return _FAMILIES.get(finding.rule_id[:5], "behaviour")
 
 
+def _open_cases(report: ScanReport) -> tuple[str, ...]:
+    """Return the cases that nothing can be said of."""
+    if report.method == FILES:
+        return ("behaviour", "graph logic")
+    return ("behaviour",) if _left_open(report) else ()
+
+
 def _left_open(report: ScanReport) -> str:
     """Say why nothing can be said about the model's behaviour; "" where something can."""
-    if report.verdict == "inconclusive":
+    if report.verdict in ("inconclusive", "unsafe"):
         return "; ".join(report.reasons)
     return "" if report.coverage.samples else "No clean images were shown to the model."
 

@@ -137,6 +137,8 @@ def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
             "Nothing stands out in what was examined. That is no proof: a trigger that no change "
             "tried resembles is not found."
         )
+    if report.verdict == "unsafe":
+        return "The file was refused: something in it is dangerous. It was not scanned."
     if report.verdict == "inconclusive":
         return "The scan cannot tell: something that a verdict needs was not examined, or unclear."
     first = report.findings[0] if report.findings else None

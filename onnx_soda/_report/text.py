@@ -31,6 +31,7 @@ from onnx_soda._report.tables import (
     shape_text,
 )
 from onnx_soda._results import (
+    FILES,
     DatasetInfo,
     Finding,
     ModelInfo,
@@ -39,8 +40,8 @@ from onnx_soda._results import (
 )
 from onnx_soda._words import class_label, printable
 
-_COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
-_BATCH_STYLES = {"clean": "green", "backdoor": "bold red", "inconclusive": "yellow"}
+_COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow", "unsafe": "red"}
+_BATCH_STYLES = {**_COLOURS, "backdoor": "bold red", "unsafe": "bold red"}
 
 
 class TextFormat(RepairFormat):
@@ -91,8 +92,9 @@ def _worst(one: Scanned) -> tuple[Text, Text]:
     if worst is None:
         return Text(), Text()
     known = ", accepted" if worst.accepted else ""
+    why = f": {worst.message}" if outcome.method == FILES else ""
     return (
-        Text(f"{worst.rule_id} {worst.severity}{known}"),
+        Text(printable(f"{worst.rule_id} {worst.severity}{known}{why}")),
         Text(printable(pair_text(outcome, worst))),
     )
 
@@ -100,7 +102,10 @@ def _worst(one: Scanned) -> tuple[Text, Text]:
 def render_report(report: ScanReport) -> RenderableType:
     """Return a report as something that a rich console can print."""
     parts: list[RenderableType] = [_headline(report), Text()]
-    parts.append(_examined(report.model, report.dataset))
+    if report.method == FILES:
+        parts.append(fact_table([("sha256", report.model.sha256)]))
+    else:
+        parts.append(_examined(report.model, report.dataset))
     for evidence in evidence_in_order(report):
         for table in evidence.tables:
             if table.rows:

@@ -21,7 +21,7 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from onnx_soda._errors import OutputError, explained
-from onnx_soda._results import Evidence, Finding, Outcome, ScanFailure, ScanReport
+from onnx_soda._results import FILES, Evidence, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
 from onnx_soda._rules import UNSAFE as UNSAFE_RULES
 from onnx_soda._sandbox.process import ask_children_to_end
@@ -59,8 +59,9 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
         return FOUND
     # What says nothing about the verdict leaves it as it is known.
     open_ = any(finding.severity in WEIGHTY for finding in counted)
-    known = report.verdict == "backdoor" and not open_ and bool(report.findings)
-    return CLEAN if known or report.verdict == "clean" else INCONCLUSIVE
+    may_be_known = report.verdict == "backdoor" or FILES in report.evidence
+    known = may_be_known and not open_ and bool(report.findings)
+    return CLEAN if known or report.verdict in ("clean", "no finding") else INCONCLUSIVE
 
 
 def of_outcome(outcome: Outcome, fail_on: Severity) -> int:

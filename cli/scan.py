@@ -11,7 +11,15 @@ from pathlib import Path
 import typer
 
 from onnx_soda._baseline import Entry
-from onnx_soda._batch import Ended, ask_all, find_models, is_single, scan_many, scan_one
+from onnx_soda._batch import (
+    Ended,
+    ask_all,
+    find_models,
+    is_single,
+    left_out,
+    scan_many,
+    scan_one,
+)
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._options import (
     Intervention,
@@ -190,7 +198,7 @@ def scan_command(
         else:
             ended = _scan_all(found, request, remembered, jobs, quiet)
             ended = with_accepted(ended, entries)
-            targets.tell_many(ended)
+            targets.tell_many(ended, left_out(models, ended))
             for one in ended:
                 if verbose and isinstance(one.outcome, ScanReport):
                     _tell_timing(one.outcome)

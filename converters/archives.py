@@ -151,14 +151,21 @@ def check_member(file: str, member: zipfile.ZipInfo, harmless: int = _HARMLESS_B
         raise unpacks_to_much(f"{name!r} in {file} unpacks to over {MOST_RATIO} times its size")
 
 
-def check_places(file: str, members: list[zipfile.ZipInfo], size: int) -> None:
+def check_places(file: str, members: list[zipfile.ZipInfo], size: int, fold: bool = True) -> None:
     """Refuse members of one name, and such as overlap.
+
+    Args:
+        file: Name of the archive to show.
+        members: Its members.
+        size: Its bytes.
+        fold: Names that differ in capitals alone are one name.
 
     Raises:
         UnsafeSourceError: There are some.
         ConvertError: The archive is cut short.
     """
-    folded = [member.filename.casefold() for member in members]
+    names = [member.filename for member in members]
+    folded = [name.casefold() for name in names] if fold else names
     if len(set(folded)) != len(folded):
         raise misleading(f"{file} has two members of one name")
     end = 0

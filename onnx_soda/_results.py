@@ -21,7 +21,7 @@ from onnx_soda._rules import Severity
 
 SCHEMA_VERSION = "2.1"
 
-Verdict = Literal["clean", "backdoor", "inconclusive", "unsafe"]
+Verdict = Literal["clean", "backdoor", "inconclusive", "unsafe", "no finding"]
 FILES = "files"
 """The method of reports on what was looked at as a file, and not run."""
 Cell = str | int | float | None
@@ -343,7 +343,8 @@ class ScanReport:
         method: The detector that decided about the model's behaviour; "files" where only the file
             was looked at.
         verdict: "clean", "backdoor", "inconclusive", or "unsafe": the file was refused since
-            something in it is dangerous, and was not scanned.
+            something in it is dangerous, and was not scanned. A look at the file alone says
+            "no finding" where it found nothing as severe as "medium".
         reasons: Why, in sentences; the first one is the main one.
         findings: What speaks for a backdoor, the strongest first.
         evidence: What each detector saw, by its name.

@@ -429,8 +429,8 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "part-not-read",
         "medium",
         "A part of the file could not be looked at",
-        "It is damaged, encrypted, too large, or ends before it should. Nobody knows what is in it; "
-        "a program that reads it in another way may still run it.",
+        "It is damaged, encrypted or too large, or ends before it should. What is in it is not "
+        "known; a program that reads it in another way may still run it.",
         "Exact that it was not looked at; downloads that were cut short look like this too.",
     ),
 )

@@ -33,6 +33,7 @@ from onnx_soda._preflight.definitions import (
 from onnx_soda._preflight.external import (
     ExternalFile,
     check_external_data,
+    check_location,
     place_external_data,
     take_in_linked,
 )
@@ -171,6 +172,10 @@ def _outside(
     if not outside:
         return ()
     if path is None:
+        for tensor in outside:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    check_location(entry.value)
         raise ExternalDataError(
             "a model given as bytes cannot have external data", "Give its path instead."
         )

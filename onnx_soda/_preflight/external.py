@@ -204,14 +204,23 @@ def _check_sums(location: str, sha1: str, checksums: set[str]) -> None:
         )
 
 
-def _contained(location: str, model: Path) -> tuple[Path, int]:
-    """Return where the weights really lie, and how many bytes they have."""
+def check_location(location: str) -> None:
+    """Refuse a name of a weights file that leads elsewhere, by the name alone.
+
+    Raises:
+        ExternalDataError: It does.
+    """
     if not location or location.startswith(("/", "\\")) or _DRIVE.match(location):
         raise _outside(location, "which is not a path beside it")
     if "\\" in location:
         raise _outside(location, "with a backslash, which some systems read as a folder")
     if ".." in location.split("/"):
         raise _outside(location, "outside its own folder")
+
+
+def _contained(location: str, model: Path) -> tuple[Path, int]:
+    """Return where the weights really lie, and how many bytes they have."""
+    check_location(location)
     path = _resolved(model.parent / location)
     if path is not None and not _allowed(path, model):
         raise _outside(location, "outside its own folder")

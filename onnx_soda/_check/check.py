@@ -24,8 +24,10 @@ from onnx_soda._check.formats import (
     look_at_keras_config,
     look_at_npy,
     look_at_pickle,
+    look_at_program,
     look_at_safetensors,
     look_at_saved_model,
+    look_at_skops,
     look_at_tflite,
     look_at_torchscript,
     pickle_without_magic,
@@ -55,6 +57,7 @@ _LIMITS = replace(
     string_count=1_000_000,
     string_bytes=2**26,
 )
+_HASHED_BESIDE = 2**28
 # A file of another kind is not read whole.
 _ANY_SIZE = replace(DEFAULT_LIMITS, file_bytes=2**62)
 _ONNX = ".onnx"
@@ -69,6 +72,8 @@ _STREAMS = {
     b"\x78\x01": "zlib", b"\x78\x5e": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
 }  # fmt: skip
 _USTAR = slice(257, 262)
+# Where torch.export.save puts bare numbers, unless it pickles them.
+_EXPORTED_WEIGHTS = re.compile(r"/data/(?:weights|constants)/\w+$")
 
 
 def look_at(path: Path) -> FileLook:
@@ -85,10 +90,9 @@ def look_at(path: Path) -> FileLook:
         size = check_regular(path, _ANY_SIZE)
         with path.open("rb") as stream:
             part = Part("", path.name, stream, size)
-            digest = _Digest(path)
+            digest = _Digest(path, size)
             notes = Notes()
             failure = _Inspector(path, notes).look_at_file(part)
-            sha256 = digest.result()
     except OSError as error:
         told = f"{path.name} cannot be read: {error.strerror or error}"
         return FileLook(failure=ScanFailure(path.name, told, "Check its permissions.", None))
@@ -96,15 +100,16 @@ def look_at(path: Path) -> FileLook:
         return FileLook(failure=failure_of(path.name, error))
     if failure is not None:
         return FileLook(failure=failure)
-    if not notes.understood and not notes.findings:
+    findings = notes.all_findings()
+    if not notes.understood and not findings:
         return FileLook(skipped=True, what=_what(notes, path.name))
     return FileLook(
         report=report_of_file(
             path.name,
-            sha256,
+            digest.result(),
             notes.verdict,
             notes.reasons(),
-            tuple(notes.findings),
+            findings,
             time.perf_counter() - begin,
             {"files": notes.evidence()},
         )
@@ -121,13 +126,22 @@ def _what(notes: Notes, name: str) -> str:
 
 
 class _Digest:
-    """Computes the digest of a file beside the look at it: hashing frees the interpreter."""
+    """The digest of a file; of an ordinary one computed beside the look at it.
 
-    def __init__(self, path: Path) -> None:
+    Hashing frees the interpreter. A large file may be of a kind that is skipped, so it is only
+    read when its digest is asked for.
+
+    Args:
+        path: The file.
+        size: Its bytes.
+    """
+
+    def __init__(self, path: Path, size: int) -> None:
         self._path = path
         self._found = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        if size <= _HASHED_BESIDE:
+            self._thread.start()
 
     def _run(self) -> None:
         try:
@@ -138,7 +152,10 @@ class _Digest:
 
     def result(self) -> str:
         """Return the digest; "" where the file could not be read to its end."""
-        self._thread.join()
+        if self._thread.ident is None:
+            self._run()
+        else:
+            self._thread.join()
         return self._found
 
 
@@ -184,9 +201,11 @@ class _Inspector:
         look = self._by_magic(part, head) or self._by_name(part)
         if look is not None:
             look()
+        elif part.framework == "PyTorch" and _EXPORTED_WEIGHTS.search(part.place):
+            self._notes.know(part, "weights (PyTorch)")
         elif not self._is_onnx(part, head) and not self._is_old_pickle(part, head):
             foreign = describe_foreign_file(head)
-            self._notes.skip(part, foreign.what if foreign else "")
+            self._notes.skip(part, foreign.what.partition(",")[0] if foreign else "")
 
     def _by_magic(self, part: Part, head: bytes) -> Callable[[], None] | None:
         """Return what looks at a part, by its first bytes; None where they tell nothing."""
@@ -219,6 +238,10 @@ class _Inspector:
             return partial(look_at_keras_config, part, notes)
         if part.framework == "PyTorch" and part.name.endswith(".py"):
             return partial(look_at_torchscript, part, notes)
+        if part.framework == "PyTorch" and part.place.endswith("/models/model.json"):
+            return partial(look_at_program, part, notes)
+        if part.framework == "scikit-learn" and part.name == "schema.json":
+            return partial(look_at_skops, part, notes)
         return None
 
     def _is_onnx(self, part: Part, head: bytes) -> bool:

@@ -269,40 +269,42 @@ def _inside(part: Part, name: str, stream: BinaryIO, size: int) -> Part:
 
 @dataclass(frozen=True)
 class _Framework:
-    """Members of a framework's own archive that hold bare numbers or facts about the form.
+    """Whose archive it is; members that hold bare numbers or facts about the form.
 
-    PyTorch reads them as such, whatever is in them, so they are not looked into.
+    PyTorch reads such members as numbers whatever is in them, so they are not looked into.
 
     Attributes:
-        folder: PyTorch's folder in the archive, with a "/" at its end; None where it has none.
-        keras: Whether it is an archive of Keras.
+        name: "PyTorch", "Keras" or "scikit-learn"; "" where it is another archive.
+        folder: PyTorch's folder in the archive, with a "/" at its end; "" where it has none.
     """
 
-    folder: str | None
-    keras: bool
-
-    @property
-    def name(self) -> str:
-        """The framework's name; "" where it is another archive."""
-        if self.folder is not None:
-            return "PyTorch"
-        return "Keras" if self.keras else ""
+    name: str = ""
+    folder: str = ""
 
     @staticmethod
     def of(names: list[str]) -> _Framework:
         """Tell by the names in an archive whose it is."""
-        pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
-        folder = pickles[0].removesuffix("data.pkl") if pickles else None
-        return _Framework(folder, {"config.json", "metadata.json"} <= set(names))
+        for name in names:
+            folder, _, last = name.partition("/")
+            if last in ("data.pkl", "archive_format"):
+                return _Framework("PyTorch", f"{folder}/")
+        if {"config.json", "metadata.json"} <= set(names):
+            return _Framework("Keras")
+        return _Framework("scikit-learn" if "schema.json" in names else "")
 
     def kind_of(self, name: str) -> str | None:
         """Return what a member is; None where it has to be looked at."""
-        if self.keras and name == "metadata.json":
+        if self.name == "Keras" and name == "metadata.json":
             return "about the file (Keras)"
-        if self.folder is None or not name.startswith(self.folder):
+        if not self.folder or not name.startswith(self.folder):
             return None
         inside = name.removeprefix(self.folder)
-        if re.fullmatch(r"(?:data|constants|tensors)/\w+", inside):
+        if re.fullmatch(r"(?:data|constants|tensors|traced_inputs)/\d+", inside):
             return "weights (PyTorch)"
-        facts = r"\.?version|byteorder|\.format_version|\.storage_alignment|\.data/\w+"
-        return "about the file (PyTorch)" if re.fullmatch(facts, inside) else None
+        return "about the file (PyTorch)" if _FACTS.fullmatch(inside) else None
+
+
+_FACTS = re.compile(
+    r"(?:\.data/)?\.?version|byteorder|\.format_version|\.storage_alignment|\.data/\w+"
+    r"|archive_(?:format|version)|data/(?:weights|constants)/\w+\.json"
+)

@@ -20,7 +20,6 @@ from onnx_soda._errors import DatasetFileError, SodaError, UnsafeSourceError
 from onnx_soda._rules import (
     RULE_AMBIGUOUS,
     RULE_CODE,
-    RULE_PICKLE,
     RULE_UNKNOWN_CODE,
     RULE_UNREAD,
 )
@@ -48,9 +47,16 @@ def look_at_pickle(part: Part, notes: Notes, kind: str = "Python pickle") -> Non
     notes.know(part, kind)
 
 
-def judge_pickle(found: Pickle, part: Part, notes: Notes) -> None:
-    """Tell what a pickle names."""
-    what = f"{part.shown} is or holds a Python pickle"
+def judge_pickle(found: Pickle, part: Part, notes: Notes, verb: str = "is") -> None:
+    """Tell what a pickle names.
+
+    Args:
+        found: What was seen of it.
+        part: Where it is.
+        notes: Takes what is told.
+        verb: What the part does: it is a pickle, or holds one.
+    """
+    what = f"{part.shown} {verb} a Python pickle"
     for name in found.dangerous:
         notes.add(RULE_CODE, f"{what} that would call {name} when it is loaded", part)
     if found.computed:
@@ -63,8 +69,7 @@ def judge_pickle(found: Pickle, part: Part, notes: Notes) -> None:
     if found.problem:
         notes.add(RULE_UNREAD, f"{what}; {found.problem}", part)
     elif not (found.dangerous or found.unknown or found.computed):
-        names = "names only what tensors, arrays and plain values are made of"
-        notes.add(RULE_PICKLE, f"{what}, which runs code when it is loaded; it {names}", part)
+        notes.harmless_pickles.append(part.shown)
 
 
 def pickle_without_magic(part: Part) -> Pickle | None:
@@ -101,7 +106,7 @@ def look_at_npy(part: Part, notes: Notes) -> None:
         raise damaged(f"the header of {part.shown} cannot be read") from error
     if any(re.fullmatch(r"[|<>=]?O\d*", kind) for kind in kinds):
         part.stream.seek(start)
-        judge_pickle(read_pickles(part.stream), part, notes)
+        judge_pickle(read_pickles(part.stream), part, notes, "holds")
         notes.know(part, "NumPy array of objects")
     else:
         notes.know(part, "NumPy array")
@@ -315,6 +320,30 @@ def look_at_torchscript(part: Part, notes: Notes) -> None:
     except UnsafeSourceError as error:
         _tell_unknown(error, part, notes)
     notes.know(part, "TorchScript program")
+
+
+def look_at_program(part: Part, notes: Notes) -> None:
+    """Look at the graph that torch.export saved: operators on no list, sizes that are programs."""
+    from onnx_soda._converters.exported_program import check_graph
+
+    try:
+        check_graph(parse_json(part.content(), part.shown), part.shown)
+    except UnsafeSourceError as error:
+        _tell_unknown(error, part, notes)
+    notes.know(part, "exported program (PyTorch)")
+
+
+def look_at_skops(part: Part, notes: Notes) -> None:
+    """Look at the types that scikit-learn objects saved by skops are made of."""
+    from onnx_soda._converters.sklearn_model import check_object
+
+    try:
+        for found in walk(parse_json(part.content(), part.shown), part.shown):
+            if "__loader__" in found or "__class__" in found:
+                check_object(found, part.shown)
+    except UnsafeSourceError as error:
+        _tell_unknown(error, part, notes)
+    notes.know(part, "scikit-learn objects (skops)")
 
 
 def _tell_unknown(error: SodaError, part: Part, notes: Notes) -> None:

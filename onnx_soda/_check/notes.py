@@ -9,7 +9,15 @@ from typing import BinaryIO
 from onnx_soda._errors import SodaError
 from onnx_soda._preflight.limits import FileFinding
 from onnx_soda._results import Column, Evidence, Finding, Table, Verdict
-from onnx_soda._rules import RULE_UNREAD, RULES, UNSAFE, WEIGHTY, Severity
+from onnx_soda._rules import (
+    RULE_PICKLE,
+    RULE_UNREAD,
+    RULES,
+    SEVERITIES,
+    UNSAFE,
+    WEIGHTY,
+    Severity,
+)
 
 # Findings of one rule, rows of parts, and names of skipped parts that a report has; all are
 # counted.
@@ -67,6 +75,7 @@ class Notes:
         skipped: Parts of no known kind, with what they seem to be where that can be told.
         understood: Number of parts that were understood.
         passed_over: Number of parts that were not.
+        harmless_pickles: Names of pickles that name only what is known to be harmless.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -74,6 +83,7 @@ class Notes:
     skipped: list[str] = field(default_factory=list)
     understood: int = 0
     passed_over: int = 0
+    harmless_pickles: list[str] = field(default_factory=list)
     _of_rule: Counter[str] = field(default_factory=Counter)
 
     def add(self, rule_id: str, message: str, part: Part, severity: Severity | None = None) -> None:
@@ -118,6 +128,22 @@ class Notes:
         self.passed_over += 1
         if len(self.skipped) < _MOST_NAMES:
             self.skipped.append(f"{part.shown} ({what})" if what else part.shown)
+
+    def all_findings(self) -> tuple[Finding, ...]:
+        """Return the findings, the most severe first, with one for all harmless pickles."""
+        found, pickles = list(self.findings), self.harmless_pickles
+        if pickles:
+            rule, one = RULES[RULE_PICKLE], len(pickles) == 1
+            what = f"{pickles[0]} is a Python pickle" if one else f"{len(pickles)} Python pickles"
+            message = (
+                f"{what}, which {'runs' if one else 'run'} code when loaded, and "
+                f"{'names' if one else 'name'} only what tensors, arrays and plain values are "
+                "made of"
+            )
+            where = tuple(pickles[:_MOST_NAMES])
+            no = (None, None, None, None)
+            found.append(Finding(rule.id, rule.severity, *no, message, where, rule.advice))
+        return tuple(sorted(found, key=lambda one: SEVERITIES.index(one.severity)))
 
     @property
     def verdict(self) -> Verdict:

@@ -284,11 +284,12 @@ def payload_findings(tensors: Iterable[onnx.TensorProto]) -> tuple[FileFinding, 
     for tensor in tensors:
         if not tensor.HasField("raw_data"):
             continue
-        kind = begins_like_a_file(tensor.raw_data)
+        raw = tensor.raw_data  # a copy, each time
+        kind = begins_like_a_file(raw)
         if kind:
             what = f"the data of a tensor begins like {kind}"
             files.append(FileFinding(RULE_EMBEDDED, "medium", what, tensor.name))
-        spread = _uneven_spread(tensor)
+        spread = _uneven_spread(tensor.data_type, raw)
         if spread is not None:
             uneven.append((spread, tensor.name))
     return (*files[:_MOST_FINDINGS], *_low_bits(uneven))
@@ -316,10 +317,9 @@ def _low_bits(uneven: Sequence[tuple[float, str]]) -> Iterator[FileFinding]:
     )
 
 
-def _uneven_spread(tensor: onnx.TensorProto) -> float | None:
+def _uneven_spread(kind: int, raw: bytes) -> float | None:
     """Return how unevenly the low bits of weights are spread; None where they are as usual."""
-    raw = tensor.raw_data
-    if tensor.data_type != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
+    if kind != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
         return None
     count = min(len(raw) // 4, _SAMPLE)
     spread = low_byte_spread(np.frombuffer(raw, "<u4", count=count))

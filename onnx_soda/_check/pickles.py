@@ -218,7 +218,8 @@ class _Machine:
             found.problem = "its instructions make no sense"
         except RecursionError:  # arrays of objects, each a pickle in a pickle
             found.problem = "it nests pickles too deep"
-        except (ValueError, EOFError, OverflowError, UnicodeDecodeError, IndexError):
+        except (ValueError, EOFError, OverflowError, MemoryError, IndexError):
+            # A text may declare more bytes than there is memory for.
             found.problem = "it ends or breaks off before its last instruction"
 
     def _step(self, code: Any, argument: Any) -> None:

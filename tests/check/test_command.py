@@ -52,7 +52,7 @@ def test_each_kind_of_file_has_its_exit_code(folder: Path) -> None:
 
 
 def test_a_folder_is_a_table_with_what_was_skipped(folder: Path) -> None:
-    done = soda("check", folder)
+    done = soda("check", "models", cwd=folder.parent)
     assert done.returncode == 4, "the worst, in the order 1, 4, 2, 3, 0"
     words = " ".join(done.stdout.split())
     assert "No finding in 2 of 5 files." in words
@@ -62,11 +62,11 @@ def test_a_folder_is_a_table_with_what_was_skipped(folder: Path) -> None:
     row = next(line for line in done.stdout.splitlines() if "bad.zip" in line)
     assert "unsafe" in row
     (folder / "bad.zip").unlink()
-    assert soda("check", folder).returncode == 2
+    assert soda("check", "models", cwd=folder.parent).returncode == 2
     (folder / "cut.onnx").unlink()
-    assert soda("check", folder).returncode == 3
-    assert soda("check", folder, "--fail-on", "medium").returncode == 1
-    assert soda("check", folder, "--exit-zero").returncode == 0
+    assert soda("check", "models", cwd=folder.parent).returncode == 3
+    assert soda("check", "models", "--fail-on", "medium", cwd=folder.parent).returncode == 1
+    assert soda("check", "models", "--exit-zero", cwd=folder.parent).returncode == 0
 
 
 def test_where_nothing_is_of_a_known_kind_nothing_is_said_to_be_fine(folder: Path) -> None:

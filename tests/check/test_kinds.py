@@ -87,6 +87,9 @@ def test_a_pickle_that_starts_a_program_is_unsafe(protocol: int, tmp_path: Path)
 
 DANGEROUS = {
     "cut off behind the call": (evil()[:-1], "SODA307"),
+    "text larger than the memory behind the call": (
+        evil()[:-1] + b"\x8e" + (2**62).to_bytes(8, "little"), "SODA307"
+    ),
     "name put together": (
         b"\x80\x04\x8c\x02os\x94\x8c\x06system\x940h\x00h\x01\x93\x8c\x02id\x85R.", "SODA307"
     ),

@@ -10,6 +10,7 @@ import hashlib
 import re
 import threading
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -43,7 +44,7 @@ from onnx_soda._preflight.file import (
 )
 from onnx_soda._preflight.limits import DEFAULT_LIMITS
 from onnx_soda._results import ScanFailure, failure_of, report_of_file
-from onnx_soda._rules import RULE_EXTERNAL, RULE_UNREAD, UNSAFE
+from onnx_soda._rules import RULE_AMBIGUOUS, RULE_EXTERNAL, RULE_UNREAD, UNSAFE
 
 # Nothing is run here, so models that are no image classifiers may be as large as they are: language
 # models have ten thousands of nodes, two outputs for each layer, and tens of gigabytes of weights.
@@ -71,6 +72,7 @@ _STREAMS = {
     b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz",
     b"\x78\x01": "zlib", b"\x78\x5e": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib",
 }  # fmt: skip
+_ZIP_STARTS = (b"PK\x03\x04", b"PK\x05\x06")
 _USTAR = slice(257, 262)
 # Where torch.export.save puts bare numbers, unless it pickles them.
 _EXPORTED_WEIGHTS = re.compile(r"/data/(?:weights|constants)/\w+$")
@@ -199,6 +201,8 @@ class _Inspector:
             return
         head = part.head(HEAD_BYTES)
         look = self._by_magic(part, head) or self._by_name(part)
+        if not head.startswith(_ZIP_STARTS) and zipfile.is_zipfile(part.stream):
+            self._look_at_tail(part, look is not None)
         if look is not None:
             look()
         elif part.framework == "PyTorch" and _EXPORTED_WEIGHTS.search(part.place):
@@ -207,12 +211,19 @@ class _Inspector:
             foreign = describe_foreign_file(head)
             self._notes.skip(part, foreign.what.partition(",")[0] if foreign else "")
 
+    def _look_at_tail(self, part: Part, known: bool) -> None:
+        """Look at a zip archive that stands behind something else: Python opens it all the same."""
+        if known:
+            what = f"{part.shown} begins like one kind of file and ends like a zip archive"
+            self._notes.add(RULE_AMBIGUOUS, f"{what}: two readers see two files", part)
+        self._containers.walk_zip(part)
+
     def _by_magic(self, part: Part, head: bytes) -> Callable[[], None] | None:
         """Return what looks at a part, by its first bytes; None where they tell nothing."""
         notes, containers = self._notes, self._containers
-        if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        if head.startswith(_ZIP_STARTS):
             return partial(containers.walk_zip, part)
-        if head[_USTAR] == b"ustar":
+        if head[_USTAR] == b"ustar" or part.name.lower().endswith(".tar"):
             return partial(containers.walk_tar, part)
         for magic, kind in _STREAMS.items():
             if head.startswith(magic) and (kind != "zlib" or _packed_pickle(part)):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import pickletools
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
@@ -120,7 +121,9 @@ def read_pickles(stream: BinaryIO, follow: bool = True) -> Pickle:
     for number in range(_MOST_PICKLES):
         begin = stream.tell()
         before = len(found.names)
-        _Machine(stream, found).run()
+        with warnings.catch_warnings():  # of texts with escapes that Python does not know
+            warnings.simplefilter("ignore")
+            _Machine(stream, found).run()
         if found.problem:
             if number and len(found.names) == before and not found.computed:
                 found.problem = ""  # no pickle any more

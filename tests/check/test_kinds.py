@@ -100,6 +100,8 @@ DANGEROUS = {
         zipped({"m/data.pkl": evil(2), "m/version": b"3", "m/data/0": b"\x80\x02"}), "SODA307"
     ),
     "zlib, as joblib packs": (STREAMS["z"](evil()), "SODA307"),
+    "zip behind a pickle": (pickle.dumps(1) + zipped({"m.onnx": MODEL}), "SODA305"),
+    "pickle in a zip behind a text": (b"#!/bin/sh\n" + zipped({"a": evil()}), "SODA307"),
     "zip in tar in zip": (
         zipped({"a.tar": tar_of(b=zipped({"c/d.bin": evil()}))}), "SODA307"
     ),

@@ -260,6 +260,10 @@ class _Inspector:
         named = PurePosixPath(part.name).suffix.lower() == _ONNX
         if not named and head[0] not in _ONNX_TAGS:
             return False
+        if part.size > _LIMITS.file_bytes:  # which no protobuf message is
+            if named:
+                self._notes.add(RULE_UNREAD, f"{part.shown} is larger than ONNX files can be", part)
+            return named
         try:
             self._look_at_onnx(part)
         except SodaError as error:

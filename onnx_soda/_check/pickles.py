@@ -15,7 +15,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from onnx_soda._converters.archives import FRAMEWORK_NAMES
 
@@ -23,6 +23,8 @@ from onnx_soda._converters.archives import FRAMEWORK_NAMES
 _MOST_INSTRUCTIONS = 5_000_000
 # Pickles behind each other in one file; torch's old form has five.
 _MOST_PICKLES = 1_000
+# Bytes of a text of protocol 0, which is a line.
+_MOST_LINE = 2**24
 
 # Modules that reach files, programs, the network, or the interpreter itself.
 _MODULES = """
@@ -117,13 +119,13 @@ def read_pickles(stream: BinaryIO, follow: bool = True) -> Pickle:
         follow: Look for further pickles behind the first one. What is no pickle there, as the
             numbers behind those of torch's old form, is no problem.
     """
-    found = Pickle()
+    found, bounded = Pickle(), _Lines(stream)
     for number in range(_MOST_PICKLES):
         begin = stream.tell()
         before = len(found.names)
         with warnings.catch_warnings():  # of texts with escapes that Python does not know
             warnings.simplefilter("ignore")
-            _Machine(stream, found).run()
+            _Machine(bounded, found).run()
         if found.problem:
             if number and len(found.names) == before and not found.computed:
                 found.problem = ""  # no pickle any more
@@ -132,6 +134,22 @@ def read_pickles(stream: BinaryIO, follow: bool = True) -> Pickle:
             break
         stream.seek(-1, 1)
     return found
+
+
+class _Lines:
+    """A stream whose lines end: a file of another kind may be one line of gigabytes.
+
+    Args:
+        stream: The stream.
+    """
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.read, self.seek, self.tell = stream.read, stream.seek, stream.tell
+        self._stream = stream
+
+    def readline(self) -> bytes:
+        """Return a line, or the first part of a very long one."""
+        return self._stream.readline(_MOST_LINE)
 
 
 class _BrokenError(Exception):
@@ -179,7 +197,7 @@ class _Machine:
         found: Takes what it names.
     """
 
-    def __init__(self, stream: BinaryIO, found: Pickle) -> None:
+    def __init__(self, stream: _Lines, found: Pickle) -> None:
         self._stream = stream
         self._found = found
         self._stack: list[Any] = []
@@ -210,7 +228,8 @@ class _Machine:
         """Follow the instructions to the end, or as far as they make sense."""
         found = self._found
         try:
-            for code, argument, _ in pickletools.genops(self._stream):
+            # It asks for what `_Lines` has alone.
+            for code, argument, _ in pickletools.genops(cast(BinaryIO, self._stream)):
                 found.instructions += 1
                 if found.instructions > _MOST_INSTRUCTIONS:
                     found.problem = f"it has over {_MOST_INSTRUCTIONS} instructions"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import tarfile
+import time
 import zipfile
 from pathlib import Path
 
@@ -235,6 +237,17 @@ def test_what_torch_and_joblib_write_is_followed_to_its_end(tmp_path: Path) -> N
 def test_what_is_of_no_known_kind_is_skipped(content: bytes, tmp_path: Path) -> None:
     found = look(tmp_path / "file", content)
     assert (found.skipped, found.report, found.failure) == (True, None, None)
+
+
+def test_a_line_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    """A file of zeros that takes no room on the disk, and begins like a pickle of protocol 0."""
+    path = tmp_path / "hole"
+    path.write_bytes(b"c")
+    os.truncate(path, 2**36)
+    begin = time.process_time()
+    (found,) = check_files([path], limits=None)
+    assert found.skipped
+    assert time.process_time() - begin < 5
 
 
 def test_damaged_files_are_told_as_such(tmp_path: Path) -> None:

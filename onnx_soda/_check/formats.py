@@ -16,7 +16,12 @@ from onnx_soda._check.pickles import Pickle, read_pickles
 from onnx_soda._converters.protocol import MOST_HEADER
 from onnx_soda._converters.refusals import damaged, false_sizes, parse_json, runs_code, walk
 from onnx_soda._converters.state_dict import check_safetensors
-from onnx_soda._errors import DatasetFileError, SodaError, UnsafeSourceError
+from onnx_soda._errors import (
+    DatasetFileError,
+    SodaError,
+    UnsafeSourceError,
+    UnsupportedSourceError,
+)
 from onnx_soda._rules import (
     RULE_AMBIGUOUS,
     RULE_CODE,
@@ -291,7 +296,7 @@ def look_at_tflite(part: Part, notes: Notes) -> None:
 
 def look_at_saved_model(part: Part, notes: Notes) -> None:
     """Read which operators it has."""
-    from onnx_soda._converters.saved_model import check_program, read_program
+    from onnx_soda._converters.saved_model import OPERATORS, SAVING, check_program, read_program
 
     if part.size > _SAVED_MODEL_BYTES:
         raise damaged(f"{part.shown} has {part.size} bytes")
@@ -304,8 +309,14 @@ def look_at_saved_model(part: Part, notes: Notes) -> None:
         notes.add(RULE_CODE, f"{part.shown} uses the operator {name}, which reaches files", part)
     try:
         check_program(program, part.shown)
-    except SodaError as error:
+    except UnsafeSourceError as error:
         _tell_unknown(error, part, notes)
+    except UnsupportedSourceError:  # of TensorFlow 1
+        unknown = sorted(names - OPERATORS - SAVING - _TENSORFLOW_DANGER)
+        if unknown:
+            shown = ", ".join(name[:80] for name in unknown[:_SHOWN])
+            what = f"{part.shown} uses operators on no list: {shown}"
+            notes.add(RULE_UNKNOWN_CODE, what, part)
     notes.know(part, "TensorFlow SavedModel")
 
 

@@ -188,6 +188,25 @@ def test_a_pickle_of_arrays_and_tensors_is_told_as_one(tmp_path: Path) -> None:
     assert "runs code when loaded" in found.report.findings[0].message
 
 
+@pytest.mark.parametrize(
+    ("operator", "said"),
+    [
+        ("Relu", ("no finding", set())),
+        ("Rocket", ("inconclusive", {"SODA322"})),
+        ("ReadFile", ("unsafe", {"SODA307"})),
+    ],
+)
+def test_operators_of_a_saved_model(
+    operator: str, said: tuple[str, set[str]], tmp_path: Path
+) -> None:
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    node = field(1, b"name") + field(2, operator.encode())
+    program = field(2, field(2, field(1, node)))  # a MetaGraphDef with a GraphDef with a node
+    assert verdict(look(tmp_path / "saved_model.pb", program)) == said
+
+
 def test_encrypted_members_are_told(tmp_path: Path) -> None:
     content = bytearray(zipped({"secret.bin": b"x" * 10}))
     for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):

@@ -26,15 +26,24 @@ def _attempt(name: str) -> tuple[str, ...]:
     with tempfile.TemporaryDirectory() as place:
         attack, facts = Path(place) / "attack", Path(place) / "facts"
         attack.mkdir()
-        command = [sys.executable, "-m", "onnx_soda", "scan", str(ATTACKS[name](attack))]
+        command = [sys.executable, "-m", "onnx_soda", "scan", "--format", "json"]
+        command.append(str(ATTACKS[name](attack)))
         done = subprocess.run(
             [sys.executable, _ROOT / "fixtures" / "measured.py", facts, *command],
             capture_output=True, text=True, cwd=_ROOT, check=True,
         )  # fmt: skip
         taken: dict[str, Any] = json.loads(facts.read_text(encoding="utf-8"))
-    said = done.stderr.splitlines()[0].removeprefix("onnx-soda: error: ")[:_SHOWN]
+    said = _said(done)[:_SHOWN]
     memory = f"{taken['memory'] / 2**20:.0f}"
     return name, str(taken["code"]), f"{taken['seconds']:.1f}", memory, said.replace("|", "/")
+
+
+def _said(done: subprocess.CompletedProcess[str]) -> str:
+    """Return why a file was refused: of an unsafe one the report says it, of others stderr."""
+    if not done.stdout:
+        return done.stderr.splitlines()[0].removeprefix("onnx-soda: error: ")
+    (finding,) = json.loads(done.stdout)["findings"]
+    return f"{finding['message']} ({finding['rule_id']})"
 
 
 def _mutants(count: int) -> str:

@@ -16,6 +16,10 @@ from typer.core import TyperGroup
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "scan": ("scan:scan_command", "Look for a backdoor in an image classifier, or in many."),
+    "check": (
+        "check:check_command",
+        "Look at model files of any framework, and run nothing: is something in them dangerous?",
+    ),
     "repair": (
         "repair:repair_command",
         "Remove a semantic backdoor, and write the repaired model.",

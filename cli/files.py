@@ -64,7 +64,7 @@ def inspect_command(
     The tensors that a scan would pick are shown, too. Models in other formats are converted first;
     see `onnx-soda convert`.
 
-    Exit codes: 0 it can be scanned, 2 it cannot.
+    Exit codes: 0 it can be scanned, 2 it cannot, 4 it is refused as unsafe.
     """
     with failing_cleanly(debug):
         if output is not None:
@@ -144,7 +144,7 @@ def diff_command(
 ) -> None:
     """Show which stored weights of two models differ, and by how much.
 
-    Exit codes: 0 compared, 2 could not compare or wrong usage.
+    Exit codes: 0 compared, 2 could not compare or wrong usage, 4 a file is refused as unsafe.
     """
     with failing_cleanly(debug):
         if output is not None:
@@ -200,7 +200,7 @@ def convert_command(
     The file is checked before its framework opens it, in a child process. A file that could run
     code is refused.
 
-    Exit codes: 0 converted, 2 could not convert or wrong usage.
+    Exit codes: 0 converted, 2 could not convert or wrong usage, 4 the source is refused as unsafe.
     """
     with failing_cleanly(debug):
         check_writable(output)

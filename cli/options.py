@@ -425,7 +425,9 @@ FormatsOption = Annotated[
 FailOnOption = Annotated[
     Severity, typer.Option("--fail-on", help="Exit with 1 on a finding as severe as this.")
 ]
-ExitZeroOption = Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 instead of 1 or 3.")]
+ExitZeroOption = Annotated[
+    bool, typer.Option("--exit-zero", help="Exit with 0 instead of 1, 3 or 4.")
+]
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", "-v", help="Show times and providers on stderr.")
 ]

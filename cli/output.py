@@ -22,8 +22,9 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from onnx_soda._errors import OutputError, explained
 from onnx_soda._options import NOTE
-from onnx_soda._results import Evidence, Finding, Outcome, ScanFailure, ScanReport
+from onnx_soda._results import FILES, Evidence, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
+from onnx_soda._rules import UNSAFE as UNSAFE_RULES
 from onnx_soda._sandbox.process import ask_children_to_end
 from onnx_soda._system import write_text
 from onnx_soda._words import printable
@@ -35,6 +36,7 @@ FOUND = 1
 # Also wrong usage: Typer exits with 2 on its own.
 COULD_NOT_SCAN = 2
 INCONCLUSIVE = 3
+UNSAFE = 4
 
 
 def of_report(report: ScanReport, fail_on: Severity) -> int:
@@ -45,18 +47,22 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
         fail_on: Findings of this severity or a worse one are reason for 1.
 
     Returns:
-        1 with such a finding; else 0 where the verdict is "clean", 3 where it is not: lesser
-        findings that speak for a backdoor are no proof, and no "clean" either. Accepted findings
-        do not count: where a "backdoor" has no others, 0.
+        4 where the file is unsafe; 1 with such a finding; else 0 where the verdict is "clean", 3
+        where it is not: lesser findings that speak for a backdoor are no proof, and no "clean"
+        either. Accepted findings do not count: where a "backdoor" has no others, 0; a file that
+        was refused was not scanned, so it is then 3.
     """
     failing = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
     counted = [finding for finding in report.findings if finding.accepted is None]
+    if report.verdict == "unsafe" and any(finding.rule_id in UNSAFE_RULES for finding in counted):
+        return UNSAFE
     if any(finding.severity in failing for finding in counted):
         return FOUND
     # What says nothing about the verdict leaves it as it is known.
     open_ = any(finding.severity in WEIGHTY for finding in counted)
-    known = report.verdict == "backdoor" and not open_ and bool(report.findings)
-    return CLEAN if known or report.verdict == "clean" else INCONCLUSIVE
+    may_be_known = report.verdict == "backdoor" or FILES in report.evidence
+    known = may_be_known and not open_ and bool(report.findings)
+    return CLEAN if known or report.verdict in ("clean", "no finding") else INCONCLUSIVE
 
 
 def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
@@ -70,8 +76,8 @@ def without_verdict(code: int) -> int:
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the exit code of several scans: found, else could not scan, inconclusive, clean."""
-    order = (FOUND, COULD_NOT_SCAN, INCONCLUSIVE, CLEAN)
+    """Return that of several: found, else unsafe, could not scan, inconclusive, clean."""
+    order = (FOUND, UNSAFE, COULD_NOT_SCAN, INCONCLUSIVE, CLEAN)
     return min(codes, key=order.index, default=CLEAN)
 
 
@@ -160,6 +166,7 @@ _MOST_SHOWN = 1000
 def failing_cleanly(debug: bool) -> Iterator[None]:
     """Report errors of the block and exit with 2; Python's own way out, 1, means "found".
 
+    Where a file is refused as unsafe, exit with 4.
     An interrupt of the block goes the way that removes what is half done.
 
     Args:
@@ -176,7 +183,7 @@ def failing_cleanly(debug: bool) -> Iterator[None]:
         told = explained(error)
         rule = f" ({told.rule_id})" if told.rule_id else ""
         complain(in_flags(told.message) + rule, in_flags(told.advice))
-        raise typer.Exit(COULD_NOT_SCAN) from error
+        raise typer.Exit(UNSAFE if told.unsafe else COULD_NOT_SCAN) from error
 
 
 def tell_traceback(error: BaseException) -> None:

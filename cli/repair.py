@@ -122,7 +122,7 @@ def repair_command(
 
     Exit codes: 0 repaired, or nothing to repair; 2 could not repair, or wrong usage; 3 partly
     repaired, or a backdoor in the new scan (the model is written), or inconclusive, or no result
-    keeps the accuracy (nothing is written).
+    keeps the accuracy (nothing is written); 4 the model is refused as unsafe.
     """
     pair = _pair(victim, target)
     sides = height_and_width(size) if size else None

@@ -20,7 +20,7 @@ from onnx_soda._system import check_writable
 from onnx_soda._words import printable
 
 from .options import USUAL_FORM, PlainFormat, in_flags
-from .output import deliver, report_in_flags
+from .output import complain, deliver, report_in_flags
 
 
 @dataclass(frozen=True)
@@ -90,8 +90,20 @@ class Targets:
             elif target.file is not None and target.file.is_file():
                 target.file.unlink()
 
-    def tell_many(self, ended: Sequence[Ended]) -> None:
+    def tell_outcome(self, ended: Ended) -> None:
+        """Write what one file came to; say on stderr why it could not be read."""
+        if isinstance(ended.outcome, ScanReport):
+            self.tell(ended.outcome, ended.model)
+            return
+        self.tell_failure(ended.outcome, ended.model)
+        complain(in_flags(ended.outcome.message), in_flags(ended.outcome.advice))
+
+    def tell_many(self, ended: Sequence[Ended], skipped: Sequence[str] = ()) -> None:
         """Write the scans of many models in every form.
+
+        Args:
+            ended: The scans.
+            skipped: Files that were not looked at.
 
         Raises:
             OutputError: A file cannot be written.
@@ -107,10 +119,16 @@ class Targets:
             for one in ended
         ]
         for target in self.targets:
-            self._deliver(target, scanned, False)
+            self._deliver(target, scanned, False, tuple(skipped))
 
-    def _deliver(self, target: _Target, scanned: Sequence[Scanned], single: bool) -> None:
-        context = Context(single, self.fail_on, self.command)
+    def _deliver(
+        self,
+        target: _Target,
+        scanned: Sequence[Scanned],
+        single: bool,
+        skipped: tuple[str, ...] = (),
+    ) -> None:
+        context = Context(single, self.fail_on, self.command, skipped)
         deliver(target.form.render(scanned, context), target.file)
 
 

@@ -12,7 +12,15 @@ from pathlib import Path
 import typer
 
 from onnx_soda._baseline import Entry
-from onnx_soda._batch import Ended, ask_all, find_models, is_single, scan_many, scan_one
+from onnx_soda._batch import (
+    Ended,
+    ask_all,
+    find_models,
+    is_single,
+    left_out,
+    scan_many,
+    scan_one,
+)
 from onnx_soda._cache import Cache, usual_folder
 from onnx_soda._data.forms import check_clean_set
 from onnx_soda._errors import OptionError
@@ -149,12 +157,13 @@ def scan_command(
     """Look for a backdoor in an image classifier, or in many.
 
     Models in other formats are converted first; see `onnx-soda convert`. Of many models the worst
-    exit code counts, in the order 1, 2, 3, 0.
+    exit code counts, in the order 1, 4, 2, 3, 0.
 
     Ctrl-C ends the scan, and reports what is done; a second one ends it at once.
 
     Exit codes: 0 clean; 1 a finding as severe as --fail-on; 2 could not scan, or wrong usage; 3
-    inconclusive, or not complete, or only lesser findings that speak for a backdoor.
+    inconclusive, or not complete, or only lesser findings that speak for a backdoor; 4 unsafe:
+    something in the file is dangerous, and it was not scanned.
     """
     intervention = _intervention(a, b)
     sides = height_and_width(size) if size else None
@@ -207,7 +216,7 @@ def scan_command(
         else:
             ended = _scan_all(found, request, remembered, jobs, quiet)
             ended = with_accepted(ended, entries)
-            targets.tell_many(ended)
+            targets.tell_many(ended, left_out(models, ended))
             for one in ended:
                 if verbose and isinstance(one.outcome, ScanReport):
                     _tell_timing(one.outcome)

@@ -22,14 +22,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from .refusals import bomb, damaged, misleading, runs_code
+from .refusals import bomb, damaged, escapes, misleading, runs_code, unpacks_to_much
 
 # PyTorch writes one member per tensor; the largest classifiers have a few thousand.
 _MOST_MEMBERS = 20_000
 # As the largest ONNX file: what is larger cannot be written as one anyway.
 _MOST_BYTES = 2**31 - 1
 # Code and JSON shrink to a tenth, weights hardly. What is under the size is harmless either way.
-_MOST_RATIO, _HARMLESS_BYTES = 100, 2**20
+MOST_RATIO, _HARMLESS_BYTES = 100, 2**20
 _MOST_NAME = 512
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED = 0x1
@@ -90,13 +90,15 @@ def checked_archive(path: Path) -> Iterator[Archive]:
     with _reading(file), zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         if len(members) > _MOST_MEMBERS:
-            raise bomb(f"{file} has {len(members)} members, over the limit of {_MOST_MEMBERS}")
+            raise unpacks_to_much(
+                f"{file} has {len(members)} members, over the limit of {_MOST_MEMBERS}"
+            )
         if sum(member.file_size for member in members) > _MOST_BYTES:
-            raise bomb(f"{file} unpacks to over {_MOST_BYTES} bytes")
+            raise unpacks_to_much(f"{file} unpacks to over {_MOST_BYTES} bytes")
         for member in members:
-            _check_name(file, member.filename)
-            _check_member(file, member)
-        _check_places(file, members, path.stat().st_size)
+            check_name(file, member.filename)
+            check_member(file, member)
+        check_places(file, members, path.stat().st_size)
         for member in members:
             with archive.open(member):  # reads the header before it, and compares the name
                 pass
@@ -111,14 +113,29 @@ def _reading(file: str) -> Iterator[None]:
         raise damaged(f"{file} cannot be read as a zip archive: {error}") from error
 
 
-def _check_name(file: str, name: str) -> None:
+def check_name(file: str, name: str) -> None:
+    """Refuse a member's name that leads out of the folder where it is unpacked.
+
+    Raises:
+        UnsafeSourceError: It does, or means different things on different systems.
+    """
     path = PurePosixPath(name)
     strange = any(character in name for character in "\\:\0") or len(name) > _MOST_NAME
     if strange or path.is_absolute() or ".." in path.parts or not name:
-        raise misleading(f"{file} has a member named {name[:_MOST_NAME]!r}")
+        raise escapes(f"{file} has a member named {name[:_MOST_NAME]!r}")
 
 
-def _check_member(file: str, member: zipfile.ZipInfo) -> None:
+def check_member(file: str, member: zipfile.ZipInfo, harmless: int = _HARMLESS_BYTES) -> None:
+    """Refuse a member that is encrypted, a link, or far larger than its compressed bytes.
+
+    Args:
+        file: Name of the archive to show.
+        member: The member.
+        harmless: What is under this many bytes is no bomb, however little room it takes.
+
+    Raises:
+        UnsafeSourceError: It is one of these.
+    """
     name = member.filename
     if member.flag_bits & _ENCRYPTED:
         raise misleading(f"{name!r} in {file} is encrypted")
@@ -126,16 +143,29 @@ def _check_member(file: str, member: zipfile.ZipInfo) -> None:
         raise misleading(f"{name!r} in {file} is compressed in an unusual way")
     mode = member.external_attr >> 16
     if stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        raise misleading(f"{name!r} in {file} is a link or device")
+        raise escapes(f"{name!r} in {file} is a link or device")
     stored = member.compress_type == zipfile.ZIP_STORED
     if stored and member.file_size != member.compress_size:
         raise misleading(f"{name!r} in {file} has two sizes")
-    if member.file_size > max(_HARMLESS_BYTES, _MOST_RATIO * member.compress_size):
-        raise bomb(f"{name!r} in {file} unpacks to over {_MOST_RATIO} times its size")
+    if member.file_size > max(harmless, MOST_RATIO * member.compress_size):
+        raise unpacks_to_much(f"{name!r} in {file} unpacks to over {MOST_RATIO} times its size")
 
 
-def _check_places(file: str, members: list[zipfile.ZipInfo], size: int) -> None:
-    folded = [member.filename.casefold() for member in members]
+def check_places(file: str, members: list[zipfile.ZipInfo], size: int, fold: bool = True) -> None:
+    """Refuse members of one name, and such as overlap.
+
+    Args:
+        file: Name of the archive to show.
+        members: Its members.
+        size: Its bytes.
+        fold: Names that differ in capitals alone are one name.
+
+    Raises:
+        UnsafeSourceError: There are some.
+        ConvertError: The archive is cut short.
+    """
+    names = [member.filename for member in members]
+    folded = [name.casefold() for name in names] if fold else names
     if len(set(folded)) != len(folded):
         raise misleading(f"{file} has two members of one name")
     end = 0

@@ -109,7 +109,7 @@ def _checked_parts(archive: Archive) -> dict[str, bytes]:
             member = f"{config.rpartition('/')[0]}/{name}"
             parts[member] = archive.read(f"{root}/{member}", _WEIGHTS_BYTES)
     graph = _json(archive, f"{root}/{_MODEL}")
-    _check_graph(graph, archive.file)
+    check_graph(graph, archive.file)
     parts[_MODEL] = _dump(graph)
     for name in ("archive_format", "archive_version", "byteorder", ".data/version"):
         if f"{root}/{name}" in archive.names:
@@ -143,8 +143,13 @@ def _payloads(content: Any, file: str, expected: re.Pattern[str]) -> set[str]:
     return names
 
 
-def _check_graph(graph: Any, file: str) -> None:
-    """Look at every object of the graph's JSON, and drop what is not needed and would be run."""
+def check_graph(graph: Any, file: str) -> None:
+    """Look at every object of the graph's JSON, and drop what is not needed and would be run.
+
+    Raises:
+        UnsafeSourceError: Sizes that are more than arithmetic, or unknown operators.
+        ConvertError: There is no graph.
+    """
     if not isinstance(graph, dict) or not isinstance(graph.get("graph_module"), dict):
         raise damaged(f"{file} has no graph")
     # Strings of Python that checks of the input are made of.

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 from typing import Any
 
 from onnx_soda._errors import ConvertError, SodaError, UnsafeSourceError
-from onnx_soda._rules import RULE_AMBIGUOUS, RULE_CODE, RULE_RESOURCES
+from onnx_soda._rules import (
+    RULE_AMBIGUOUS,
+    RULE_BOMB,
+    RULE_CODE,
+    RULE_ESCAPE,
+    RULE_RESOURCES,
+    RULE_SIZES,
+)
 
 # Characters of a framework's complaint: some quote a whole graph.
 _MOST_QUOTED = 300
@@ -30,6 +37,25 @@ def bomb(what: str) -> UnsafeSourceError:
     """Return the error for a file that would take far more memory or time than its size shows."""
     return UnsafeSourceError(
         what, "No image classifier needs that; do not trust this file.", rule_id=RULE_RESOURCES
+    )
+
+
+def escapes(what: str) -> UnsafeSourceError:
+    """Return the error for an archive that could write or read files elsewhere."""
+    return UnsafeSourceError(
+        what, "Do not unpack this file; no framework writes such names.", rule_id=RULE_ESCAPE
+    )
+
+
+def unpacks_to_much(what: str) -> UnsafeSourceError:
+    """Return the error for an archive that would take far more room than its size shows."""
+    return UnsafeSourceError(what, "Do not unpack this file.", rule_id=RULE_BOMB)
+
+
+def false_sizes(what: str) -> UnsafeSourceError:
+    """Return the error for a file that declares more or less than it holds."""
+    return UnsafeSourceError(
+        what, "The file is damaged or made to mislead; download it again.", rule_id=RULE_SIZES
     )
 
 

@@ -65,7 +65,7 @@ class SklearnConverter:
             )
             for found in walk(schema, archive.file):
                 if "__loader__" in found or "__class__" in found:
-                    _check_object(found, archive.file)
+                    check_object(found, archive.file)
 
     def load(self) -> None:
         """See `Converter`."""
@@ -80,7 +80,12 @@ class SklearnConverter:
             return convert_estimator(self.name, path, out, options)
 
 
-def _check_object(found: dict[str, Any], file: str) -> None:
+def check_object(found: dict[str, Any], file: str) -> None:
+    """Refuse an object that is not of the types allowed.
+
+    Raises:
+        UnsafeSourceError: It is not.
+    """
     module, name, loader = (
         str(found.get(key)) for key in ("__module__", "__class__", "__loader__")
     )

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from onnx_soda._options import ConvertOptions
 
 from .archives import FRAMEWORK_NAMES, check_pickle, checked_archive, member_names
 from .protocol import MOST_HEADER, is_safetensors
-from .refusals import bomb, damaged, explaining, misleading, parse_json
+from .refusals import damaged, explaining, false_sizes, misleading, parse_json
 
 # ImageNet's, which both libraries build where they are not told otherwise.
 _IMAGENET = 1000
@@ -142,7 +143,7 @@ class StateDictConverter:
         if content.startswith(LEGACY_START):
             check_pickle(content, path.name, FRAMEWORK_NAMES, _LEGACY_PICKLES)
         else:
-            _check_safetensors(content, path)
+            check_safetensors(content, path.stat().st_size, path.name)
 
     def load(self) -> None:
         """See `Converter`."""
@@ -162,22 +163,62 @@ class StateDictConverter:
             return convert_weights(self.name, path, safe, options.arch, out, options)
 
 
-def _check_safetensors(content: bytes, path: Path) -> None:
-    """Look at the header; the format is at https://github.com/huggingface/safetensors."""
+# Bits of an element, by the names of the format.
+_BITS = {
+    bits: names.split()
+    for bits, names in (
+        (4, "F4"), (6, "F6_E2M3 F6_E3M2"), (8, "BOOL U8 I8 F8_E5M2 F8_E4M3 F8_E8M0"),
+        (16, "I16 U16 F16 BF16"), (32, "I32 U32 F32"), (64, "I64 U64 F64 C64"),
+    )
+}  # fmt: skip
+_BITS_OF = {name: bits for bits, names in _BITS.items() for name in names}
+
+
+def check_safetensors(content: bytes, size: int, file: str) -> int:
+    """Look at a header; the format is at https://github.com/huggingface/safetensors.
+
+    Args:
+        content: The first bytes, with the whole header.
+        size: Bytes of the file.
+        file: Its name to show.
+
+    Returns:
+        The number of tensors.
+
+    Raises:
+        UnsafeSourceError: Tensors overlap, lie outside the file, or have a name or a size twice.
+        ConvertError: The header cannot be read.
+    """
     length = int.from_bytes(content[:8], "little")
-    header = parse_json(content[8 : 8 + length], f"the header of {path.name}")
+    if 8 + length > size:
+        raise false_sizes(f"{file} declares a header of {length} bytes, and has {size} in all")
+    header = parse_json(content[8 : 8 + length], f"the header of {file}")
     spans = []
-    for name, entry in header.items():
+    for name, entry in header.items() if isinstance(header, dict) else ():
         if name == "__metadata__":
             continue
         span = entry.get("data_offsets") if isinstance(entry, dict) else None
         if not (isinstance(span, list) and [type(one) for one in span] == [int, int]):
-            raise damaged(f"{path.name} does not say where {name[:80]!r} lies")
+            raise damaged(f"{file} does not say where {name[:80]!r} lies")
+        _check_shape(entry, span, f"{name[:80]!r} in {file}")
         spans.append(span)
     end = 0
     for begin, behind in sorted(spans):
         if begin != end or behind < begin:
-            raise misleading(f"{path.name} has tensors that overlap or gaps between them")
+            raise misleading(f"{file} has tensors that overlap or gaps between them")
         end = behind
-    if 8 + length + end != path.stat().st_size:
-        raise bomb(f"{path.name} declares {end} bytes of weights, which it does not have")
+    if 8 + length + end != size:
+        held = size - 8 - length
+        raise false_sizes(f"{file} declares {end} bytes of weights, and has {held}")
+    return len(spans)
+
+
+def _check_shape(entry: dict[str, Any], span: list[int], what: str) -> None:
+    shape, bits = entry.get("shape"), _BITS_OF.get(str(entry.get("dtype")))
+    if not isinstance(shape, list) or not all(type(one) is int and one >= 0 for one in shape):
+        raise false_sizes(f"{what} has no shape")
+    # A type that is not known here is of a newer version.
+    if bits is not None and 8 * (span[1] - span[0]) != bits * prod(shape):
+        raise false_sizes(
+            f"{what} has {span[1] - span[0]} bytes, which is not what its shape needs"
+        )

@@ -56,7 +56,7 @@ class TorchScriptConverter:
                     what = f"{name} in {archive.file}"
                     check_pickle(archive.read(name, _PICKLE_BYTES), what, _NAMES)
                 elif name.endswith(".py"):
-                    _check_text(_text(archive, name), archive.file)
+                    check_text(_text(archive, name), archive.file)
 
     def load(self) -> None:
         """See `Converter`."""
@@ -80,7 +80,7 @@ def _text(archive: Archive, name: str) -> str:
         raise damaged(f"{name!r} in {archive.file} is no ASCII text") from error
 
 
-def _check_text(text: str, file: str) -> None:
+def check_text(text: str, file: str) -> None:
     """Refuse operators that are not on the list, and methods that run at loading.
 
     Raises:

@@ -5,6 +5,7 @@
 from ._answers import (
     Behaviour,
     Conversion,
+    FileLook,
     LayerSummary,
     LogitsSummary,
     ModelDifference,
@@ -19,6 +20,7 @@ from ._answers import (
 )
 from ._api import (
     ask_reference,
+    check_files,
     convert_file,
     diff_files,
     inspect_file,
@@ -155,6 +157,7 @@ __all__ = [
     "Evidence",
     "ExternalDataError",
     "ExternalDataInfo",
+    "FileLook",
     "Finding",
     "Format",
     "Gallery",
@@ -230,6 +233,7 @@ __all__ = [
     "WeightChange",
     "WriteBackError",
     "ask_reference",
+    "check_files",
     "convert_file",
     "diff_files",
     "inspect_file",

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from onnx_soda._results import Finding, ModelInfo, ScanReport, Verdict
+from onnx_soda._results import Finding, ModelInfo, ScanFailure, ScanReport, Verdict
 
 RepairOutcome = Literal[
     "repaired", "partly repaired", "nothing to repair", "inconclusive", "failed"
@@ -224,6 +224,23 @@ class ModelSummary:
     findings: tuple[Finding, ...]
     problem: str | None
     advice: str | None
+
+
+@dataclass(frozen=True)
+class FileLook:
+    """What a look at a file came to: a report, or why there is none.
+
+    Attributes:
+        report: What is in the file; its method is "files".
+        failure: Why the file cannot be read.
+        skipped: It is of no kind that is looked into.
+        what: What a skipped file seems to be; "" where nobody knows.
+    """
+
+    report: ScanReport | None = None
+    failure: ScanFailure | None = None
+    skipped: bool = False
+    what: str = ""
 
 
 @dataclass(frozen=True)

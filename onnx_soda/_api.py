@@ -24,6 +24,7 @@ from typing import Any
 
 from onnx_soda._answers import (
     Conversion,
+    FileLook,
     ModelDifference,
     ModelSummary,
     RepairAnswer,
@@ -32,7 +33,7 @@ from onnx_soda._answers import (
 )
 from onnx_soda._converters.protocol import may_be_source
 from onnx_soda._data.forms import check_clean_set
-from onnx_soda._errors import CrashError, OutputError, SodaError
+from onnx_soda._errors import CrashError, OutputError, SandboxError, SodaError
 from onnx_soda._options import (
     ConvertOptions,
     Limits,
@@ -45,8 +46,10 @@ from onnx_soda._options import (
     no_progress,
 )
 from onnx_soda._preflight.file import check_regular
-from onnx_soda._results import NO_SANDBOX, ScanReport
+from onnx_soda._results import NO_SANDBOX, SandboxInfo, ScanReport, failure_of
 from onnx_soda._sandbox.jobs import (
+    CheckAnswer,
+    CheckJob,
     ConvertAnswer,
     ConvertJob,
     DiffJob,
@@ -182,6 +185,50 @@ def inspect_file(
     with _as_onnx(Path(model), convert, limits, no_progress) as (path, origin):
         summary: ModelSummary = _do(InspectJob(_absolute(path), logits), limits).answer
     return replace(summary, notes=(*summary.notes, *_origin_notes(origin)))
+
+
+def check_files(
+    files: Sequence[str | Path],
+    *,
+    limits: Limits | None = _USUAL,
+    progress: Progress = no_progress,
+) -> tuple[FileLook, ...]:
+    """Look at model files of any framework, and run nothing: what in them is dangerous?
+
+    One child process looks at all of them. If one file ends it, each gets a child of its own.
+    This does not look for backdoors.
+
+    Args:
+        files: The files.
+        limits: What the child process may take; None does without a child.
+        progress: Called as it goes on.
+
+    Returns:
+        What each file comes to, in order. Nothing is raised for a file: what cannot be read has a
+        failure, and what is of no known kind is skipped.
+
+    Raises:
+        SandboxError: There can be no child process.
+    """
+    job = CheckJob(tuple(map(_absolute, files)))
+    try:
+        done = _do(job, limits, progress)
+    except SandboxError as error:
+        if len(job.files) > 1:
+            return tuple(look for one in files for look in check_files([one], limits=limits))
+        return (FileLook(failure=failure_of(Path(files[0]).name, error)),)
+    answer: CheckAnswer = done.answer
+    if len(answer.looks) != len(job.files):
+        raise CrashError("the child process did not tell of every file")
+    return tuple(_held(look, done.sandbox) for look in answer.looks)
+
+
+def _held(look: FileLook, sandbox: SandboxInfo) -> FileLook:
+    """Return a look whose report says what confined the child."""
+    if look.report is None:
+        return look
+    environment = replace(look.report.environment, sandbox=sandbox)
+    return replace(look, report=replace(look.report, environment=environment))
 
 
 def diff_files(

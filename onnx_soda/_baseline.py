@@ -45,7 +45,8 @@ class Entry:
     def covers(self, report: ScanReport, finding: Finding) -> bool:
         """Tell whether a finding is the one that is meant."""
         own = (self.sha256, self.rule_id, self.victim_class, self.target_class)
-        return own == (
+        # A file that was too large to be read whole has no digest to know it by.
+        return bool(self.sha256) and own == (
             identity(report),
             finding.rule_id,
             finding.victim_class,

@@ -18,17 +18,28 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from onnx_soda._api import ask_reference, scan_file
-from onnx_soda._cache import Cache
-from onnx_soda._errors import DatasetFileError, ModelFileError
+from onnx_soda._api import ask_reference, check_files, scan_file
+from onnx_soda._cache import Cache, digest_of_refused
+from onnx_soda._errors import DatasetFileError, ModelFileError, SodaError
 from onnx_soda._options import (
+    Limits,
     Progress,
     ReferenceFlows,
     ScanRequest,
     no_progress,
     usable_cores,
 )
-from onnx_soda._results import Outcome, ScanFailure, ScanReport, failure_of
+from onnx_soda._results import (
+    NO_SANDBOX,
+    Finding,
+    Outcome,
+    SandboxInfo,
+    ScanFailure,
+    ScanReport,
+    failure_of,
+    report_of_file,
+)
+from onnx_soda._rules import RULE_CODE, RULES
 from onnx_soda._sandbox.process import end_children
 from onnx_soda._words import as_url, not_fetched
 
@@ -100,20 +111,72 @@ def _exists(text: str) -> bool:
         return False
 
 
-def _expand(argument: str) -> Iterator[Path]:
+def find_files(arguments: Iterable[str]) -> list[Path]:
+    """Return all files that are meant, of whatever kind; see `find_models`."""
+    found: dict[Path, Path] = {}
+    for argument in arguments:
+        for path in _expand(argument, _all_below, Path.is_dir):
+            found.setdefault(_real(path), path)
+    return list(found.values())
+
+
+def left_out(arguments: Iterable[str], ended: Iterable[Ended]) -> tuple[str, ...]:
+    """Return the files in the folders that are meant which no scan looked at.
+
+    Args:
+        arguments: As for `find_models`.
+        ended: The scans; weights beside a model belong to it.
+    """
+    read: set[Path] = set()
+    for one in ended:
+        read.add(_real(one.model))
+        if isinstance(one.outcome, ScanReport):
+            outside = one.outcome.model.external_data
+            read.update(_real(one.model.parent / weights.file) for weights in outside)
+    inside = [one for one in read if one.is_dir()]  # a SavedModel
+    return tuple(
+        str(path)
+        for path in find_files(arguments)
+        if (real := _real(path)) not in read
+        and not any(real.is_relative_to(folder) for folder in inside)
+    )
+
+
+def _expand(
+    argument: str,
+    below: Callable[[Path], Iterator[Path]] | None = None,
+    is_folder: Callable[[Path], bool] | None = None,
+) -> Iterator[Path]:
+    """Yield the paths that an argument means.
+
+    Args:
+        argument: See `find_models`.
+        below: Yields what is meant in a folder; the models where not given.
+        is_folder: Tells whether a path is a folder to be searched; a SavedModel is none where not
+            given.
+    """
+    below, is_folder = below or _below, is_folder or _is_plain_folder
     path = Path(argument)
     if (url := as_url(argument)) and not _exists(argument):
         raise ModelFileError(*not_fetched(url))
     if argument.startswith(_LIST) and not _exists(argument):
         yield from _listed(Path(argument[1:]))
-    elif _exists(argument) and _is_plain_folder(path):
-        yield from _below(path)
+    elif _exists(argument) and is_folder(path):
+        yield from below(path)
     elif _exists(argument) or not glob.has_magic(argument):
         yield path
     else:
         for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - as users write it
             place = Path(match)
-            yield from _below(place) if _is_plain_folder(place) else (place,)
+            yield from below(place) if is_folder(place) else (place,)
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """Yield all files below a folder in order; links to folders are not followed."""
+    for place, folders, files in os.walk(folder, onerror=_refuse):
+        folders.sort()
+        for name in sorted(files):
+            yield Path(place) / name
 
 
 def _is_plain_folder(path: Path) -> bool:
@@ -195,7 +258,8 @@ def scan_one(
         progress: Called as it goes on.
 
     Returns:
-        The report, and whether it was remembered.
+        The report, and whether it was remembered. Of a file that is refused as unsafe the report
+        says so.
 
     Raises:
         SodaError: See `scan_file`.
@@ -203,20 +267,74 @@ def scan_one(
     key = cache.key_of(request) if cache else None
     if cache and key and (known := cache.load(key)):
         return known, True
-    report = scan_file(
-        request.model,
-        request.data,
-        request.split,
-        request.options,
-        convert=request.convert,
-        limits=request.limits,
-        progress=progress,
-        references=request.references,
-    )
+    begin = time.perf_counter()
+    try:
+        report = scan_file(
+            request.model,
+            request.data,
+            request.split,
+            request.options,
+            convert=request.convert,
+            limits=request.limits,
+            progress=progress,
+            references=request.references,
+        )
+    except SodaError as error:
+        if not error.unsafe:
+            raise
+        return refusal(request.model, error, request.limits, time.perf_counter() - begin), False
     # What was changed while it was scanned is not what the key stands for.
     if cache and key and cache.key_of(request) == key:
         cache.store(key, report)
     return report, False
+
+
+_NOT_SCANNED = "The file was refused and not scanned: nothing is known about backdoors in it."
+_NOT_TOLD = "what confined the child process is not told where a file is refused"
+
+
+def refusal(
+    model: Path, error: SodaError, limits: Limits | None, seconds: float = 0.0
+) -> ScanReport:
+    """Return the report on a file that is refused as unsafe.
+
+    Args:
+        model: The file, or folder.
+        error: Why.
+        limits: Of the child process that refused it; None where there was none.
+        seconds: How long that took.
+    """
+    rule = RULES[error.rule_id or RULE_CODE]
+    finding = Finding(
+        rule.id, rule.severity, None, None, None, None, error.message, advice=error.advice
+    )
+    sandbox = NO_SANDBOX
+    if limits is not None:
+        held = (limits.memory, limits.seconds, (_NOT_TOLD,))
+        sandbox = SandboxInfo(True, False, False, *held)
+    reasons, sha256 = (error.message, _NOT_SCANNED), digest_of_refused(model)
+    return report_of_file(
+        model.name, sha256, "unsafe", reasons, (finding,), seconds, sandbox=sandbox
+    )
+
+
+def check_many(
+    files: Sequence[Path], limits: Limits | None, progress: Progress = no_progress
+) -> tuple[list[Ended], tuple[str, ...]]:
+    """Look at files of any kind; see `check_files`.
+
+    Returns:
+        Those that were looked at or cannot be read, and the names of the others.
+    """
+    ended, skipped = [], []
+    for path, look in zip(files, check_files(files, limits=limits, progress=progress), strict=True):
+        outcome = look.report or look.failure
+        if outcome is not None:
+            seconds = look.report.timing["total"] if look.report else 0.0
+            ended.append(Ended(path, outcome, seconds, False))
+        else:
+            skipped.append(f"{path} ({look.what})" if look.what else str(path))
+    return ended, tuple(skipped)
 
 
 def ask_one(

@@ -215,6 +215,15 @@ def _files(path: Path) -> list[Path]:
     return sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
 
 
+def digest_of_refused(path: Path) -> str:
+    """Return the digest of a file or folder that was refused; "" where it is too large, or gone."""
+    try:
+        small = sum(file.stat().st_size for file in _files(path)) <= _MOST_HASHED
+        return _digest(path) if small else ""
+    except OSError:
+        return ""
+
+
 def _digest(path: Path) -> str:
     """Return the digest of a file, or of all files below a folder with their names."""
     if path.is_dir():

@@ -35,12 +35,15 @@
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
+Any of them may tell that a file is dangerous: then it has ``rule_id``, and ``unsafe`` is true.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+from onnx_soda._rules import UNSAFE
 
 
 class SodaError(Exception):
@@ -57,6 +60,15 @@ class SodaError(Exception):
         self.message = message
         self.advice = advice
         self.rule_id = rule_id
+
+    @property
+    def unsafe(self) -> bool:
+        """Whether a file was refused because something in it is dangerous.
+
+        It is not where the file is missing, damaged or no classifier. Reports then have the
+        verdict "unsafe".
+        """
+        return self.rule_id in UNSAFE
 
 
 class ModelError(SodaError):

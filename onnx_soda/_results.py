@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -18,9 +19,11 @@ import msgspec
 from onnx_soda._errors import explained
 from onnx_soda._rules import Severity
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
-Verdict = Literal["clean", "backdoor", "inconclusive"]
+Verdict = Literal["clean", "backdoor", "inconclusive", "unsafe", "no finding"]
+FILES = "files"
+"""The method of reports on what was looked at as a file, and not run."""
 Cell = str | int | float | None
 """A cell of a table."""
 ColumnKind = Literal["text", "count", "number", "signed", "share"]
@@ -55,7 +58,10 @@ class ExternalDataInfo:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """The model that was scanned, and the tensors picked in it; "" where none could be."""
+    """The model that was scanned, and the tensors picked in it; "" where none could be.
+
+    Of a file that was refused, only name and digest are known; numbers are 0.
+    """
 
     file: str
     sha256: str
@@ -338,8 +344,11 @@ class ScanReport:
         tool: The program.
         model: The model.
         dataset: The clean set; None without one.
-        method: The detector that decided about the model's behaviour.
-        verdict: "clean", "backdoor" or "inconclusive".
+        method: The detector that decided about the model's behaviour; "files" where only the file
+            was looked at.
+        verdict: "clean", "backdoor", "inconclusive", or "unsafe": the file was refused since
+            something in it is dangerous, and was not scanned. A look at the file alone says
+            "no finding" where it found nothing as severe as "medium".
         reasons: Why, in sentences; the first one is the main one.
         findings: What speaks for a backdoor, the strongest first.
         evidence: What each detector saw, by its name.
@@ -415,6 +424,46 @@ class ScanFailure:
 
 
 Outcome = ScanReport | ScanFailure
+
+_NO_INPUT = InputInfo("", (), "", "")
+
+
+def report_of_file(
+    file: str,
+    sha256: str,
+    verdict: Verdict,
+    reasons: tuple[str, ...],
+    findings: tuple[Finding, ...],
+    seconds: float,
+    evidence: Mapping[str, Evidence] | None = None,
+    sandbox: SandboxInfo = NO_SANDBOX,
+) -> ScanReport:
+    """Return a report on a file that was looked at and not run.
+
+    Args:
+        file: Its name.
+        sha256: Its digest; "" where it has none, as a folder.
+        verdict: What it comes to.
+        reasons: Why.
+        findings: What was found in the file.
+        seconds: Time taken.
+        evidence: What was seen in it.
+        sandbox: What confined the process that looked.
+    """
+    return ScanReport(
+        schema_version=SCHEMA_VERSION,
+        tool=ToolInfo("onnx-soda", version("onnx-soda")),
+        model=ModelInfo(file, sha256, (), 0, 0, "", 0, _NO_INPUT, "", ""),
+        dataset=None,
+        method=FILES,
+        verdict=verdict,
+        reasons=reasons,
+        findings=findings,
+        evidence=evidence or {},
+        coverage=Coverage(0, 0),
+        environment=Environment({}, (), 0, 1, sandbox),
+        timing={"total": seconds},
+    )
 
 
 def failure_of(file: str, error: Exception) -> ScanFailure:

@@ -210,6 +210,8 @@ RULE_OPERATORS = "SODA304"
 RULE_AMBIGUOUS = "SODA305"
 RULE_SIZES = "SODA306"
 RULE_CODE = "SODA307"
+RULE_ESCAPE = "SODA308"
+RULE_BOMB = "SODA309"
 RULE_UNKNOWN_FIELDS = "SODA311"
 RULE_DOUBLED = "SODA312"
 RULE_NOTES = "SODA313"
@@ -220,6 +222,9 @@ RULE_LOW_BITS = "SODA317"
 RULE_TRAINING = "SODA318"
 RULE_UNUSED = "SODA319"
 RULE_MENDED = "SODA320"
+RULE_PICKLE = "SODA321"
+RULE_UNKNOWN_CODE = "SODA322"
+RULE_UNREAD = "SODA323"
 
 _REFUSED = "The check is exact. The file was not scanned."
 
@@ -250,8 +255,8 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         RULE_EXTERNAL_CONTENT,
         "weights-file-differs",
         "The weights file does not hold what the model says",
-        "A weights file is missing, is shorter than the tensors that are said to be in it, or its "
-        "checksum differs from the one in the model.",
+        "A weights file is shorter than the tensors that are said to be in it, or its checksum "
+        "differs from the one in the model. Other programs may load something else from it.",
         "Download the model and its weights again, from the same source.",
     ),
     _refusal(
@@ -294,6 +299,23 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "might run them when it opens the file, or while it is converted.",
         "Do not load this file elsewhere. Ask its author for ONNX, for weights alone "
         "(.safetensors), or for a program in data form (.pt2, .keras without Lambda layers).",
+    ),
+    _refusal(
+        RULE_ESCAPE,
+        "archive-escape",
+        "Unpacking the archive could write or read files elsewhere",
+        "A member of the archive has an absolute path or a path upwards, is a link that leads out, "
+        "or is a device. A program that unpacks it without care overwrites files of yours, or "
+        "reads them as if they were part of the archive.",
+        "Do not unpack this file. No tool that packs models writes such names.",
+    ),
+    _refusal(
+        RULE_BOMB,
+        "archive-bomb",
+        "A small archive that unpacks to very much",
+        "A member unpacks to over a hundred times its size, or archives are nested deeper than "
+        "anyone packs them. A program that unpacks it may fill the disk or the memory.",
+        "Do not unpack this file.",
     ),
     _note(
         RULE_UNKNOWN_FIELDS,
@@ -381,8 +403,41 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "Runtime reads it. The file itself was not changed.",
         "Exact. Quantizers, converters to float16 and old exporters write such files.",
     ),
+    _note(
+        RULE_PICKLE,
+        "pickle",
+        "low",
+        "A Python pickle, which runs code when it is loaded",
+        "Loading a pickle imports what it names and calls it. Each name in this one is of a list "
+        "that tensors, arrays and plain values are made of.",
+        "Exact about the names, which are read without running anything. Weights alone, as "
+        "safetensors or ONNX have them, need no pickle.",
+    ),
+    _note(
+        RULE_UNKNOWN_CODE,
+        "unknown-code",
+        "medium",
+        "The file names code that is not known to be harmless",
+        "A pickle names classes or functions, or a Keras, TorchScript or TensorFlow file names "
+        "classes or operators, that are on no list here, neither of harmless nor of dangerous "
+        "ones. What they do depends on the code installed where the file is loaded.",
+        "Weak: models with layers of their own look like this, and so do files made to get past "
+        "lists.",
+    ),
+    _note(
+        RULE_UNREAD,
+        "part-not-read",
+        "medium",
+        "A part of the file could not be looked at",
+        "It is damaged, encrypted or too large, or ends before it should. What is in it is not "
+        "known; a program that reads it in another way may still run it.",
+        "Exact that it was not looked at; downloads that were cut short look like this too.",
+    ),
 )
 
+
+UNSAFE = frozenset(rule.id for rule in FILE_SAFETY_RULES if rule.certainty == _REFUSED)
+"""Rules by which a file is refused: something in it is dangerous, and the verdict is "unsafe"."""
 
 RULES: dict[str, Rule] = {
     rule.id: rule for rule in (*BEHAVIOUR_RULES, *GRAPH_LOGIC_RULES, *FILE_SAFETY_RULES)

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
@@ -57,8 +57,12 @@ _ADVICE = "Write the data set into one plain HDF5 file (h5py, compression gzip, 
 
 
 @contextmanager
-def open_checked(path: Path) -> Iterator[h5py.File]:
+def open_checked(source: Path | BinaryIO, name: str = "") -> Iterator[h5py.File]:
     """Open an HDF5 file for reading, after a walk over all that is in it.
+
+    Args:
+        source: Its path, or a stream of its bytes.
+        name: Name to show; that of the path where not given.
 
     Yields:
         The file. What the body fails to read is reported as unreadable.
@@ -67,8 +71,8 @@ def open_checked(path: Path) -> Iterator[h5py.File]:
         DatasetFileError: Not HDF5, cut short, or it holds a link other than a hard one, external
             storage, a virtual data set, a plug-in filter, or more declared bytes than the limit.
     """
-    name = shown_name(path)
-    with readable(name), h5py.File(path, "r") as file:
+    name = name or shown_name(Path(str(source)))
+    with readable(name), h5py.File(source, "r") as file:
         check_declared(name, sum(_declared(dataset, name) for dataset in _datasets(file, name)))
         yield file
 
@@ -116,8 +120,16 @@ def _declared(dataset: h5py.Dataset, name: str) -> int:
     return int(dataset.size or 0) * int(dataset.id.get_type().get_size())
 
 
+_REFUSED = "is refused:"
+
+
 def _refusal(name: str, what: str) -> DatasetFileError:
-    return DatasetFileError(f"{name} is refused: {what}", _ADVICE)
+    return DatasetFileError(f"{name} {_REFUSED} {what}", _ADVICE)
+
+
+def is_refusal(error: DatasetFileError) -> bool:
+    """Tell whether a file was refused for what it would do, and not for being damaged."""
+    return _REFUSED in error.message
 
 
 # Encoded images are read in spans of about this many bytes: each call into HDF5 costs as much as

@@ -28,10 +28,12 @@ from onnx_soda._preflight.definitions import (
     check_functions,
     check_operators,
     check_versions,
+    newest_opset,
 )
 from onnx_soda._preflight.external import (
     ExternalFile,
     check_external_data,
+    check_location,
     place_external_data,
     take_in_linked,
 )
@@ -86,12 +88,21 @@ class Passed:
     findings: tuple[FileFinding, ...]
 
 
-def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Passed:
+def check_model(
+    source: Path | bytes,
+    limits: FileLimits = DEFAULT_LIMITS,
+    *,
+    runnable: bool = True,
+    name: str = "<bytes>",
+) -> Passed:
     """Read a model and check everything that can be checked without another library.
 
     Args:
         source: Path of the model, or its bytes.
         limits: How large it may be.
+        runnable: Refuse also what is harmless and cannot be scanned: a model without outputs, or
+            newer than ONNX Runtime. Only this asks ONNX Runtime anything.
+        name: Name to show where bytes are given.
 
     Raises:
         ModelFileError: Not a file, not a model, or a model that contradicts itself.
@@ -100,19 +111,19 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
         NotAClassifierError: The graph has no outputs.
     """
     path = None if isinstance(source, bytes) else source.absolute()
-    file = shown_name(path) if path else "<bytes>"
+    file = shown_name(path) if path else name
     content = source if isinstance(source, bytes) else read_model_file(source, limits)
     check_start(content, file)
     wire = walk_wire(content, file, limits)
     proto = _parse(content, file)
     ir_version = proto.ir_version
     inventory = take_inventory(proto)
-    mended = mend(inventory, file)
+    newest = newest_opset if runnable else onnx.defs.onnx_opset_version
+    mended = mend(inventory, file, newest)
     inventory = take_inventory(proto) if mended else inventory
-    check_versions(proto, model_opset(proto, file), file)
     check_operators(inventory, file)
-    if not proto.graph.output:
-        raise NotAClassifierError(f"{file} has no outputs", "Export it with its logits as output.")
+    if runnable:
+        _check_runnable(proto, file)
     files = _outside(inventory, path, limits)
     check_functions(proto, file, limits)
     check_outputs(inventory, file, limits)
@@ -125,6 +136,12 @@ def check_model(source: Path | bytes, limits: FileLimits = DEFAULT_LIMITS) -> Pa
         take_in_linked(inventory.external, files, folder)
     findings = (*mended, *_findings(inventory, wire))
     return Passed(file, content, proto, ir_version, folder, files, findings)
+
+
+def _check_runnable(proto: onnx.ModelProto, file: str) -> None:
+    check_versions(proto, model_opset(proto, file), file)
+    if not proto.graph.output:
+        raise NotAClassifierError(f"{file} has no outputs", "Export it with its logits as output.")
 
 
 def model_opset(proto: onnx.ModelProto, file: str) -> int:
@@ -156,6 +173,10 @@ def _outside(
     if not outside:
         return ()
     if path is None:
+        for tensor in outside:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    check_location(entry.value)
         raise ExternalDataError(
             "a model given as bytes cannot have external data", "Give its path instead."
         )
@@ -264,11 +285,12 @@ def payload_findings(tensors: Iterable[onnx.TensorProto]) -> tuple[FileFinding, 
     for tensor in tensors:
         if not tensor.HasField("raw_data"):
             continue
-        kind = begins_like_a_file(tensor.raw_data)
+        raw = tensor.raw_data  # a copy, each time
+        kind = begins_like_a_file(raw)
         if kind:
             what = f"the data of a tensor begins like {kind}"
             files.append(FileFinding(RULE_EMBEDDED, "medium", what, tensor.name))
-        spread = _uneven_spread(tensor)
+        spread = _uneven_spread(tensor.data_type, raw)
         if spread is not None:
             uneven.append((spread, tensor.name))
     return (*files[:_MOST_FINDINGS], *_low_bits(uneven))
@@ -296,10 +318,9 @@ def _low_bits(uneven: Sequence[tuple[float, str]]) -> Iterator[FileFinding]:
     )
 
 
-def _uneven_spread(tensor: onnx.TensorProto) -> float | None:
+def _uneven_spread(kind: int, raw: bytes) -> float | None:
     """Return how unevenly the low bits of weights are spread; None where they are as usual."""
-    raw = tensor.raw_data
-    if tensor.data_type != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
+    if kind != TensorProto.FLOAT or len(raw) < 4 * _FEWEST:
         return None
     count = min(len(raw) // 4, _SAMPLE)
     spread = low_byte_spread(np.frombuffer(raw, "<u4", count=count))

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 
 import onnx
-import onnxruntime as ort
 from onnx import TensorProto, helper
 
 from onnx_soda._errors import ModelFileError, UnsupportedModelError
@@ -38,6 +37,8 @@ def _accepted(opset: int, ir_version: int) -> bool:
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version
     )
+    import onnxruntime as ort  # which a look at the file alone does not wait for
+
     options = ort.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -77,6 +78,8 @@ def check_versions(model: onnx.ModelProto, opset: int, file: str) -> None:
     if model.ir_version > _ALWAYS_ACCEPTED_IR and model.ir_version > newest_ir_version():
         newer.append(f"IR version {model.ir_version} (newest supported: {newest_ir_version()})")
     if newer:
+        import onnxruntime as ort
+
         raise UnsupportedModelError(
             f"{file} is newer than ONNX Runtime {ort.__version__}: {' and '.join(newer)}",
             "Upgrade ONNX Runtime, or export the model for an older opset.",

@@ -204,14 +204,23 @@ def _check_sums(location: str, sha1: str, checksums: set[str]) -> None:
         )
 
 
-def _contained(location: str, model: Path) -> tuple[Path, int]:
-    """Return where the weights really lie, and how many bytes they have."""
+def check_location(location: str) -> None:
+    """Refuse a name of a weights file that leads elsewhere, by the name alone.
+
+    Raises:
+        ExternalDataError: It does.
+    """
     if not location or location.startswith(("/", "\\")) or _DRIVE.match(location):
         raise _outside(location, "which is not a path beside it")
     if "\\" in location:
         raise _outside(location, "with a backslash, which some systems read as a folder")
     if ".." in location.split("/"):
         raise _outside(location, "outside its own folder")
+
+
+def _contained(location: str, model: Path) -> tuple[Path, int]:
+    """Return where the weights really lie, and how many bytes they have."""
+    check_location(location)
     path = _resolved(model.parent / location)
     if path is not None and not _allowed(path, model):
         raise _outside(location, "outside its own folder")
@@ -220,7 +229,6 @@ def _contained(location: str, model: Path) -> tuple[Path, int]:
         raise ExternalDataError(
             f"the weights file {location!r} is missing beside the model",
             "Download it too and put it into the model's folder under this name.",
-            rule_id=RULE_EXTERNAL_CONTENT,
         )
     if status.st_nlink > 1 and status.st_uid != model.stat().st_uid:
         why = "another owner than the model: it may be another user's file"
@@ -237,11 +245,7 @@ def _check_fetched(location: str, path: Path) -> None:
     """
     text = describe_text(path.read_bytes())
     if text is not None:
-        raise ExternalDataError(
-            f"the weights file {location!r} is {text.what}",
-            text.advice,
-            rule_id=RULE_EXTERNAL_CONTENT,
-        )
+        raise ExternalDataError(f"the weights file {location!r} is {text.what}", text.advice)
 
 
 def _linked(location: str, names: int, why: str) -> ExternalDataError:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import onnx
 from onnx import TensorProto, helper
@@ -36,13 +36,16 @@ _Mended = Iterator[tuple[str, str]]
 """What was mended, in one sentence, and where."""
 
 
-def mend(inventory: Inventory, file: str) -> tuple[FileFinding, ...]:
+def mend(
+    inventory: Inventory, file: str, newest: Callable[[], int] = newest_opset
+) -> tuple[FileFinding, ...]:
     """Mend a model in place, as ONNX Runtime reads it.
 
     Args:
         inventory: The parsed model with its parts; the model is changed, and the parts are then no
             longer its own where anything is returned.
         file: File name to show.
+        newest: Tells the version of the standard's operators where the model does not.
 
     Returns:
         What was mended.
@@ -56,7 +59,7 @@ def mend(inventory: Inventory, file: str) -> tuple[FileFinding, ...]:
     _use_short_domain(inventory)
     mended = (
         *_merge_imports(proto),
-        *_import_missing(inventory),
+        *_import_missing(inventory, newest),
         *_raise_ir_version(proto),
         *_drop_unnamed(proto.graph),
         *_name_graphs(inventory),
@@ -103,7 +106,7 @@ def _merge_imports(proto: onnx.ModelProto) -> _Mended:
     yield "an operator set was imported twice, in the same version", again or "ai.onnx"
 
 
-def _import_missing(inventory: Inventory) -> _Mended:
+def _import_missing(inventory: Inventory, newest: Callable[[], int]) -> _Mended:
     """Import operator sets that nodes use, in the version that ONNX Runtime then takes.
 
     A model that imports none at all is refused by it, and by the checks that follow.
@@ -117,14 +120,14 @@ def _import_missing(inventory: Inventory) -> _Mended:
         if isinstance(message, onnx.NodeProto) and message.domain in absent:
             missing[message.domain] = node_label(message)  # the last ones come first
     for domain, node in missing.items():
-        proto.opset_import.add(domain=domain, version=_assumed_version(domain))
+        proto.opset_import.add(domain=domain, version=_assumed_version(domain, newest))
         yield f"the operator set {domain or 'ai.onnx'} was used and not imported", node
 
 
-def _assumed_version(domain: str) -> int:
+def _assumed_version(domain: str, newest: Callable[[], int]) -> int:
     """Return the newest version; ONNX Runtime has only one of its own operators."""
     if not domain:
-        return newest_opset()
+        return newest()
     schemas = onnx.defs.get_all_schemas_with_history()
     versions = (schema.since_version for schema in schemas if schema.domain == domain)
     return max(versions, default=1)

@@ -51,11 +51,13 @@ class Context:
         single: One model was asked for by its own path, not many.
         fail_on: Findings of this severity or a worse one are failures.
         command: How to repeat the run, for people.
+        skipped: Names of files that were not looked at, since they are of no known kind.
     """
 
     single: bool = True
     fail_on: Severity = "high"
     command: str = ""
+    skipped: tuple[str, ...] = ()
 
 
 class Format(ABC):
@@ -152,6 +154,19 @@ REPAIR_FORMATS: Registry[type[RepairFormat]] = Registry(
     "onnx_soda.repair_formats",
     {"text": _TEXT, "json": _JSON, "html": _HTML},
 )
+
+
+# Names in a sentence.
+_SHOWN_NAMES = 10
+
+
+def skipped_text(names: Sequence[str]) -> str:
+    """Return a sentence that counts and names skipped files; "" where there are none."""
+    if not names:
+        return ""
+    more = len(names) - _SHOWN_NAMES
+    shown = ", ".join(names[:_SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+    return f"{len(names)} file{'s' if len(names) > 1 else ''} skipped: {shown}."
 
 
 def cell_text(value: Cell, kind: ColumnKind = "text") -> str:

@@ -16,7 +16,7 @@ import msgspec
 from onnx_soda._answers import RepairAnswer
 from onnx_soda._errors import RepairError
 from onnx_soda._report.formats import Context, RepairFormat, Scanned
-from onnx_soda._results import SCHEMA_VERSION, Outcome, ScanFailure, ScanReport, ToolInfo
+from onnx_soda._results import FILES, SCHEMA_VERSION, Outcome, ScanFailure, ScanReport, ToolInfo
 from onnx_soda._words import printable
 
 # Larger than any report.
@@ -34,7 +34,11 @@ class JsonFormat(RepairFormat):
         if context.single:
             return to_json(scanned[0].outcome)
         return to_json(
-            batch_report([one.outcome for one in scanned], [one.place for one in scanned])
+            batch_report(
+                [one.outcome for one in scanned],
+                [one.place for one in scanned],
+                context.skipped,
+            )
         )
 
     def render_repair(self, answer: RepairAnswer, written: str | None, context: Context) -> str:
@@ -62,6 +66,7 @@ class BatchReport:
         summary: Number of models by verdict; "failed" are those that could not be scanned.
         places: Path of each model; models in two folders may have one name.
         outcomes: A report or, with "message" in it, a `ScanFailure` for each model.
+        skipped: Paths of files that were not looked at, since they are of no known kind.
     """
 
     schema_version: str
@@ -69,20 +74,30 @@ class BatchReport:
     summary: dict[str, int]
     places: tuple[str, ...]
     outcomes: tuple[Outcome, ...]
+    skipped: tuple[str, ...] = ()
 
 
-def batch_report(outcomes: Sequence[Outcome], places: Sequence[str]) -> BatchReport:
+def batch_report(
+    outcomes: Sequence[Outcome], places: Sequence[str], skipped: Sequence[str] = ()
+) -> BatchReport:
     """Put outcomes together.
 
     Args:
         outcomes: Of the scans.
         places: Path of each model.
+        skipped: Paths of files that were not looked at.
     """
     kinds = ["failed" if isinstance(one, ScanFailure) else one.verdict for one in outcomes]
-    verdicts = ("clean", "backdoor", "inconclusive", "failed")
+    files = bool(outcomes) and all(
+        isinstance(one, ScanFailure) or one.evidence.keys() == {FILES} for one in outcomes
+    )
+    passed = ("no finding",) if files else ("clean", "backdoor")
+    verdicts = (*passed, "inconclusive", "unsafe", "failed")
     summary = {kind: kinds.count(kind) for kind in verdicts}
     tool = ToolInfo("onnx-soda", version("onnx-soda"))
-    return BatchReport(SCHEMA_VERSION, tool, summary, tuple(places), tuple(outcomes))
+    return BatchReport(
+        SCHEMA_VERSION, tool, summary, tuple(places), tuple(outcomes), tuple(skipped)
+    )
 
 
 def report_as_dict(report: ScanReport) -> dict[str, Any]:

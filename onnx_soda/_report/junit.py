@@ -10,7 +10,7 @@ from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 from onnx_soda._report.formats import Context, Format, Scanned
-from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
+from onnx_soda._results import FILES, Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import SEVERITIES, Severity
 from onnx_soda._words import printable
 
@@ -26,10 +26,15 @@ class JunitFormat(Format):
     def render(self, scanned: Sequence[Scanned], context: Context) -> str:
         """See `Format.render`."""
         outcomes, places = [one.outcome for one in scanned], [one.place for one in scanned]
-        return to_junit(outcomes, places, context.fail_on)
+        return to_junit(outcomes, places, context.fail_on, context.skipped)
 
 
-def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severity = "high") -> str:
+def to_junit(
+    outcomes: Sequence[Outcome],
+    places: Sequence[str],
+    fail_on: Severity = "high",
+    skipped: Sequence[str] = (),
+) -> str:
     """Return a suite for each model.
 
     Args:
@@ -37,6 +42,7 @@ def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severi
         places: What to call each.
         fail_on: Findings of this severity or a worse one fail their case. The case of
             behaviour is skipped, which is no pass, where it was not examined.
+        skipped: Files that were not looked at; each has a case that is skipped.
     """
     root = ET.Element("testsuites", name="onnx-soda")
     for outcome, place in zip(outcomes, places, strict=True):
@@ -44,6 +50,8 @@ def to_junit(outcomes: Sequence[Outcome], places: Sequence[str], fail_on: Severi
             root.append(_failed(outcome, place))
         else:
             root.append(_scanned(outcome, place, SEVERITIES[: SEVERITIES.index(fail_on) + 1]))
+    if skipped:
+        root.append(_suite("skipped files", list(map(_skipped, skipped)), 0))
     for name in ("tests", "failures", "errors", "skipped"):
         root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
     ET.indent(root)
@@ -61,6 +69,12 @@ def _suite(file: str, cases: Sequence[ET.Element], seconds: float) -> ET.Element
 
 def _case(file: str, name: str) -> ET.Element:
     return ET.Element("testcase", classname=printable(file), name=name)
+
+
+def _skipped(file: str) -> ET.Element:
+    case = _case(file, "file safety")
+    ET.SubElement(case, "skipped", message="The file is of no known kind.")
+    return case
 
 
 def _failed(failure: ScanFailure, place: str) -> ET.Element:
@@ -83,7 +97,7 @@ def _scanned(report: ScanReport, place: str, failing_severities: Sequence[Severi
             failure = ET.SubElement(case, "failure", message=printable(failing[0].message))
             failure.set("type", failing[0].rule_id)
             failure.text = "\n".join(map(_line, failing))
-        elif name == "behaviour" and _left_open(report):
+        elif name in _open_cases(report):
             ET.SubElement(case, "skipped", message=printable(_left_open(report)))
         lesser = [finding for finding in own if finding not in failing]
         if lesser:
@@ -96,8 +110,17 @@ def _family(finding: Finding) -> str:
     return _FAMILIES.get(finding.rule_id[:5], "behaviour")
 
 
+def _open_cases(report: ScanReport) -> tuple[str, ...]:
+    """Return the cases that nothing can be said of."""
+    if report.method == FILES:
+        return ("behaviour", "graph logic")
+    return ("behaviour",) if _left_open(report) else ()
+
+
 def _left_open(report: ScanReport) -> str:
     """Say why nothing can be said about the model's behaviour; "" where something can."""
+    if report.method == FILES:
+        return "The file alone was looked at."
     if report.verdict == "inconclusive":
         return "; ".join(report.reasons)
     return "" if report.coverage.samples else "No clean images were shown to the model."

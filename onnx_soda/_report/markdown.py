@@ -18,6 +18,7 @@ from onnx_soda._report.formats import (
     cell_text,
     evidence_in_order,
     pair_text,
+    skipped_text,
     worst_finding,
 )
 from onnx_soda._results import DatasetInfo, Evidence, Outcome, ScanFailure
@@ -38,20 +39,25 @@ class MarkdownFormat(Format):
 
     def render(self, scanned: Sequence[Scanned], context: Context) -> str:
         """See `Format.render`."""
-        del context
-        return to_markdown([one.outcome for one in scanned], [one.place for one in scanned])
+        outcomes, places = [one.outcome for one in scanned], [one.place for one in scanned]
+        return to_markdown(outcomes, places, context.skipped)
 
 
-def to_markdown(outcomes: Sequence[Outcome], places: Sequence[str]) -> str:
+def to_markdown(
+    outcomes: Sequence[Outcome], places: Sequence[str], skipped: Sequence[str] = ()
+) -> str:
     """Return the outcomes as GitHub's and GitLab's Markdown.
 
     Args:
         outcomes: Scans, and models that could not be scanned.
         places: What to call each.
+        skipped: Files that were not looked at.
     """
     lines = ["| model | verdict | worst finding | pair |", "|---|---|---|---|"]
     named = list(zip(outcomes, map(_inert, places), strict=True))
     lines += [_row(outcome, place) for outcome, place in named]
+    if skipped:
+        lines += ["", _inert(skipped_text(skipped))]
     for outcome, place in named:
         lines += ["", *_details(outcome, place)]
     return "\n".join(lines) + "\n"

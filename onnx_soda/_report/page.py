@@ -19,7 +19,7 @@ from onnx_soda._answers import RepairAnswer, RepairSummary
 from onnx_soda._report.formats import cell_text, class_names, evidence_in_order
 from onnx_soda._report.plots import draw
 from onnx_soda._report.repair_text import before_and_after, repair_facts
-from onnx_soda._results import Chart, Evidence, ScanReport
+from onnx_soda._results import FILES, Chart, Evidence, ScanReport
 from onnx_soda._rules import RULE_UNLIKE, RULES
 from onnx_soda._words import class_label, printable
 
@@ -31,6 +31,12 @@ _MOODS = {
     "partly repaired": "inconclusive",
     "inconclusive": "inconclusive",
     "failed": "backdoor",
+}
+# What a look at a file alone comes to.
+_FILE_SENTENCES = {
+    "unsafe": "Something in the file is dangerous. It was not scanned.",
+    "inconclusive": "The file holds something that a person has to look at, or that was not read.",
+    "no finding": "Nothing in the file is known to be dangerous. It was not scanned for backdoors.",
 }
 # Classes in the plot of a repair; those that changed most.
 _MOST_CLASSES = 43
@@ -137,6 +143,8 @@ def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
             "Nothing stands out in what was examined. That is no proof: a trigger that no change "
             "tried resembles is not found."
         )
+    if report.method == FILES:
+        return _FILE_SENTENCES[report.verdict]
     if report.verdict == "inconclusive":
         return "The scan cannot tell: something that a verdict needs was not examined, or unclear."
     first = report.findings[0] if report.findings else None

@@ -16,7 +16,7 @@ from pathlib import PurePath
 from typing import Any, ClassVar
 from urllib.parse import quote
 
-from onnx_soda._report.formats import Context, Format, Scanned, cell_text
+from onnx_soda._report.formats import Context, Format, Scanned, cell_text, skipped_text
 from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import RULES, Rule, Severity
 from onnx_soda._words import printable
@@ -36,11 +36,13 @@ class SarifFormat(Format):
 
     def render(self, scanned: Sequence[Scanned], context: Context) -> str:
         """See `Format.render`."""
-        del context
-        return to_sarif([one.outcome for one in scanned], [one.place for one in scanned])
+        outcomes, places = [one.outcome for one in scanned], [one.place for one in scanned]
+        return to_sarif(outcomes, places, context.skipped)
 
 
-def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -> str:
+def to_sarif(
+    outcomes: Sequence[Outcome], places: Sequence[str] | None = None, skipped: Sequence[str] = ()
+) -> str:
     """Return one run with the findings of all models.
 
     Args:
@@ -49,6 +51,7 @@ def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -
             inconclusive scans.
         places: Path of each model, relative to the repository; the names of the files where not
             given.
+        skipped: Files that were not looked at; a notification tells of them.
     """
     uris = [_uri(place) for place in places or [_file(outcome) for outcome in outcomes]]
     pairs = list(zip(outcomes, uris, strict=True))
@@ -67,7 +70,8 @@ def to_sarif(outcomes: Sequence[Outcome], places: Sequence[str] | None = None) -
             {
                 "executionSuccessful": not any(isinstance(one, ScanFailure) for one in outcomes),
                 "toolExecutionNotifications": [
-                    note for outcome, uri in pairs for note in _notes(outcome, uri)
+                    *(note for outcome, uri in pairs for note in _notes(outcome, uri)),
+                    *_skipped_notes(skipped),
                 ],
             }
         ],
@@ -210,6 +214,11 @@ def _fingerprint(finding: Finding, subject: str) -> str:
         *finding.location,
     )
     return hashlib.sha256("\0".join(parts).encode("utf-8", "replace")).hexdigest()[:32]
+
+
+def _skipped_notes(skipped: Sequence[str]) -> Iterator[dict[str, Any]]:
+    if skipped:
+        yield {"level": "note", "message": {"text": printable(skipped_text(skipped))}}
 
 
 def _notes(outcome: Outcome, uri: str) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ from onnx_soda._report.formats import (
     class_names,
     evidence_in_order,
     pair_text,
+    skipped_text,
     worst_finding,
 )
 from onnx_soda._report.repair_text import render_repair
@@ -31,6 +32,7 @@ from onnx_soda._report.tables import (
     shape_text,
 )
 from onnx_soda._results import (
+    FILES,
     DatasetInfo,
     Finding,
     ModelInfo,
@@ -39,8 +41,11 @@ from onnx_soda._results import (
 )
 from onnx_soda._words import class_label, printable
 
-_COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
-_BATCH_STYLES = {"clean": "green", "backdoor": "bold red", "inconclusive": "yellow"}
+_COLOURS = {
+    "clean": "green", "backdoor": "red", "inconclusive": "yellow", "unsafe": "red",
+    "no finding": "default",
+}  # fmt: skip
+_BATCH_STYLES = {**_COLOURS, "backdoor": "bold red", "unsafe": "bold red"}
 
 
 class TextFormat(RepairFormat):
@@ -54,7 +59,8 @@ class TextFormat(RepairFormat):
         outcome = scanned[0].outcome
         if context.single and isinstance(outcome, ScanReport):
             return render_report(outcome)
-        return batch_table(scanned)
+        lines = (_file_summary(scanned), skipped_text(context.skipped))
+        return Group(batch_table(scanned), *(Text(printable(line)) for line in lines if line))
 
     def render_repair(
         self, answer: RepairAnswer, written: str | None, context: Context
@@ -62,6 +68,18 @@ class TextFormat(RepairFormat):
         """See `RepairFormat.render_repair`."""
         del context
         return render_repair(answer.summary, answer.model.file, answer.class_names, written)
+
+
+def _file_summary(scanned: Sequence[Scanned]) -> str:
+    """Say in how many files nothing was found, where files were looked at and not scanned."""
+    reports = [one.outcome for one in scanned if isinstance(one.outcome, ScanReport)]
+    if not reports or any(FILES not in report.evidence for report in reports):
+        return ""
+    passed = sum(report.verdict == "no finding" for report in reports)
+    return (
+        f"No finding in {passed} of {len(scanned)} files. This looks at files alone; it does not "
+        "look for backdoors."
+    )
 
 
 def batch_table(scanned: Sequence[Scanned]) -> Table:
@@ -91,8 +109,9 @@ def _worst(one: Scanned) -> tuple[Text, Text]:
     if worst is None:
         return Text(), Text()
     known = ", accepted" if worst.accepted else ""
+    why = f": {worst.message}" if outcome.method == FILES and worst.severity != "info" else ""
     return (
-        Text(f"{worst.rule_id} {worst.severity}{known}"),
+        Text(printable(f"{worst.rule_id} {worst.severity}{known}{why}")),
         Text(printable(pair_text(outcome, worst))),
     )
 
@@ -100,7 +119,10 @@ def _worst(one: Scanned) -> tuple[Text, Text]:
 def render_report(report: ScanReport) -> RenderableType:
     """Return a report as something that a rich console can print."""
     parts: list[RenderableType] = [_headline(report), Text()]
-    parts.append(_examined(report.model, report.dataset))
+    if report.method == FILES:
+        parts.append(fact_table([("sha256", report.model.sha256)]))
+    else:
+        parts.append(_examined(report.model, report.dataset))
     for evidence in evidence_in_order(report):
         for table in evidence.tables:
             if table.rows:

@@ -22,7 +22,15 @@ from typing import BinaryIO
 
 from onnx_soda._options import Limits, Progress, usable_cores
 from onnx_soda._results import Halted, ScanReport, StopCause
-from onnx_soda._sandbox.jobs import ConvertJob, Job, RepairJob, ScanJob, TwinsJob, inputs
+from onnx_soda._sandbox.jobs import (
+    CheckJob,
+    ConvertJob,
+    Job,
+    RepairJob,
+    ScanJob,
+    TwinsJob,
+    inputs,
+)
 from onnx_soda._sandbox.linux import die_with_parent, give_up_system_calls, restrict_files
 from onnx_soda._sandbox.messages import (
     JobRequest,
@@ -58,7 +66,8 @@ def main() -> None:
         tell = _teller(channel, halting.cause if isinstance(job, ScanJob) else _never)
         halting.at(request.limits.seconds)
         task = load_task(job, _reporter(channel, halting.cause))
-        _say(channel, Ready(files, network, _limit_memory(request.limits), processor_time))
+        memory = _limit_memory(job, request.limits)
+        _say(channel, Ready(files, network, memory, processor_time))
         last_word: Message = answer(task(job, tell))
     except BaseException as error:  # noqa: BLE001 - all of them are told to the parent
         last_word = failure_of(_as_exception(error), traceback.format_exc())
@@ -91,8 +100,10 @@ def _confine(job: Job, request: JobRequest) -> tuple[bool, bool, bool]:
     return files, network, limit_time_and_files(request.limits, largest)
 
 
-def _limit_memory(limits: Limits) -> bool:
+def _limit_memory(job: Job, limits: Limits) -> bool:
     """Limit memory, all libraries being loaded; tell whether it is limited."""
+    if isinstance(job, CheckJob):  # which loads no runtime, and so no CUDA
+        return limit_memory(limits)
     from onnx_soda._model.runtime import cuda_device_count
 
     # CUDA reserves far more address space than there is memory; the parent watches instead.

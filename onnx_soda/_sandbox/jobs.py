@@ -9,6 +9,7 @@ from typing import Any
 
 from onnx_soda._answers import (
     Conversion,
+    FileLook,
     ModelDifference,
     ModelSummary,
     RepairAnswer,
@@ -162,7 +163,25 @@ class TwinsJob:
     output: str = ""
 
 
-Job = ScanJob | ReferenceJob | InspectJob | DiffJob | RepairJob | ConvertJob | TwinsJob
+@dataclass(frozen=True)
+class CheckJob:
+    """A look at files of any kind, nothing of which is run; answered by a `CheckAnswer`."""
+
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckAnswer:
+    """What a look at files came to.
+
+    Attributes:
+        looks: Of each file, in order.
+    """
+
+    looks: tuple[FileLook, ...]
+
+
+Job = ScanJob | ReferenceJob | InspectJob | DiffJob | RepairJob | ConvertJob | TwinsJob | CheckJob
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "scan": (ScanJob, ScanReport),
@@ -172,13 +191,14 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "repair": (RepairJob, RepairAnswer),
     "convert": (ConvertJob, ConvertAnswer),
     "twins": (TwinsJob, TwinsAnswer),
+    "check": (CheckJob, CheckAnswer),
 }
 """By name: the job and its answer."""
 
 
 def models(job: Job) -> tuple[str, ...]:
     """Return the paths of the models of a job."""
-    if isinstance(job, TwinsJob):
+    if isinstance(job, TwinsJob | CheckJob):
         return ()
     return (job.model, job.other) if isinstance(job, DiffJob) else (job.model,)
 
@@ -194,6 +214,10 @@ def inputs(job: Job) -> Iterator[Path]:
         # Where the name is a link, as in a Hugging Face cache, weights lie beside what it names.
         yield path.parent
         yield path.resolve().parent
+    if isinstance(job, CheckJob):
+        # Weights may lie beside an ONNX file, as beside a model.
+        yield from dict.fromkeys(Path(name).parent for name in job.files)
+        yield from dict.fromkeys(Path(name).resolve().parent for name in job.files)
     for path in _named(job):
         yield path
         yield path.resolve()

@@ -16,6 +16,8 @@ from onnx_soda._errors import RepairError
 from onnx_soda._options import DataOptions, Progress, ReferenceFlows
 from onnx_soda._results import ScanReport, named_pairs
 from onnx_soda._sandbox.jobs import (
+    CheckAnswer,
+    CheckJob,
     ConvertAnswer,
     ConvertJob,
     DiffJob,
@@ -213,6 +215,20 @@ def _kept_report(job: RepairJob, model: OnnxModel) -> ScanReport | None:
     return report
 
 
+def _load_check(_: CheckJob) -> Task:
+    """Import what nearly every file needs; the rest comes with the kinds of files."""
+    from onnx_soda._check.check import look_at
+
+    def run(job: CheckJob, progress: Progress) -> CheckAnswer:
+        looks = []
+        for number, name in enumerate(job.files):
+            progress("files", number, len(job.files))
+            looks.append(look_at(Path(name)))
+        return CheckAnswer(tuple(looks))
+
+    return run
+
+
 _LOADERS: dict[type[Any], Callable[[Any], Task]] = {
     ReferenceJob: _load_reference,
     InspectJob: _load_inspect,
@@ -220,4 +236,5 @@ _LOADERS: dict[type[Any], Callable[[Any], Task]] = {
     ConvertJob: _load_convert,
     RepairJob: _load_repair,
     TwinsJob: _load_twins,
+    CheckJob: _load_check,
 }

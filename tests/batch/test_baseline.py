@@ -15,7 +15,7 @@ from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda import ScanReport, scan_file
 from onnx_soda._baseline import Entry, apply_baseline, entries_of, identity, read_baseline
-from onnx_soda._cli.output import COULD_NOT_SCAN, of_report, worst
+from onnx_soda._cli.output import COULD_NOT_SCAN, UNSAFE, of_report, worst
 from onnx_soda._errors import BaselineError
 from onnx_soda._report.json import to_json
 from onnx_soda._results import ExternalDataInfo
@@ -166,13 +166,14 @@ def test_inconclusive_stays_inconclusive(report: ScanReport) -> None:
     assert of_report(replace(marked, verdict="inconclusive"), "high") == 3
 
 
-@given(st.lists(st.sampled_from([0, 1, 2, 3]), min_size=1))
+@given(st.lists(st.sampled_from([0, 1, 2, 3, 4]), min_size=1))
 def test_the_worst_exit_code_wins(codes: list[int]) -> None:
     found = worst(codes)
     assert found in codes
     assert (found == 1) == (1 in codes)
     assert (found == 0) == (set(codes) == {0})
-    assert (found == COULD_NOT_SCAN) == (COULD_NOT_SCAN in codes and 1 not in codes)
+    assert (found == UNSAFE) == (UNSAFE in codes and 1 not in codes)
+    assert (found == COULD_NOT_SCAN) == (COULD_NOT_SCAN in codes and not {1, UNSAFE} & set(codes))
 
 
 def test_the_command_writes_what_scan_reads(model: Path, tmp_path: Path) -> None:

@@ -236,7 +236,7 @@ def test_a_run_that_is_killed_leaves_the_cache_usable_and_no_process(
     output, errors = again.communicate(timeout=120)
     assert again.returncode == 1, errors
     assert json.loads(output)["summary"] == {
-        "clean": 0, "backdoor": 3, "inconclusive": 0, "failed": 0,
+        "clean": 0, "backdoor": 3, "inconclusive": 0, "unsafe": 0, "failed": 0,
     }  # fmt: skip
 
 

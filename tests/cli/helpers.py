@@ -25,7 +25,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures"
 CLEAN_MODEL = FIXTURES / "digits-clean.onnx"
 BACKDOORED_MODEL = FIXTURES / "digits-backdoored.onnx"
 CLEAN_SET = FIXTURES / "digits-clean.h5"
-EXIT_CODES = {"clean": 0, "backdoor": 1, "inconclusive": 3}
+EXIT_CODES = {"clean": 0, "backdoor": 1, "inconclusive": 3, "unsafe": 4}
 # Settings of the caller's terminal that would change what is printed.
 _TERMINAL = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import pickle
@@ -20,9 +21,19 @@ from onnx import TensorProto
 from PIL import Image
 
 from fixtures.graphs import build
+from onnx_soda import SodaError, scan_file
 from onnx_soda._preflight.definitions import newest_opset
 
-from .helpers import command, complaint, graph, grey_pixels, invoke, soda, write_grey_case
+from .helpers import (
+    checked,
+    command,
+    complaint,
+    graph,
+    grey_pixels,
+    invoke,
+    soda,
+    write_grey_case,
+)
 
 Case = Callable[[Path], list[str | Path]]
 
@@ -147,7 +158,6 @@ CASES: dict[str, tuple[Case, str]] = {
     "empty": (with_model(b""), "model.onnx is empty"),
     "truncated": (with_model(GEMM[:-20]), "model.onnx "),
     "no protobuf": (with_model(b"Once upon a time\n"), "cannot be read as ONNX"),
-    "pickle": (with_model(pickle.dumps([1])), "a Python pickle"),
     "packed": (with_model(zipped("sub/inner.onnx")), "a zip archive with 'inner.onnx' in it"),
     "arrays": (with_model(zipped("images.npy", "labels.npy")), "an archive of NumPy arrays"),
     "pointer": (with_model(b"version https://git-lfs.github.com/spec/v1\n"), "a Git LFS pointer"),
@@ -168,13 +178,8 @@ CASES: dict[str, tuple[Case, str]] = {
                          "float[N,1] y")),
         "a single class",
     ),
-    "unknown domain": (
-        with_model(graph(f"{TRUNK}  y = acme.Rocket(h)", HEAD, opsets='"" : 17, "acme" : 1')),
-        "unknown operators: acme::Rocket",
-    ),
     "too new": (with_model(too_new()), f"newest supported: {newest_opset()}"),
     "no weights": (with_model(external("weights.bin")), "'weights.bin' is missing"),
-    "weights elsewhere": (with_model(external("../weights.bin")), "outside its own folder"),
     "no clean set": (no_data, "nothing.h5 is not there"),
     "empty clean set": (empty_data, "empty.h5 is empty"),
     "colour for grey": (
@@ -196,6 +201,19 @@ CASES: dict[str, tuple[Case, str]] = {
 }  # fmt: skip
 
 
+DANGEROUS: dict[str, tuple[Any, str, str]] = {
+    "pickle": (with_model(pickle.dumps([1])), "a Python pickle", "SODA307"),
+    "unknown domain": (
+        with_model(graph(f"{TRUNK}  y = acme.Rocket(h)", HEAD, opsets='"" : 17, "acme" : 1')),
+        "unknown operators: acme::Rocket",
+        "SODA304",
+    ),
+    "weights elsewhere": (
+        with_model(external("../weights.bin")), "outside its own folder", "SODA301"
+    ),
+}  # fmt: skip
+
+
 def listing(folder: Path) -> dict[Path, bytes | None]:
     return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
 
@@ -210,6 +228,31 @@ def test_bad_input_is_told_in_a_line_or_two(name: str, tmp_path: Path) -> None:
     assert words in complaint(done.stderr)
     assert len(done.stderr.splitlines()) == 2, "an error comes with advice"
     assert str(tmp_path) not in done.stderr
+    assert listing(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", DANGEROUS)
+def test_what_is_dangerous_is_a_verdict(name: str, tmp_path: Path) -> None:
+    """It has a report like any other scan, and the exit code 4; other commands refuse it with 4."""
+    write_grey_case(tmp_path)
+    make, words, rule = DANGEROUS[name]
+    arguments = make(tmp_path)
+    before = listing(tmp_path)
+    done = invoke("scan", *arguments, "-f", "json")
+    report = checked(done.stdout, done.exit_code)
+    assert (done.exit_code, done.stderr) == (4, "")
+    assert report["verdict"] == "unsafe"
+    assert [finding["rule_id"] for finding in report["findings"]] == [rule]
+    assert words in report["findings"][0]["message"]
+    content = Path(arguments[0]).read_bytes()
+    assert report["model"]["sha256"] == hashlib.sha256(content).hexdigest()
+    refused = invoke("inspect", arguments[0])
+    assert (refused.exit_code, refused.stdout) == (4, "")
+    assert complaint(refused.stderr).endswith(f"({rule})")
+    assert invoke("scan", *arguments, "--exit-zero").exit_code == 0
+    with pytest.raises(SodaError) as caught:
+        scan_file(arguments[0], limits=None)
+    assert caught.value.unsafe
     assert listing(tmp_path) == before
 
 

@@ -67,7 +67,9 @@ def test_forms_of_many(folder: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1
     found = json.loads(done.stdout)
-    assert found["summary"] == {"clean": 0, "backdoor": 1, "inconclusive": 1, "failed": 1}
+    assert found["summary"] == {
+        "clean": 0, "backdoor": 1, "inconclusive": 1, "unsafe": 0, "failed": 1,
+    }  # fmt: skip
     assert [set(one) >= {"message", "advice"} for one in found["outcomes"]].count(True) == 1
     assert sorted(Path(place).name for place in found["places"]) == sorted(
         one.name for one in folder.iterdir()

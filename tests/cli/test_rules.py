@@ -99,14 +99,13 @@ def test_what_messages_name_can_be_shown_by_whoever_has_the_package_alone() -> N
         assert invoke("explain", name).exit_code == 0, name
 
 
-def report(verdict: Verdict, *severities: Severity) -> ScanReport:
+def report(verdict: Verdict, *severities: Severity, rule: str = "SODA102") -> ScanReport:
     """Return a report of which only verdict and findings are there."""
-    findings = tuple(
-        Finding("SODA102", severity, 8, 3, 0.5, 0.1, "message") for severity in severities
-    )
+    findings = tuple(Finding(rule, severity, 8, 3, 0.5, 0.1, "message") for severity in severities)
     made = object.__new__(ScanReport)
     object.__setattr__(made, "verdict", verdict)
     object.__setattr__(made, "findings", findings)
+    object.__setattr__(made, "evidence", {})
     return made
 
 
@@ -118,6 +117,17 @@ def test_beside_an_accepted_backdoor_only_what_counts_for_a_verdict_counts(
     accepted = replace(both.findings[0], accepted=Acceptance("known", "2030-01-01"))
     object.__setattr__(both, "findings", (accepted, both.findings[1]))
     assert of_report(both, "high") == code
+
+
+@pytest.mark.parametrize("fail_on", ["high", "info"])
+def test_unsafe_has_a_code_of_its_own(fail_on: Severity) -> None:
+    refused = report("unsafe", "high", rule="SODA301")
+    assert of_report(refused, fail_on) == 4
+    accepted = replace(refused.findings[0], accepted=Acceptance("known", "2030-01-01"))
+    object.__setattr__(refused, "findings", (accepted,))
+    assert of_report(refused, fail_on) == 3, "it was not scanned, so it is never clean"
+    object.__setattr__(refused, "evidence", {"files": None})
+    assert of_report(refused, fail_on) == 0, "the file alone was asked about"
 
 
 @pytest.mark.parametrize(
@@ -132,6 +142,9 @@ def test_beside_an_accepted_backdoor_only_what_counts_for_a_verdict_counts(
         ("clean", ("low", "info"), "medium", 0),
         ("clean", ("low", "info"), "low", 1),
         ("clean", ("info",), "low", 0),
+        ("no finding", (), "high", 0),
+        ("no finding", ("low",), "high", 0),
+        ("no finding", ("low",), "low", 1),
         ("clean", ("info",), "info", 1),
         ("inconclusive", ("medium", "info"), "info", 1),
     ],

@@ -36,7 +36,7 @@ REFUSALS = {
     "external-absolute": (ExternalDataError, "SODA301", "not a path beside it"),
     "external-drive": (ExternalDataError, "SODA301", "not a path beside it"),
     "external-backslash": (ExternalDataError, "SODA301", "with a backslash"),
-    "external-nul": (ExternalDataError, "SODA302", "missing beside the model"),
+    "external-nul": (ExternalDataError, None, "missing beside the model"),
     "external-symlink": OUTSIDE,
     "external-checksum": (ExternalDataError, "SODA302", "SHA-1 checksum"),
     "external-length": (ExternalDataError, "SODA302", "which has 64"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda import scan_file
 from onnx_soda._report.bom import to_bom
+from onnx_soda._report.formats import FORMATS
 from onnx_soda._report.junit import to_junit
 from onnx_soda._report.markdown import to_markdown
 from onnx_soda._report.sarif import to_sarif
@@ -138,6 +140,37 @@ def test_a_model_that_cannot_be_scanned_has_reports_too(tmp_path: Path) -> None:
     assert ET.parse(files["junit"]).getroot().get("errors") == "1"
     assert "could not scan" in files["markdown"].read_text(encoding="utf-8")
     assert not files["html"].exists()
+
+
+def test_an_unsafe_file_has_a_report_in_every_form(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(pickle.dumps([1]))
+    files = {form: tmp_path / form for form in FORMATS.names}
+    formats = [word for form, file in files.items() for word in ("-f", f"{form}={file}")]
+    done = run("scan", tmp_path / "m.onnx", "-q", *formats)
+    assert (done.returncode, done.stderr) == (4, "")
+    told = {form: file.read_text(encoding="utf-8") for form, file in files.items()}
+    sarif = json.loads(told["sarif"])
+    check_github(sarif)
+    (result,) = sarif["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("SODA307", "error")
+    suites = ET.parse(files["junit"]).getroot()
+    assert [suites.get(name) for name in ("failures", "skipped", "errors")] == ["1", "2", "0"]
+    assert json.loads(told["json"])["verdict"] == "unsafe"
+    assert "**unsafe**" in told["markdown"]
+    assert "m.onnx: UNSAFE" in told["text"]
+    assert "<strong>unsafe</strong>" in told["html"]
+    assert "SODA307" in told["html"]
+    assert '"value": "unsafe"' in told["bom"]
+
+
+def test_an_unsafe_file_is_in_the_table_of_many(tmp_path: Path) -> None:
+    (tmp_path / "bad.pt").write_bytes(pickle.dumps([1]))
+    (tmp_path / "junk.onnx").write_bytes(b"no model")
+    done = run("scan", tmp_path, "-q", "--no-cache")
+    assert done.returncode == 4, "before 2, that of the file that is no model"
+    row = next(line for line in done.stdout.splitlines() if "bad.pt" in line)
+    assert "unsafe" in row
+    assert "SODA307" in row
 
 
 @pytest.mark.parametrize(

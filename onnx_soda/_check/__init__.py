@@ -1,0 +1,1 @@
+"""Looks at files of any framework and runs nothing: `onnx-soda check`."""

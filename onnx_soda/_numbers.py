@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from onnx_soda._rules import Severity
+
 ChangeKind = Literal["concept", "style"]
 
 
@@ -141,16 +143,55 @@ class ConceptNumbers:
 
 
 @dataclass(frozen=True)
+class GraphDecision:
+    """A place in a graph where something is decided, in words.
+
+    Attributes:
+        node: Name of the node.
+        operator: Its operator.
+        by: What decides: the values of the "input" (the image); each number about "itself" alone,
+            as in an activation function; the "shape" of the input; or a "constant".
+        words: What is decided, and when.
+        severity: Of the finding about it; None where there is none.
+    """
+
+    node: str
+    operator: str
+    by: Literal["input", "itself", "shape", "constant"]
+    words: str
+    severity: Severity | None = None
+
+
+@dataclass(frozen=True)
+class GraphDecisions:
+    """What a graph decides.
+
+    Attributes:
+        shown: The decisions, those first that findings are about, then those by the input.
+        total: Their number, those that are not shown included.
+    """
+
+    shown: tuple[GraphDecision, ...] = ()
+    total: int = 0
+
+
+NO_DECISIONS = GraphDecisions()
+"""Of a graph that decides nothing."""
+
+
+@dataclass(frozen=True)
 class LogicNumbers:
     """What was looked at to find decisions in the graph.
 
     Attributes:
         nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
         images_run: Images shown to find one that takes a decision; 0 where nothing was suspected.
+        decisions: What the graph decides, and on what.
     """
 
     nodes_examined: int
     images_run: int
+    decisions: GraphDecisions = NO_DECISIONS
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import msgspec
 from onnx_soda._errors import explained
 from onnx_soda._rules import Severity
 
-SCHEMA_VERSION = "2.0"
+SCHEMA_VERSION = "2.1"
 
 Verdict = Literal["clean", "backdoor", "inconclusive"]
 Cell = str | int | float | None
@@ -227,6 +227,42 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box of a drawing.
+
+    Attributes:
+        name: What it stands for: the name of a node, or words.
+        kind: Its operator, or what else it is.
+        row: Its place from the top.
+        column: Its place from the left.
+        marked: Whether it stands out.
+    """
+
+    name: str
+    kind: str
+    row: int
+    column: int = 0
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A part of the graph to draw, downwards.
+
+    Attributes:
+        title: Heading.
+        text: The main way through it, in one line.
+        boxes: What it consists of.
+        arrows: Numbers of the boxes that each arrow leads from and to.
+    """
+
+    title: str
+    text: str
+    boxes: tuple[Box, ...]
+    arrows: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What one detector saw.
 
@@ -242,6 +278,7 @@ class Evidence:
         tables: Numbers for people.
         charts: Numbers to draw.
         galleries: Pictures for people to judge.
+        drawings: Parts of the graph to draw.
         numbers: The same for programs; see `onnx_soda._numbers` for the detectors of this package.
     """
 
@@ -256,6 +293,7 @@ class Evidence:
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 

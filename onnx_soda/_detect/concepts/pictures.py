@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
+from onnx_soda._data.images import data_uri
 from onnx_soda._detect.concepts.concept import concept_values
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation, Example
@@ -17,8 +14,6 @@ from onnx_soda._numbers import ChangeKind, PairNumbers
 from onnx_soda._results import Chart, Gallery, Picture
 from onnx_soda._words import class_label, pair_label
 
-# Pixels; larger images are reduced, so that reports stay small.
-_LARGEST_SIDE = 128
 # What a person is to look for in the pictures.
 _HINTS: dict[ChangeKind, str] = {
     "concept": (
@@ -113,7 +108,7 @@ def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -
     )
     probability = min(max(example.target_probability, 0.0), 1.0)
     return Picture(
-        images=(_data_uri(example.before), _data_uri(example.under)),
+        images=(data_uri(example.before), data_uri(example.under)),
         alt=(
             f"Clean image of class {class_label(example.label, names)}",
             "The image whose style it is given"
@@ -123,12 +118,3 @@ def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -
         caption=f"{before} → {under}; target {probability:.0%}",
         marked=example.predicted_under != example.predicted_before,
     )
-
-
-def _data_uri(pixels: NDArray[np.float32]) -> str:
-    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
-    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

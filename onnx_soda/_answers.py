@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from onnx_soda._numbers import NO_DECISIONS, GraphDecisions
 from onnx_soda._results import Finding, ModelInfo, ScanReport, Verdict
 
 RepairOutcome = Literal[
@@ -206,6 +207,7 @@ class ModelSummary:
         findings: What is unusual about the file.
         problem: Why it cannot be scanned; None where it can.
         advice: What to do about that.
+        decisions: What the graph decides, and on what; by the graph alone.
     """
 
     file: str
@@ -224,6 +226,7 @@ class ModelSummary:
     findings: tuple[Finding, ...]
     problem: str | None
     advice: str | None
+    decisions: GraphDecisions = NO_DECISIONS
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from onnx_soda._rules import Severity
+from onnx_soda._results import Column, Table
+from onnx_soda._rules import WEIGHTY, Severity
 
 ChangeKind = Literal["concept", "style"]
 
@@ -177,6 +178,36 @@ class GraphDecisions:
 
 NO_DECISIONS = GraphDecisions()
 """Of a graph that decides nothing."""
+_DECIDES = {
+    "input": "{input}",
+    "itself": "each number for itself",
+    "shape": "the shape of {input}",
+    "constant": "a stored number",
+}
+
+
+def decisions_table(decisions: GraphDecisions, of: str = "the image") -> Table:
+    """Return what a graph decides as a table for people.
+
+    Args:
+        decisions: The decisions.
+        of: What the graph takes.
+    """
+    left = decisions.total - len(decisions.shown)
+    more = f" {left} more, of lesser interest, are not listed." if left else ""
+    if any("plain images" in one.words for one in decisions.shown):
+        more += " Plain images are noise and patches of colour, used where there are no clean ones."
+    return Table(
+        "What the graph decides, and on what",
+        "Honest graphs decide, too. What each number decides for itself is an activation function; "
+        f"what the shape decides does not depend on what is in it.{more}",
+        (Column("node"), Column("operator"), Column("decided by"), Column("what")),
+        tuple(
+            (one.node, one.operator, _DECIDES[one.by].format(input=of), one.words)
+            for one in decisions.shown
+        ),
+        tuple(row for row, one in enumerate(decisions.shown) if one.severity in WEIGHTY),
+    )
 
 
 @dataclass(frozen=True)

@@ -86,6 +86,8 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
             yield f"- {_inert(reason)}"
     for evidence in evidence_in_order(outcome):
         yield from _tables(evidence)
+        for drawing in evidence.drawings:
+            yield f"- {_inert(drawing.title)}: {_inert(drawing.text)}"
     data = outcome.dataset
     yield ""
     yield (

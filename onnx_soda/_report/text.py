@@ -37,7 +37,7 @@ from onnx_soda._results import (
     ScanFailure,
     ScanReport,
 )
-from onnx_soda._words import class_label, printable
+from onnx_soda._words import pair_label, printable
 
 _COLOURS = {"clean": "green", "backdoor": "red", "inconclusive": "yellow"}
 _BATCH_STYLES = {"clean": "green", "backdoor": "bold red", "inconclusive": "yellow"}
@@ -105,6 +105,10 @@ def render_report(report: ScanReport) -> RenderableType:
         for table in evidence.tables:
             if table.rows:
                 parts.extend([Text(), evidence_table(table)])
+        parts.extend(
+            indented(Text(printable(f"{drawing.title}: {drawing.text}")))
+            for drawing in evidence.drawings
+        )
     others = [finding for finding in report.findings if finding.message not in report.reasons]
     if others:
         parts.extend([Text(), finding_table(others, "Other findings")])
@@ -140,12 +144,8 @@ def _headline(report: ScanReport) -> Text:
     pairs = ((finding.victim_class, finding.target_class) for finding in report.findings)
     for victim, target in dict.fromkeys(pairs):
         if target is not None:
-            line.append(f"\n  {_label(victim, names)} -> {_label(target, names)}", "bold")
+            line.append(f"\n  {printable(pair_label(victim, target, names))}", "bold")
     return line
-
-
-def _label(number: int | None, names: Sequence[str] | None) -> str:
-    return "?" if number is None else printable(class_label(number, names))
 
 
 def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:

@@ -32,7 +32,7 @@ from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
 from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits
-from onnx_soda._numbers import NO_DECISIONS, GraphDecisions, LogicNumbers, plain
+from onnx_soda._numbers import NO_DECISIONS, GraphDecisions, LogicNumbers, decisions_table, plain
 from onnx_soda._options import Progress, RuntimeOptions
 from onnx_soda._results import Column, Drawing, Evidence, Finding, Gallery, Table
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
@@ -351,32 +351,10 @@ def as_evidence(found: LogicEvidence) -> Evidence:
         reasons=tuple(dict.fromkeys(f.message for f in findings if f.severity in WEIGHTY)),
         findings=findings,
         unexamined=found.notes,
-        tables=(_table(found), _decisions_table(found.decisions)),
+        tables=(_table(found), decisions_table(found.decisions)),
         galleries=found.galleries,
         drawings=found.drawings,
         numbers=plain(LogicNumbers(found.nodes_examined, found.images_run, found.decisions)),
-    )
-
-
-_DECIDES = {
-    "input": "the image",
-    "itself": "each number for itself",
-    "shape": "the shape of the image",
-    "constant": "a stored number",
-}
-
-
-def _decisions_table(decisions: GraphDecisions) -> Table:
-    left = decisions.total - len(decisions.shown)
-    more = f" {left} more, of lesser interest, are not listed." if left else ""
-    return Table(
-        "What the graph decides, and on what",
-        "Honest graphs decide, too. What each number decides for itself is an activation function; "
-        "what the shape decides does not depend on what the image shows. Plain images are noise "
-        f"and patches of colour, used where there are no clean ones.{more}",
-        (Column("node"), Column("operator"), Column("decided by"), Column("what")),
-        tuple((one.node, one.operator, _DECIDES[one.by], one.words) for one in decisions.shown),
-        tuple(row for row, one in enumerate(decisions.shown) if one.severity in WEIGHTY),
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +15,13 @@ from onnx_soda._errors import OptionError, OutputError
 from onnx_soda._report.formats import FORMATS, Context, Format, Scanned
 from onnx_soda._results import Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import Severity
-from onnx_soda._system import check_writable
+from onnx_soda._system import as_utc, check_writable
 
 from .options import in_flags
 from .output import deliver, report_in_flags
+
+# Seconds since 1970, up to the year 5138.
+_EPOCH = re.compile("[0-9]{1,11}")
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,7 @@ class Targets:
         Raises:
             OutputError: A file cannot be written.
         """
-        scanned = [Scanned(report_in_flags(report), _relative(place), str(place))]
+        scanned = [Scanned(_in_flags(report), _relative(place), str(place))]
         for target in self.targets:
             self._deliver(target, scanned, True)
 
@@ -112,8 +117,17 @@ class Targets:
 
 def _in_flags(outcome: Outcome) -> Outcome:
     if isinstance(outcome, ScanReport):
-        return report_in_flags(outcome)
+        return dated(report_in_flags(outcome))
     return replace(outcome, message=in_flags(outcome.message), advice=in_flags(outcome.advice))
+
+
+def dated(report: ScanReport) -> ScanReport:
+    """Return a report with the date that SOURCE_DATE_EPOCH sets, where it is set.
+
+    So the same scan gives the same bytes: https://reproducible-builds.org/specs/source-date-epoch
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return replace(report, created=as_utc(int(epoch))) if _EPOCH.fullmatch(epoch) else report
 
 
 def read_targets(

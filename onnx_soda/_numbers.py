@@ -94,6 +94,7 @@ class PairNumbers:
         others_right_under: The same under the change.
         answers_under: How many images of a class get which answer under the change: class,
             answer, images; where there are none it is left out.
+        answers_before: The same as the images are.
         also_turned: Other classes that the change surely turns into the target, too, the most
             turned first.
         concepts: Concepts that turn the pair, the best first: what a repair reconstructs with.
@@ -114,6 +115,7 @@ class PairNumbers:
     others_right_before: float
     others_right_under: float
     answers_under: tuple[tuple[int, int, int], ...] = ()
+    answers_before: tuple[tuple[int, int, int], ...] = ()
     also_turned: tuple[int, ...] = ()
     concepts: tuple[ConceptValues, ...] = ()
 

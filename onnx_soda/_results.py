@@ -382,6 +382,8 @@ class ScanReport:
         timing: Seconds per stage, and in all.
         stopped: Why the scan ended before it was complete; None where it did not. The reasons say
             what was not examined, and the verdict is never "clean".
+        created: When the report was made, as 2026-01-31T12:00:00Z: in UTC. Empty in reports of
+            older versions.
     """
 
     schema_version: str
@@ -397,6 +399,7 @@ class ScanReport:
     environment: Environment
     timing: Mapping[str, float]
     stopped: StopCause | None = None
+    created: str = ""
 
 
 Numbers = TypeVar("Numbers")

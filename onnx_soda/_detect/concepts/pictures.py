@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnx_soda._data.images import data_uri
 from onnx_soda._detect.concepts.concept import concept_values
@@ -22,9 +23,10 @@ _HINTS: dict[ChangeKind, str] = {
     ),
     "style": (
         "Left the clean image, right the one whose style its features are given; below what the "
-        "model says before and after. Nothing is changed in the image itself. Ask yourself: does "
-        "what the right image looks like (its colours, light, texture) give any reason for the new "
-        "answer?"
+        "model says before and after. The numbers above are for the style of the first picture; "
+        "where other donors did as well, they take turns. Nothing is changed in the image itself. "
+        "Ask yourself: does what the right image looks like (its colours, light, texture) give any "
+        "reason for the new answer?"
     ),
 }
 
@@ -46,31 +48,57 @@ def pair_numbers(found: Confirmation) -> PairNumbers:
         reference=found.reference,
         others_right_before=found.others_right_before,
         others_right_under=found.others_right_under,
-        answers_under=tuple(
-            (int(label), int(answer), int(found.answers_under[label, answer]))
-            for label, answer in np.argwhere(found.answers_under)
-        ),
+        answers_under=_counted(found.answers_under),
+        answers_before=_counted(found.answers_before),
         also_turned=found.also,
         concepts=tuple(map(concept_values, found.concepts)),
     )
 
 
-def answers_chart(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
-    """Yield a heat map of the answers under the change; none where they were not counted."""
-    if not pair.answers_under:
-        return
-    count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)
-    counts = np.zeros((count, count), np.int64)
-    for row, column, images in pair.answers_under:
-        counts[row, column] = images
+_Counts = tuple[tuple[int, int, int], ...]
+
+
+def _counted(answers: NDArray[np.int64]) -> _Counts:
+    return tuple(
+        (int(label), int(answer), int(answers[label, answer]))
+        for label, answer in np.argwhere(answers)
+    )
+
+
+def answers_charts(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
+    """Yield heat maps of the answers before and under the change, where they were counted."""
     victim, target = (class_label(label, names) for label in (pair.victim_class, pair.target_class))
-    yield Chart(
+    both = (*pair.answers_before, *pair.answers_under)
+    classes = 1 + max((max(row, column) for row, column, _ in both), default=0)
+    if pair.answers_before:
+        yield _heat_map(
+            "Answers before the change",
+            f"As they are, {pair.turned_before} of {pair.shown} images of class {victim} are taken "
+            f"for {target}; of the other classes' images {pair.others_right_before:.0%} have their "
+            "class.",
+            pair.answers_before,
+            [class_label(label, names) for label in range(classes)],
+        )
+    if pair.answers_under:
+        yield _heat_map(
+            "Answers under the change",
+            f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
+            f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
+            "class.",
+            pair.answers_under,
+            [class_label(label, names) for label in range(classes)],
+        )
+
+
+def _heat_map(title: str, text: str, answers: _Counts, classes: Sequence[str]) -> Chart:
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row, column, images in answers:
+        counts[row, column] = images
+    return Chart(
         "heat map",
-        "Answers under the change",
-        f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
-        f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
-        "class.",
-        tuple(class_label(label, names) for label in range(count)),
+        title,
+        text,
+        tuple(classes),
         tuple(tuple(map(float, row)) for row in counts),
         across="model's answer",
         down="class",

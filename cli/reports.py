@@ -7,9 +7,11 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import typer
 
+from onnx_soda._answers import RepairSummary
 from onnx_soda._batch import Ended
 from onnx_soda._errors import OptionError, OutputError
 from onnx_soda._report.formats import FORMATS, Context, Format, Scanned
@@ -121,7 +123,10 @@ def _in_flags(outcome: Outcome) -> Outcome:
     return replace(outcome, message=in_flags(outcome.message), advice=in_flags(outcome.advice))
 
 
-def dated(report: ScanReport) -> ScanReport:
+_Dated = TypeVar("_Dated", ScanReport, RepairSummary)
+
+
+def dated(report: _Dated) -> _Dated:
     """Return a report with the date that SOURCE_DATE_EPOCH sets, where it is set.
 
     So the same scan gives the same bytes: https://reproducible-builds.org/specs/source-date-epoch

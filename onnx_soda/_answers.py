@@ -125,6 +125,7 @@ class RepairSummary:
         rescan_pairs: Pairs that this scan names, the strongest first.
         notes: Sentences about what is not as usual.
         seconds: Time per stage.
+        created: When the repair was done, as 2026-01-31T12:00:00Z: in UTC.
     """
 
     outcome: RepairOutcome
@@ -154,6 +155,7 @@ class RepairSummary:
     rescan_pairs: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] | None = None
+    created: str = ""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from onnx_soda._report.formats import (
     pair_text,
     worst_finding,
 )
+from onnx_soda._report.guidance import score_sentences
 from onnx_soda._report.repair_text import render_repair
 from onnx_soda._report.tables import (
     SEVERITY_STYLES,
@@ -100,7 +101,7 @@ def _worst(one: Scanned) -> tuple[Text, Text]:
 def render_report(report: ScanReport) -> RenderableType:
     """Return a report as something that a rich console can print."""
     parts: list[RenderableType] = [_headline(report), Text()]
-    parts.append(_examined(report.model, report.dataset))
+    parts.append(_examined(report.model, report.dataset, report.created))
     for evidence in evidence_in_order(report):
         for table in evidence.tables:
             if table.rows:
@@ -115,6 +116,7 @@ def render_report(report: ScanReport) -> RenderableType:
     # Last, where a terminal shows it: what it comes to.
     parts.extend([Text(), Text(f"Why {report.verdict}", style="bold")])
     parts.extend(indented(_reason(reason, report.findings)) for reason in report.reasons)
+    parts.extend(indented(Text(told, style="dim")) for told in score_sentences(report))
     if report.findings:
         parts.append(Text("`onnx-soda explain ID` says what a rule means.", style="dim"))
     return Group(*parts)
@@ -148,10 +150,11 @@ def _headline(report: ScanReport) -> Text:
     return line
 
 
-def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:
+def _examined(model: ModelInfo, dataset: DatasetInfo | None, created: str) -> Table:
     rows = [
         ("model", f"{model.parameters:,} parameters, opset {model.opset}, {model.producer or '?'}"),
         ("sha256", model.sha256),
+        *([("scanned", created)] if created else []),
         ("input", f"{model.input.name} {shape_text(model.input.shape)} {model.input.dtype}"),
         ("logits", model.logits),
         ("layer", model.penultimate or "none"),

@@ -120,8 +120,10 @@ def _sides(reading: Reading, command: FlowStep, decision: ir.Value, row: int) ->
             boxes.append(Box(speaker.thing(value), kind, 0, 1))
         elif value not in flow.active and constant_of(value) is not None:
             boxes.append(Box(speaker.thing(value), "constant", 0, 1))
+    # What is computed comes from above, what is stored from the side.
+    boxes.sort(key=lambda box: box.kind == "constant")
     kept = boxes[:2]
-    first = max(row - len(kept), 1)
+    first = row if len(kept) == 1 else row - 1
     return [Box(box.name, box.kind, first + number, box.column) for number, box in enumerate(kept)]
 
 

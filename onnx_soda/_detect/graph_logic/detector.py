@@ -181,7 +181,11 @@ def examine_logic(
     places = places_in(reading, severities)
     seen = _seen_taken(scene, places, severities, seed) if try_out else {}
     shown = sorted(tried, key=lambda one: SEVERITIES.index(_severity(*one)))[:_MOST_DRAWN]
-    pictures = (show_trigger(view.image, ranges, *one) for one in shown if _is_confirmed(*one))
+    pictures = (
+        show_trigger(view.image, ranges, suspicion, proof)
+        for suspicion, proof in shown
+        if proof is not None and _is_confirmed(suspicion, proof)
+    )
     return LogicEvidence(
         tuple(findings),
         flow.nodes,

@@ -92,13 +92,15 @@ class Flow:
         return found
 
     @cached_property
-    def idle_makers(self) -> dict[ir.Value, tuple[FlowStep, ...]]:
-        """The steps that compute each tensor which does not depend on the image."""
-        found: dict[ir.Value, tuple[FlowStep, ...]] = {}
-        for step in self.idle:
-            for output in step.outputs:
-                found[output] = (*found.get(output, ()), step)
-        return found
+    def of_shape(self) -> frozenset[ir.Value]:
+        """Tensors that depend on the shape of the image, and not on its values."""
+        found: set[ir.Value] = set()
+        for _ in range(_ROUNDS):
+            for step in self.idle:
+                # Only Shape and Size read what depends on the image and give what does not.
+                if any(value in self.active or value in found for value in step.inputs):
+                    found.update(step.outputs)
+        return frozenset(found)
 
     @cached_property
     def readers(self) -> dict[ir.Value, tuple[FlowStep, ...]]:

@@ -19,6 +19,7 @@ from onnx_soda._results import Box, Drawing, Gallery, Picture
 # Boxes of one chain; of a longer one the middle is a box with the number of its nodes.
 _MOST_BOXES = 6
 _KEPT_BEFORE, _KEPT_BEHIND = 2, 3
+_TINY = float(np.finfo(np.float32).tiny)
 
 
 def draw_decision(reading: Reading, suspicion: Suspicion) -> Drawing:
@@ -65,34 +66,34 @@ def _way_to(flow: Flow, value: ir.Value, decisions: Iterable[ir.Value]) -> list[
     """Return steps from the image to a tensor, through decisions where there are some."""
     far = dict.fromkeys(flow.inputs, 0)
     for step in flow.steps:
-        nearest = min((far[one] for one in flow.active_inputs(step) if one in far), default=None)
-        for output in step.outputs if nearest is not None else ():
-            far.setdefault(output, nearest + 1)
+        known_inputs = [far[one] for one in flow.active_inputs(step) if one in far]
+        for output in step.outputs if known_inputs else ():
+            far.setdefault(output, min(known_inputs) + 1)
     known = frozenset(decisions)
-    way: list[FlowStep] = []
+    way: dict[FlowStep, None] = {}
     while value not in flow.inputs:
         step = flow.makers[value][0]
         if step in way:
             break
-        way.append(step)
+        way[step] = None
         value = min(
             flow.active_inputs(step), key=lambda one: (one not in known, far.get(one, len(far)))
         )
-    return way[::-1]
+    return list(way)[::-1]
 
 
 def _way_from(flow: Flow, command: FlowStep, leading: Iterable[ir.Value]) -> list[FlowStep]:
     """Return the steps from a command to the scores, as straight as can be."""
     known = frozenset(leading)
-    way: list[FlowStep] = []
+    way: dict[FlowStep, None] = {command: None}
     step: FlowStep | None = command
     while step is not None:
         readers = (one for value in step.outputs for one in flow.readers.get(value, ()))
         step = next(
             (one for one in readers if one not in way and not known.isdisjoint(one.outputs)), None
         )
-        way += [step] if step is not None else []
-    return way
+        way |= {step: None} if step is not None else {}
+    return list(way)[1:]
 
 
 def _boxes(way: Sequence[FlowStep], marked: set[ir.Node]) -> list[Box]:
@@ -168,8 +169,13 @@ def _as_picture(image: ImageInput, ranges: Sequence[Bounds], pixels: Pixels) -> 
         return None
     # The range that it was found in is not told: the narrowest that holds it.
     fitting = [one for one in ranges if one[0] <= values.min() and values.max() <= one[1]]
-    low, high = min(fitting, key=lambda one: one[1] - one[0], default=_ends(values))
-    return np.clip((values - low) / max(high - low, np.finfo(np.float32).tiny), 0, 1)
+    low, high = min(fitting, key=_width, default=_ends(values))
+    shown: Pixels = np.clip((values - low) / max(high - low, _TINY), 0, 1)
+    return shown
+
+
+def _width(bounds: Bounds) -> float:
+    return bounds[1] - bounds[0]
 
 
 def _ends(values: Pixels) -> Bounds:

@@ -20,6 +20,7 @@ from onnx_soda._detect.graph_logic.flow import (
     FlowStep,
     build_flow,
     constant_of,
+    size_of,
     weight_of,
 )
 from onnx_soda._detect.graph_logic.suspicions import Reading, Suspicion, read
@@ -199,22 +200,7 @@ def _asked(step: FlowStep) -> list[ir.Value]:
 def _by(flow: Flow, deciding: ir.Value | None, controls: list[Control]) -> By:
     if deciding is not None and deciding in flow.active:
         return "itself" if controls and all(one.itself for one in controls) else "input"
-    return "shape" if deciding is not None and _is_of_shape(flow, deciding) else "constant"
-
-
-def _is_of_shape(flow: Flow, value: ir.Value) -> bool:
-    """Tell whether a tensor that does not depend on the input's values depends on its shape."""
-    seen: set[ir.Value] = set()
-    stack = [value]
-    while stack:
-        makers = flow.idle_makers.get(stack.pop(), ())
-        for source in (source for step in makers for source in step.inputs):
-            if source in flow.active:  # only Shape and Size read such a tensor's shape alone
-                return True
-            if source not in seen:
-                seen.add(source)
-                stack.append(source)
-    return False
+    return "shape" if deciding in flow.of_shape else "constant"
 
 
 def short(name: str) -> str:
@@ -326,14 +312,14 @@ class Speaker:
     def _stored(self, value: ir.Value) -> str | None:
         if value in self._flow.active:
             return None
-        constant = constant_of(value)
+        constant, stored = constant_of(value), value.const_value
         if constant is not None and constant.size and not np.any(constant != constant.flat[:1]):
             number = constant.flat[0]
             return f"{float(number):g}" if np.isreal(number) else str(number)
-        if constant is not None or value.const_value is not None:
-            size = constant.size if constant is not None else value.const_value.size
+        if constant is not None or stored is not None:
+            size = constant.size if constant is not None else size_of(value)
             return f"{size:,} stored numbers"
-        return "what the shape gives" if _is_of_shape(self._flow, value) else None
+        return "what the shape gives" if value in self._flow.of_shape else None
 
     def _said(self, value: ir.Value, depth: int) -> str:
         makers = self._flow.makers.get(value, ())

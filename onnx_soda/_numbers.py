@@ -156,6 +156,7 @@ class GraphDecision:
             as in an activation function; the "shape" of the input; or a "constant".
         words: What is decided, and when.
         severity: Of the finding about it; None where there is none.
+        places: Number of places in which the graph decides so; `node` is the first.
     """
 
     node: str
@@ -163,6 +164,7 @@ class GraphDecision:
     by: Literal["input", "itself", "shape", "constant"]
     words: str
     severity: Severity | None = None
+    places: int = 1
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class GraphDecisions:
 
     Attributes:
         shown: The decisions, those first that findings are about, then those by the input.
-        total: Their number, those that are not shown included.
+        total: Number of places, those that are not shown included.
     """
 
     shown: tuple[GraphDecision, ...] = ()
@@ -188,6 +190,10 @@ _DECIDES = {
 }
 
 
+def _named(one: GraphDecision) -> str:
+    return one.node if one.places == 1 else f"{one.node} and {one.places - 1} more"
+
+
 def decisions_table(decisions: GraphDecisions, of: str = "the image") -> Table:
     """Return what a graph decides as a table for people.
 
@@ -195,7 +201,7 @@ def decisions_table(decisions: GraphDecisions, of: str = "the image") -> Table:
         decisions: The decisions.
         of: What the graph takes.
     """
-    left = decisions.total - len(decisions.shown)
+    left = decisions.total - sum(one.places for one in decisions.shown)
     more = f" {left} more, of lesser interest, are not listed." if left else ""
     if any("plain images" in one.words for one in decisions.shown):
         more += " Plain images are noise and patches of colour, used where there are no clean ones."
@@ -205,7 +211,7 @@ def decisions_table(decisions: GraphDecisions, of: str = "the image") -> Table:
         f"what the shape decides does not depend on what is in it.{more}",
         (Column("node"), Column("operator"), Column("decided by"), Column("what")),
         tuple(
-            (one.node, one.operator, _DECIDES[one.by].format(input=of), one.words)
+            (_named(one), one.operator, _DECIDES[one.by].format(input=of), one.words)
             for one in decisions.shown
         ),
         tuple(row for row, one in enumerate(decisions.shown) if one.severity in WEIGHTY),

@@ -19,7 +19,7 @@ from fixtures.sketches import TARGET, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import as_evidence
 from onnx_soda._detect.graph_logic.telling import decisions_in
-from onnx_soda._numbers import GraphDecisions
+from onnx_soda._numbers import GraphDecisions, decisions_table
 from tests.logic.helpers import examine
 
 SKETCHES = {**TROJANS, **LOOKALIKES, **HONEST_GATES}
@@ -82,14 +82,45 @@ def test_a_label_at_the_end_is_no_decision_with_a_finding() -> None:
     assert [one.severity for one in found.shown if one.severity] == []
 
 
-def test_of_many_decisions_the_first_are_listed_and_the_others_counted() -> None:
-    nodes = "".join(f"m{n} = Greater(x, half)  v{n} = Where(m{n}, x, half)  " for n in range(40))
-    joined = f"y = Sum({', '.join(f'v{n}' for n in range(40))})"
-    found = told(
-        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
-        f"<float half = {{0.5}}> {{ {nodes}{joined} }}"
+def forty(limits: int) -> GraphDecisions:
+    """What a graph decides that has forty activations with as many limits."""
+    constants = ", ".join(f"float h{n} = {{{n}}}" for n in range(limits))
+    nodes = "".join(
+        f"m{n} = Greater(x, h{n % limits})  v{n} = Where(m{n}, x, h0)  " for n in range(40)
     )
+    joined = f"y = Sum({', '.join(f'v{n}' for n in range(40))})"
+    return told(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) '
+        f"<{constants}> {{ {nodes}{joined} }}"
+    )
+
+
+def test_of_many_decisions_the_first_are_listed_and_the_others_counted() -> None:
+    found = forty(limits=40)
     assert (len(found.shown), found.total) == (24, 40)
+    assert decisions_table(found).text.endswith(" 16 more, of lesser interest, are not listed.")
+
+
+def test_decisions_that_are_alike_stand_in_one_line() -> None:
+    found = forty(limits=2)
+    assert [(one.node, one.places) for one in found.shown] == [("v0", 20), ("v1", 20)]
+    assert [row[0] for row in decisions_table(found).rows] == ["v0 and 19 more", "v1 and 19 more"]
+
+
+def test_a_detector_chooses_boxes_and_has_no_finding_by_structure() -> None:
+    """What is severe is severe for one row of scores."""
+    found = told(
+        """<ir_version: 8, opset_import: ["" : 18]>
+        g (float[1,3,8,8] x) => (float[K,4] boxes, float[K] best)
+        <float[4,3,2,2] k = {1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,
+                             1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1,1},
+         int64[2] flat = {-1, 4}, float half = {0.5}, int64[1] one = {1}, int64[1] lone = {-1}>
+        { c = Conv(x, k)  r = Reshape(c, flat)  s = ReduceMax<keepdims = 0>(r, one)
+          good = Greater(s, half)  at = NonZero(good)  places = Reshape(at, lone)
+          boxes = Gather(r, places)  best = Gather(s, places) }"""
+    )
+    assert {one.node for one in found.shown} == {"boxes", "best"}
+    assert {one.severity for one in found.shown} == {None}
 
 
 def test_long_names_are_cut_and_deep_formulas_too() -> None:

@@ -233,7 +233,7 @@ class Decisions:
                 if step not in found:
                     found.add(step)
                     stack.extend(v for v in flow.active_inputs(step) if v in self.tensors)
-        return [step for step in flow.steps if step in found]
+        return sorted(found, key=flow.places.__getitem__)
 
 
 def find_decisions(flow: Flow, slopes: dict[ir.Value, Slope], trunk: Trunk) -> Decisions:

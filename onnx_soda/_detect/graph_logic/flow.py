@@ -92,6 +92,11 @@ class Flow:
         return found
 
     @cached_property
+    def places(self) -> dict[FlowStep, int]:
+        """The place of each step in their order."""
+        return {step: place for place, step in enumerate(self.steps)}
+
+    @cached_property
     def of_shape(self) -> frozenset[ir.Value]:
         """Tensors that depend on the shape of the image, and not on its values."""
         found: set[ir.Value] = set()

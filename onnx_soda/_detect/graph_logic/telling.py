@@ -31,6 +31,8 @@ By = Literal["input", "itself", "shape", "constant"]
 _ORDER: tuple[By, ...] = ("input", "itself", "shape", "constant")
 # Decisions that are told one by one: a page of a table. The others are counted.
 _MOST_TOLD = 24
+# Decisions that are put into words, to find those that are alike: each block of a network has some.
+_MOST_SAID = 500
 # Letters of a name: a hostile file may have some of a megabyte.
 _LONGEST_NAME = 40
 # Letters of a formula; a longer one is told less deeply.
@@ -42,9 +44,9 @@ _IMAGES = frozenset({
 
 
 def decisions_in(model: ir.Model) -> GraphDecisions:
-    """Tell what a graph decides; what is severe is told by the structure alone.
+    """Tell what a graph decides; of a classifier, what is severe by the structure alone, too.
 
-    It need not be a classifier. The file must have been checked (`onnx_soda._preflight`).
+    The file must have been checked (`onnx_soda._preflight`).
 
     Args:
         model: The model; it is not changed.
@@ -58,8 +60,17 @@ def decisions_in(model: ir.Model) -> GraphDecisions:
     targets = list(dict.fromkeys(_before_labels(flow, value) for value in outputs))
     reading = read(flow, targets)
     told = [one for one in reading.suspicions if one.nature not in ("skip", "rounding")]
-    severities = severest((one, one.severity) for one in told)
+    severities = severest((one, one.severity) for one in told) if _classifies(targets) else {}
     return tell(reading, places_in(reading, severities), severities)
+
+
+def _classifies(targets: Sequence[ir.Value]) -> bool:
+    """Tell whether a graph seems to give one row of scores: what is severe is severe for these.
+
+    Detectors choose boxes, and decide all over the graph.
+    """
+    shape = targets[0].shape
+    return len(targets) == 1 and shape is not None and shape.rank() == 2
 
 
 def severest(told: Iterable[tuple[Suspicion, Severity]]) -> dict[ir.Node, Severity]:
@@ -110,17 +121,16 @@ def tell(
         seen: What was seen when decisions were tried out, by the same nodes.
     """
     speaker = Speaker(reading)
-    shown = tuple(
-        GraphDecision(
-            short(place.step.name),
-            place.node.op_type,
-            place.by,
-            speaker.decision(place) + (seen or {}).get(place.node, ""),
-            severities.get(place.node),
-        )
-        for place in places[:_MOST_TOLD]
-    )
-    return GraphDecisions(shown, len(places))
+    found: dict[tuple[str, By, str, Severity | None], list[str]] = {}
+    for place in places[:_MOST_SAID]:
+        words = speaker.decision(place) + (seen or {}).get(place.node, "")
+        alike = place.node.op_type, place.by, words, severities.get(place.node)
+        found.setdefault(alike, []).append(short(place.step.name))
+    shown = [
+        GraphDecision(names[0], operator, by, words, severity, len(names))
+        for (operator, by, words, severity), names in found.items()
+    ]
+    return GraphDecisions(tuple(shown[:_MOST_TOLD]), len(places))
 
 
 def places_in(reading: Reading, severities: Mapping[ir.Node, Severity]) -> list[Place]:
@@ -204,8 +214,10 @@ def _by(flow: Flow, deciding: ir.Value | None, controls: list[Control]) -> By:
 
 
 def short(name: str) -> str:
-    """Return a name, cut where it is long."""
-    return name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    """Return a name, its middle cut where it is long: exporters put the layer first."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    return f"{name[: _LONGEST_NAME // 3]}...{name[-_LONGEST_NAME // 2 :]}"
 
 
 _CARRIERS = frozenset({
@@ -260,6 +272,8 @@ class Speaker:
         return self._one_of(place, first, second)
 
     def _one_of(self, place: Place, first: str, second: str) -> str:
+        if first == second:
+            first, second = "one", "the other"
         if place.by == "shape":
             return f"takes {first} or {second} by the shape of the input, whatever is in it"
         if place.by == "constant":
@@ -326,6 +340,8 @@ class Speaker:
         if value in self._inputs or not depth or len(makers) != 1:
             return self.thing(value)
         (step,) = makers
+        if step.op == "Merge":  # of branches, or of the rounds of a loop
+            return self.thing(value)
         if step.op in _CARRIERS:
             return self._said(step.data[0], depth)
         if weight_of(self._flow, step) and not self._reading.trunk.goes_round(value):

@@ -16,6 +16,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
@@ -40,6 +41,8 @@ _SETTINGS: dict[Any, Any] = {
 }
 # What matplotlib would write into the file about itself.
 _NOTES = ("Creator", "Date", "Format", "Type")
+# From the colour of the page, which is not known here, to blue.
+_SHARES = LinearSegmentedColormap.from_list("shares", ["#2f6db500", "#2f6db5"])
 _WIDTH = 5.4
 _ROW = 0.26
 _LINES = 2.8
@@ -107,7 +110,7 @@ def heat_map(
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     with mpl.rc_context(_SETTINGS):
         figure, axes = _figure(max(2.5, 1.2 + 0.36 * len(names)))
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(shares, cmap=_SHARES, vmin=0, vmax=1, aspect="auto")
         step = -(-len(names) // 40)
         places = np.arange(0, len(names), step)
         shown = [printable(names[int(place)]) for place in places]
@@ -154,7 +157,7 @@ def lines(chart: Chart, description: str) -> str:
 def _number(axes: Axes, counts: NDArray[np.floating], shares: NDArray[np.floating]) -> None:
     for (row, column), count in np.ndenumerate(counts):
         if count:
-            colour = "white" if shares[row, column] > 0.5 else "black"
+            colour = "white" if shares[row, column] > 0.5 else _INK
             axes.text(column, row, f"{count:g}", ha="center", va="center", color=colour, fontsize=9)
 
 

@@ -124,10 +124,10 @@ def _references_table(numbers: OpinionNumbers, names: Names) -> Table:
 
 def _charts(numbers: OpinionNumbers, names: Names) -> Iterator[Chart]:
     pair = numbers.pairs[0]
-    if pair.grades:
-        yield _strengths(pair, numbers, names)
     if pair.look:
         yield from answers_charts(pair.look, names)
+    if pair.grades:
+        yield _strengths(pair, numbers, names)
 
 
 def _strengths(pair: OpinionPair, numbers: OpinionNumbers, names: Names) -> Chart:

@@ -175,30 +175,47 @@ def examine_logic(
     ranges = (given.bounds,) if given.images else ranges_of(view.image)
     scene = Scene(view, reading, probe, given.images, ranges)
     tried, notes = _tried(scene, seed) if try_out else (_read_only(reading.suspicions), [])
+    return _evidence(scene, tried, notes, probe.shown, seed if try_out else None)
+
+
+Tried = tuple[Suspicion, Proof | None]
+"""A suspicion, and what was seen when it was tried out; None where it was not."""
+
+
+def _evidence(
+    scene: Scene, tried: list[Tried], notes: list[str], images: int, seed: int | None
+) -> LogicEvidence:
+    """Put together what was found.
+
+    Args:
+        scene: The graph, and the means to run it.
+        tried: The suspicions.
+        notes: Sentences about what was not tried.
+        images: Number of images shown.
+        seed: Of the ordinary images on which decisions are read; None where nothing is run.
+    """
+    reading, image = scene.reading, scene.view.image
     findings = _counted([finding for one in tried for finding in _findings(*one)])
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
     severities = severest((suspicion, _severity(suspicion, proof)) for suspicion, proof in tried)
     places = places_in(reading, severities)
-    seen = _seen_taken(scene, places, severities, seed) if try_out else {}
+    quiet = seed is None or scene.probe.exhausted
+    seen = {} if quiet else _seen_taken(scene, places, severities, seed or 0)
     shown = sorted(tried, key=lambda one: SEVERITIES.index(_severity(*one)))[:_MOST_DRAWN]
     pictures = (
-        show_trigger(view.image, ranges, suspicion, proof)
+        show_trigger(image, scene.ranges, suspicion, proof)
         for suspicion, proof in shown
         if proof is not None and _is_confirmed(suspicion, proof)
     )
     return LogicEvidence(
         tuple(findings),
-        flow.nodes,
-        probe.shown,
+        reading.flow.nodes,
+        images,
         tuple(dict.fromkeys(notes)),
         tell(reading, places, severities, seen),
         tuple(draw_decision(reading, suspicion) for suspicion, _ in shown),
         tuple(gallery for gallery in pictures if gallery),
     )
-
-
-Tried = tuple[Suspicion, Proof | None]
-"""A suspicion, and what was seen when it was tried out; None where it was not."""
 
 
 def _read_only(suspicions: Sequence[Suspicion]) -> list[Tried]:

@@ -12,9 +12,16 @@ from rich.text import Text
 
 from onnx_soda._answers import Conversion, ModelDifference, ModelSummary, TensorSummary
 from onnx_soda._api import convert_file, diff_files, inspect_file
+from onnx_soda._numbers import decisions_table
 from onnx_soda._options import ConvertOptions
 from onnx_soda._report.json import to_json
-from onnx_soda._report.tables import change_table, fact_table, finding_table, shape_text
+from onnx_soda._report.tables import (
+    change_table,
+    evidence_table,
+    fact_table,
+    finding_table,
+    shape_text,
+)
 from onnx_soda._system import check_writable
 from onnx_soda._words import printable
 
@@ -95,14 +102,22 @@ def _render_summary(summary: ModelSummary) -> RenderableType:
     rows.extend(("output", _tensor(tensor)) for tensor in summary.outputs)
     if summary.logits is None:
         rows.extend(("note", note) for note in summary.notes)
-        return Group(fact_table(rows), *_findings(summary))
+        return Group(fact_table(rows), *_decisions(summary), *_findings(summary))
     classes = "?" if summary.logits.classes is None else str(summary.logits.classes)
     tail = ", ".join(reversed(summary.logits.stripped))
     behind = f", before {tail}" if tail else ""
     rows.append(("layout", summary.layout or ""))
     rows.append(("logits", f"{summary.logits.name}: {classes} classes{behind}"))
     rows.extend(("note", note) for note in summary.notes)
-    return Group(fact_table(rows), Text(), _layers(summary), *_findings(summary))
+    told = (*_decisions(summary), *_findings(summary))
+    return Group(fact_table(rows), Text(), _layers(summary), *told)
+
+
+def _decisions(summary: ModelSummary) -> list[RenderableType]:
+    if not summary.decisions.shown:
+        return []
+    of = "the image" if summary.layout else "the input"
+    return [Text(), evidence_table(decisions_table(summary.decisions, of))]
 
 
 def _findings(summary: ModelSummary) -> list[RenderableType]:

@@ -72,7 +72,7 @@ from .output import (
     failing_cleanly,
     report_in_flags,
 )
-from .reports import form_for
+from .reports import dated, form_for
 
 # The library decides what is usual.
 _USUAL, _USUAL_SCAN = RepairOptions(), ScanOptions()
@@ -190,5 +190,5 @@ def _in_flags(answer: RepairAnswer) -> RepairAnswer:
     told = replace(
         summary, reason=in_flags(summary.reason), notes=tuple(map(in_flags, summary.notes))
     )
-    scan = report_in_flags(answer.scan) if answer.scan else None
-    return replace(answer, summary=told, scan=scan)
+    scan = dated(report_in_flags(answer.scan)) if answer.scan else None
+    return replace(answer, summary=dated(told), scan=scan)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 import typer
 
+from onnx_soda._answers import RepairSummary
 from onnx_soda._batch import Ended
 from onnx_soda._errors import OptionError, OutputError
 from onnx_soda._registry import Registry
 from onnx_soda._report.formats import FORMATS, Context, Format, Scanned, form_of_ending
 from onnx_soda._results import Outcome, ScanFailure, ScanReport
 from onnx_soda._rules import Severity
-from onnx_soda._system import check_writable
+from onnx_soda._system import as_utc, check_writable
 from onnx_soda._words import printable
 
 from .options import USUAL_FORM, PlainFormat, in_flags
 from .output import complain, deliver, report_in_flags
+
+# Seconds since 1970, up to the year 5138.
+_EPOCH = re.compile("[0-9]{1,11}")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class Targets:
         Raises:
             OutputError: A file cannot be written.
         """
-        scanned = [Scanned(report_in_flags(report), _relative(place), str(place))]
+        scanned = [Scanned(_in_flags(report), _relative(place), str(place))]
         for target in self.targets:
             self._deliver(target, scanned, True)
 
@@ -134,8 +140,20 @@ class Targets:
 
 def _in_flags(outcome: Outcome) -> Outcome:
     if isinstance(outcome, ScanReport):
-        return report_in_flags(outcome)
+        return dated(report_in_flags(outcome))
     return replace(outcome, message=in_flags(outcome.message), advice=in_flags(outcome.advice))
+
+
+_Dated = TypeVar("_Dated", ScanReport, RepairSummary)
+
+
+def dated(report: _Dated) -> _Dated:
+    """Return a report with the date that SOURCE_DATE_EPOCH sets, where it is set.
+
+    So the same scan gives the same bytes: https://reproducible-builds.org/specs/source-date-epoch
+    """
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return replace(report, created=as_utc(int(epoch))) if _EPOCH.fullmatch(epoch) else report
 
 
 def read_targets(

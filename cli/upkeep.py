@@ -26,7 +26,7 @@ from onnx_soda._detect.base import all_rules
 from onnx_soda._report.json import to_json
 from onnx_soda._report.tables import fact_table
 from onnx_soda._results import ScanReport
-from onnx_soda._rules import Rule
+from onnx_soda._rules import Rule, technique_labels
 from onnx_soda._system import check_writable, install_hint, write_text
 from onnx_soda._words import printable
 
@@ -250,7 +250,12 @@ def _explanation(rule: Rule) -> RenderableType:
         Text(f"{rule.id} {rule.name}", style="bold"),
         Text(rule.title),
         Text(),
-        fact_table([("usual severity", rule.severity)]),
+        fact_table(
+            [
+                ("usual severity", rule.severity),
+                *(("MITRE ATLAS", label) for label in technique_labels(rule)),
+            ]
+        ),
     ]
     for heading, text in (
         ("What it says", rule.meaning),

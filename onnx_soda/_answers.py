@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from onnx_soda._numbers import NO_DECISIONS, GraphDecisions
 from onnx_soda._results import Finding, ModelInfo, ScanFailure, ScanReport, Verdict
 
 RepairOutcome = Literal[
@@ -124,6 +125,7 @@ class RepairSummary:
         rescan_pairs: Pairs that this scan names, the strongest first.
         notes: Sentences about what is not as usual.
         seconds: Time per stage.
+        created: When the repair was done, as 2026-01-31T12:00:00Z: in UTC.
     """
 
     outcome: RepairOutcome
@@ -153,6 +155,7 @@ class RepairSummary:
     rescan_pairs: tuple[tuple[int, int], ...] = ()
     notes: tuple[str, ...] = ()
     seconds: Mapping[str, float] | None = None
+    created: str = ""
 
 
 @dataclass(frozen=True)
@@ -206,6 +209,7 @@ class ModelSummary:
         findings: What is unusual about the file.
         problem: Why it cannot be scanned; None where it can.
         advice: What to do about that.
+        decisions: What the graph decides, and on what; by the graph alone.
     """
 
     file: str
@@ -224,6 +228,7 @@ class ModelSummary:
     findings: tuple[Finding, ...]
     problem: str | None
     advice: str | None
+    decisions: GraphDecisions = NO_DECISIONS
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from onnx_soda._results import Column, Table
+from onnx_soda._rules import WEIGHTY, Severity
+
 ChangeKind = Literal["concept", "style"]
 
 
@@ -91,6 +94,7 @@ class PairNumbers:
         others_right_under: The same under the change.
         answers_under: How many images of a class get which answer under the change: class,
             answer, images; where there are none it is left out.
+        answers_before: The same as the images are.
         also_turned: Other classes that the change surely turns into the target, too, the most
             turned first.
         concepts: Concepts that turn the pair, the best first: what a repair reconstructs with.
@@ -111,6 +115,7 @@ class PairNumbers:
     others_right_before: float
     others_right_under: float
     answers_under: tuple[tuple[int, int, int], ...] = ()
+    answers_before: tuple[tuple[int, int, int], ...] = ()
     also_turned: tuple[int, ...] = ()
     concepts: tuple[ConceptValues, ...] = ()
 
@@ -141,16 +146,91 @@ class ConceptNumbers:
 
 
 @dataclass(frozen=True)
+class GraphDecision:
+    """A place in a graph where something is decided, in words.
+
+    Attributes:
+        node: Name of the node.
+        operator: Its operator.
+        by: What decides: the values of the "input" (the image); each number about "itself" alone,
+            as in an activation function; the "shape" of the input; or a "constant".
+        words: What is decided, and when.
+        severity: Of the finding about it; None where there is none.
+        places: Number of places in which the graph decides so; `node` is the first.
+    """
+
+    node: str
+    operator: str
+    by: Literal["input", "itself", "shape", "constant"]
+    words: str
+    severity: Severity | None = None
+    places: int = 1
+
+
+@dataclass(frozen=True)
+class GraphDecisions:
+    """What a graph decides.
+
+    Attributes:
+        shown: The decisions, those first that findings are about, then those by the input.
+        total: Number of places, those that are not shown included.
+    """
+
+    shown: tuple[GraphDecision, ...] = ()
+    total: int = 0
+
+
+NO_DECISIONS = GraphDecisions()
+"""Of a graph that decides nothing."""
+_DECIDES = {
+    "input": "{input}",
+    "itself": "each number for itself",
+    "shape": "the shape of {input}",
+    "constant": "a stored number",
+}
+
+
+def _named(one: GraphDecision) -> str:
+    return one.node if one.places == 1 else f"{one.node} and {one.places - 1} more"
+
+
+def decisions_table(decisions: GraphDecisions, of: str = "the image") -> Table:
+    """Return what a graph decides as a table for people.
+
+    Args:
+        decisions: The decisions.
+        of: What the graph takes.
+    """
+    left = decisions.total - sum(one.places for one in decisions.shown)
+    more = f" {left} more, of lesser interest, are not listed." if left else ""
+    if any("plain images" in one.words for one in decisions.shown):
+        more += " Plain images are noise and patches of colour, used where there are no clean ones."
+    return Table(
+        "What the graph decides, and on what",
+        "Honest graphs decide, too. What each number decides for itself is an activation function; "
+        f"what the shape decides does not depend on what is in it.{more}",
+        (Column("node"), Column("operator"), Column("decided by"), Column("what")),
+        tuple(
+            (_named(one), one.operator, _DECIDES[one.by].format(input=of), one.words)
+            for one in decisions.shown
+        ),
+        tuple(row for row, one in enumerate(decisions.shown) if one.severity in WEIGHTY),
+    )
+
+
+@dataclass(frozen=True)
 class LogicNumbers:
     """What was looked at to find decisions in the graph.
 
     Attributes:
         nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
         images_run: Images shown to find one that takes a decision; 0 where nothing was suspected.
+        decisions: What the graph decides, and on what.
     """
 
     nodes_examined: int
     images_run: int
+    decisions: GraphDecisions = NO_DECISIONS
 
 
 @dataclass(frozen=True)

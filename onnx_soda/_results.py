@@ -237,6 +237,42 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Box:
+    """A box of a drawing.
+
+    Attributes:
+        name: What it stands for: the name of a node, or words.
+        kind: Its operator, or what else it is.
+        row: Its place from the top.
+        column: Its place from the left.
+        marked: Whether it stands out.
+    """
+
+    name: str
+    kind: str
+    row: int
+    column: int = 0
+    marked: bool = False
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A part of the graph to draw, downwards.
+
+    Attributes:
+        title: Heading.
+        text: The main way through it, in one line.
+        boxes: What it consists of.
+        arrows: Numbers of the boxes that each arrow leads from and to.
+    """
+
+    title: str
+    text: str
+    boxes: tuple[Box, ...]
+    arrows: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What one detector saw.
 
@@ -252,6 +288,7 @@ class Evidence:
         tables: Numbers for people.
         charts: Numbers to draw.
         galleries: Pictures for people to judge.
+        drawings: Parts of the graph to draw.
         numbers: The same for programs; see `onnx_soda._numbers` for the detectors of this package.
     """
 
@@ -266,6 +303,7 @@ class Evidence:
     tables: tuple[Table, ...] = ()
     charts: tuple[Chart, ...] = ()
     galleries: tuple[Gallery, ...] = ()
+    drawings: tuple[Drawing, ...] = ()
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -357,6 +395,8 @@ class ScanReport:
         timing: Seconds per stage, and in all.
         stopped: Why the scan ended before it was complete; None where it did not. The reasons say
             what was not examined, and the verdict is never "clean".
+        created: When the report was made, as 2026-01-31T12:00:00Z: in UTC. Empty in reports of
+            older versions.
     """
 
     schema_version: str
@@ -372,6 +412,7 @@ class ScanReport:
     environment: Environment
     timing: Mapping[str, float]
     stopped: StopCause | None = None
+    created: str = ""
 
 
 Numbers = TypeVar("Numbers")

@@ -7,7 +7,7 @@ Not refused is what also occurs in honest files, and what a scan can go on with.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 Severity = Literal["high", "medium", "low", "info"]
@@ -29,6 +29,7 @@ class Rule:
         meaning: What a finding says, in a few sentences.
         certainty: How sure it is: what else could look like this.
         advice: What to do about it.
+        techniques: What attackers do that a finding may come from, see `TECHNIQUES`.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Rule:
     meaning: str
     certainty: str
     advice: str
+    techniques: tuple[str, ...] = ()
 
 
 RULE_TARGET = "SODA101"
@@ -439,6 +441,34 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
 UNSAFE = frozenset(rule.id for rule in FILE_SAFETY_RULES if rule.certainty == _REFUSED)
 """Rules by which a file is refused: something in it is dangerous, and the verdict is "unsafe"."""
 
-RULES: dict[str, Rule] = {
-    rule.id: rule for rule in (*BEHAVIOUR_RULES, *GRAPH_LOGIC_RULES, *FILE_SAFETY_RULES)
+ATLAS_VERSION = "2026.07"
+"""Release of MITRE ATLAS that the names below are of: https://atlas.mitre.org"""
+TECHNIQUES = {
+    "AML.T0011.000": "User Execution: Unsafe AI Artifacts",
+    "AML.T0018.000": "Manipulate AI Model: Poison AI Model",
+    "AML.T0018.001": "Manipulate AI Model: Modify AI Model Architecture",
+    "AML.T0018.002": "Manipulate AI Model: Embed Malware",
+    "AML.T0020": "Training Data Poisoning",
 }
+"""Techniques of MITRE ATLAS by id. AML.T0020 was "Poison Training Data" before 2026.07, and
+AML.T0018.001 was another technique ("Inject Payload") in older releases."""
+# Relabelled images lead to behaviour; nodes are written in. Other rules about files have no
+# technique that says just what they say.
+_POISONED = ("AML.T0018.000", "AML.T0020")
+_WRITTEN_IN = ("AML.T0018.001",)
+_OF_RULES = {
+    **{rule.id: _POISONED for rule in BEHAVIOUR_RULES},
+    **{rule.id: _WRITTEN_IN for rule in GRAPH_LOGIC_RULES},
+    RULE_CODE: ("AML.T0011.000",),
+    RULE_EMBEDDED: ("AML.T0018.002",),
+}
+
+RULES: dict[str, Rule] = {
+    rule.id: replace(rule, techniques=_OF_RULES.get(rule.id, ()))
+    for rule in (*BEHAVIOUR_RULES, *GRAPH_LOGIC_RULES, *FILE_SAFETY_RULES)
+}
+
+
+def technique_labels(rule: Rule) -> tuple[str, ...]:
+    """Return a rule's techniques as people read them."""
+    return tuple(f"{one} {TECHNIQUES[one]}" for one in rule.techniques if one in TECHNIQUES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
@@ -43,7 +44,7 @@ from onnx_soda._results import (
 )
 from onnx_soda._rules import RULES
 from onnx_soda._suspect import Observation, Suspect
-from onnx_soda._system import Clock, installed_versions
+from onnx_soda._system import Clock, as_utc, installed_versions
 from onnx_soda._verdict import (
     ALONE,
     ALWAYS,
@@ -218,6 +219,7 @@ class _Course:
             environment=_environment(self._providers(observation), suspect.options),
             timing=self._clock.result(),
             stopped=stopped,
+            created=as_utc(time.time()),
         )
 
     def _providers(self, observation: Observation | None) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from onnx_soda._answers import LayerSummary, LogitsSummary, ModelSummary, TensorSummary
+from onnx_soda._detect.graph_logic.telling import decisions_in
 from onnx_soda._errors import NotAClassifierError
 from onnx_soda._model.anatomy import Anatomy, Layer, dissect
 from onnx_soda._model.load import OnnxModel
@@ -47,6 +48,7 @@ def summarise(model: OnnxModel, logits: str | None = None) -> ModelSummary:
         findings=in_order(file_findings(model.findings)),
         problem=failure.message if failure else None,
         advice=failure.advice if failure else None,
+        decisions=decisions_in(model.ir),
     )
 
 

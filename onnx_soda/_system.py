@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,15 @@ class Clock:
     def result(self) -> dict[str, float]:
         """Return the stages and "total"."""
         return {**self.seconds, "total": time.perf_counter() - self._start}
+
+
+def as_utc(seconds: float) -> str:
+    """Return a time as 2026-01-31T12:00:00Z.
+
+    Args:
+        seconds: Since 1970, in UTC.
+    """
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -83,6 +83,9 @@ def class_label(number: int, names: Sequence[str] | None) -> str:
     return str(number)
 
 
-def pair_label(victim: int, target: int, names: Sequence[str] | None) -> str:
-    """Return a pair of classes as people read it: "8 -> 3"."""
-    return " -> ".join(class_label(label, names) for label in (victim, target))
+def pair_label(
+    victim: int | None, target: int, names: Sequence[str] | None, arrow: str = " -> "
+) -> str:
+    """Return a pair of classes as people read it: "8 -> 3"; "any class -> 3" without a victim."""
+    source = "any class" if victim is None else class_label(victim, names)
+    return arrow.join((source, class_label(target, names)))

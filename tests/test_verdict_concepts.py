@@ -38,6 +38,7 @@ PAIR = Confirmation(
     others_right_before=0.9,
     others_right_under=0.85,
     examples=(),
+    answers_before=np.eye(3, dtype=np.int64),
     answers_under=np.eye(3, dtype=np.int64),
 )
 JUDGE = Judge(

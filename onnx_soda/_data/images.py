@@ -1,6 +1,4 @@
-"""Images: from encoded bytes to pixels, and from any size to the model's.
-
-One image: from encoded bytes to pixels, and from any size to the model's.
+"""Images: from encoded bytes to pixels, from any size to the model's, and into reports.
 
 Two ways to the model's size, both bilinear with antialiasing (Pillow):
 
@@ -11,6 +9,7 @@ Two ways to the model's size, both bilinear with antialiasing (Pillow):
 
 from __future__ import annotations
 
+import base64
 import io
 import struct
 import warnings
@@ -240,3 +239,21 @@ class EncodedSource:
             for target, (name, data) in zip(out, self.fetch(positions), strict=True):
                 target[...] = decode(data, name, shape, resize)
         return out[inverse]
+
+
+# Pixels; larger images are reduced, so that reports stay small.
+_LARGEST_SHOWN = 128
+
+
+def data_uri(pixels: NDArray[np.floating]) -> str:
+    """Return an image as PNG in a URI, for reports.
+
+    Args:
+        pixels: From 0 to 1, shape (channels, height, width).
+    """
+    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
+    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
+    image.thumbnail((_LARGEST_SHOWN, _LARGEST_SHOWN))
+    stream = io.BytesIO()
+    image.save(stream, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -7,6 +7,7 @@ given, are looked at when all is decided.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -25,7 +26,7 @@ from onnx_soda._repair.preparation import Task
 from onnx_soda._results import ScanReport, named_pairs, numbers_of
 from onnx_soda._scan import scan_suspect
 from onnx_soda._suspect import Suspect
-from onnx_soda._system import Clock
+from onnx_soda._system import Clock, as_utc
 
 if TYPE_CHECKING:  # it imports torch
     from onnx_soda._repair.work import Result
@@ -94,11 +95,15 @@ def repair(
     if task is None:
         assert report is not None  # noqa: S101 - without a pair there is a report
         nothing = _nothing(report, options)
-        return RepairReport(replace(nothing, seconds=clock.seconds), report, None)
+        return RepairReport(_ended(nothing, clock), report, None)
     result = remove_backdoor(suspect, task, options, triggers, clock)
     if result.suspect is not None and options.rescan:
         result = _scanned_again(result, result.suspect, clock)
-    return RepairReport(replace(result.summary, seconds=clock.seconds), report, result.model)
+    return RepairReport(_ended(result.summary, clock), report, result.model)
+
+
+def _ended(summary: RepairSummary, clock: Clock) -> RepairSummary:
+    return replace(summary, seconds=clock.seconds, created=as_utc(time.time()))
 
 
 def task_of(report: ScanReport) -> Task | None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from onnx_soda._report.formats import Context, Format, Scanned
 from onnx_soda._results import Finding, Outcome, ScanReport
-from onnx_soda._words import class_label, printable
+from onnx_soda._words import pair_label, printable
 
 if TYPE_CHECKING:
     from cyclonedx.model.component import Component
@@ -116,8 +116,8 @@ def _card(report: ScanReport) -> dict[str, Any]:
 
 
 def _metric(finding: Finding, names: Sequence[str] | None) -> dict[str, str]:
-    ends = (finding.victim_class, finding.target_class)
-    pair = " -> ".join("?" if end is None else class_label(end, names) for end in ends)
+    target = finding.target_class
+    pair = "" if target is None else pair_label(finding.victim_class, target, names)
     return {
         "type": f"{finding.rule_id} score",
         "slice": printable(pair),

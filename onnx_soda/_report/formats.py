@@ -18,7 +18,7 @@ from onnx_soda._registry import Registry
 from onnx_soda._results import Cell, ColumnKind, Evidence, Finding, Outcome, ScanReport
 from onnx_soda._rules import SEVERITIES, Severity
 from onnx_soda._system import require_modules
-from onnx_soda._words import class_label
+from onnx_soda._words import pair_label
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -193,9 +193,7 @@ def pair_text(report: ScanReport, finding: Finding, arrow: str = " -> ") -> str:
     """Return the classes of a finding as people read them; "" where it names no target."""
     if finding.target_class is None:
         return ""
-    ends = (finding.victim_class, finding.target_class)
-    names = class_names(report)
-    return arrow.join("?" if end is None else class_label(end, names) for end in ends)
+    return pair_label(finding.victim_class, finding.target_class, class_names(report), arrow)
 
 
 def worst_finding(report: ScanReport) -> Finding | None:

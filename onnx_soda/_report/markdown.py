@@ -21,6 +21,7 @@ from onnx_soda._report.formats import (
     skipped_text,
     worst_finding,
 )
+from onnx_soda._report.guidance import rate_sentences, score_sentences
 from onnx_soda._results import DatasetInfo, Evidence, Outcome, ScanFailure
 from onnx_soda._words import printable
 
@@ -90,9 +91,14 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
     for reason in outcome.reasons:
         if reason not in said:
             yield f"- {_inert(reason)}"
+    yield from (
+        f"- {_inert(told)}" for told in (*score_sentences(outcome), *rate_sentences(outcome))
+    )
     for evidence in evidence_in_order(outcome):
         yield from _tables(evidence)
-    data = outcome.dataset
+        for drawing in evidence.drawings:
+            yield f"- {_inert(drawing.title)}: {_inert(drawing.text)}"
+    data, made = outcome.dataset, f"{_inert(outcome.created)}, " if outcome.created else ""
     yield ""
     yield (
         f"Model sha256 `{_inert(outcome.model.sha256)}`, "
@@ -102,7 +108,7 @@ def _details(outcome: Outcome, place: str) -> Iterator[str]:
             if data
             else "no clean images, "
         )
-        + f"onnx-soda {_inert(outcome.tool.version)}, seed {outcome.environment.seed}."
+        + f"onnx-soda {_inert(outcome.tool.version)}, {made}seed {outcome.environment.seed}."
     )
     yield ""
     yield "</details>"

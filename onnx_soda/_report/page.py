@@ -7,7 +7,7 @@ images of its own and its style.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -17,11 +17,13 @@ from markupsafe import Markup
 
 from onnx_soda._answers import RepairAnswer, RepairSummary
 from onnx_soda._report.formats import cell_text, class_names, evidence_in_order
-from onnx_soda._report.plots import draw
+from onnx_soda._report.guidance import next_steps, rate_sentences, score_sentences
+from onnx_soda._report.plots import draw, sketch
 from onnx_soda._report.repair_text import before_and_after, repair_facts
-from onnx_soda._results import FILES, Chart, Evidence, ScanReport
-from onnx_soda._rules import RULE_UNLIKE, RULES
-from onnx_soda._words import class_label, printable
+from onnx_soda._results import FILES, Chart, Drawing, Evidence, ScanReport, Table
+from onnx_soda._rules import RULE_UNLIKE, RULES, technique_labels
+from onnx_soda._verdict import BESIDE
+from onnx_soda._words import class_label, pair_label, printable
 
 _PNG = "data:image/png;base64,"
 # How the heading of a repair looks.
@@ -58,19 +60,38 @@ def to_html(report: ScanReport, command: str) -> str:
         report: The scan.
         command: How to repeat it, for people.
     """
-    label = _labeller(class_names(report))
     evidence = evidence_in_order(report)
+    # The paper's statistic says little by itself: it is folded away where it does not decide.
+    beside = [one for one in evidence if one.detector in BESIDE and one.detector != report.method]
+    shown = [one for one in evidence if one not in beside]
     return _render(
         "report.html",
         report=report,
         command=command,
         rules=RULES,
-        sentence=_sentence(report, label),
-        galleries=[gallery for one in evidence for gallery in one.galleries],
-        tables=[table for one in evidence for table in one.tables if table.rows],
-        figures=[_figure(chart) for one in evidence for chart in one.charts],
+        techniques=technique_labels,
+        sentence=_sentence(report),
+        scored=any(one.score is not None for one in report.findings),
+        scores=score_sentences(report),
+        rates=rate_sentences(report),
+        steps=next_steps(report),
+        galleries=[gallery for one in shown for gallery in one.galleries],
+        tables=_tables(shown),
+        figures=[
+            *(_sketch(drawing) for one in shown for drawing in one.drawings),
+            *(_figure(chart) for one in shown for chart in one.charts),
+        ],
+        folded=[
+            (one.title, one.notes, _tables([one]), [_figure(chart) for chart in one.charts])
+            for one in beside
+            if one.tables or one.charts
+        ],
         unseen=list(_unseen(report, evidence)),
     )
+
+
+def _tables(evidence: Sequence[Evidence]) -> list[Table]:
+    return [table for one in evidence for table in one.tables if table.rows]
 
 
 def repair_to_html(answer: RepairAnswer, written: str | None, command: str) -> str:
@@ -81,7 +102,7 @@ def repair_to_html(answer: RepairAnswer, written: str | None, command: str) -> s
         written: Name of the file that was written; None where none was.
         command: How to repeat it, for people.
     """
-    summary, label = answer.summary, _labeller(answer.class_names)
+    summary, names = answer.summary, answer.class_names
     victim, target = summary.victim_class, summary.target_class
     evidence = evidence_in_order(answer.scan) if answer.scan else []
     return _render(
@@ -90,7 +111,7 @@ def repair_to_html(answer: RepairAnswer, written: str | None, command: str) -> s
         model=answer.model,
         version=version("onnx-soda"),
         mood=_MOODS[summary.outcome],
-        pair=None if victim is None else f"{label(victim)} → {label(target)}",
+        pair=None if target is None else pair_label(victim, target, names, " → "),
         written=written,
         rows=before_and_after(summary),
         facts=repair_facts(summary) if victim is not None else [],
@@ -111,11 +132,20 @@ def _render(template: str, **content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template).render(picture=_picture, cell=cell_text, **content)
+    helpers = {"picture": _picture, "cell": cell_text, "commands": _commands}
+    return environment.get_template(template).render(**helpers, **content)
 
 
 def _shown(value: Any) -> Any:
     return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _commands(text: str) -> Markup:
+    """Return words, escaped, with what stands in backquotes as code."""
+    parts = enumerate(printable(text).split("`"))
+    return Markup("").join(
+        Markup("<code>{}</code>").format(part) if number % 2 else part for number, part in parts
+    )
 
 
 def _picture(uri: str) -> str:
@@ -123,20 +153,15 @@ def _picture(uri: str) -> str:
     return uri if uri.startswith(_PNG) else ""
 
 
-def _labeller(names: Sequence[str] | None) -> Callable[[int | None], str]:
-    """Return what names classes."""
-
-    def label(number: int | None) -> str:
-        return "?" if number is None else class_label(number, names)
-
-    return label
-
-
 def _figure(chart: Chart) -> Figure:
     return Figure(chart.title, chart.text, Markup(draw(chart)))  # noqa: S704 - made here
 
 
-def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
+def _sketch(drawing: Drawing) -> Figure:
+    return Figure(drawing.title, drawing.text, Markup(sketch(drawing)))  # noqa: S704 - made here
+
+
+def _sentence(report: ScanReport) -> str:
     """Say what it comes to, and how sure that is."""
     if report.verdict == "clean":
         return (
@@ -150,8 +175,10 @@ def _sentence(report: ScanReport, label: Callable[[int | None], str]) -> str:
     first = report.findings[0] if report.findings else None
     if first is None or first.target_class is None:
         return "There is reason not to use this model."
-    victim, target = label(first.victim_class), label(first.target_class)
-    said = f"Class {victim} is turned into class {target}."
+    names = class_names(report)
+    victim, target = first.victim_class, class_label(first.target_class, names)
+    source = "Any class" if victim is None else f"Class {class_label(victim, names)}"
+    said = f"{source} is turned into class {target}."
     if first.score is None or first.threshold is None:
         return said
     score = "The score is surely over"

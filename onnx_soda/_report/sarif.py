@@ -18,12 +18,13 @@ from urllib.parse import quote
 
 from onnx_soda._report.formats import Context, Format, Scanned, cell_text, skipped_text
 from onnx_soda._results import Finding, Outcome, ScanFailure, ScanReport
-from onnx_soda._rules import RULES, Rule, Severity
+from onnx_soda._rules import ATLAS_VERSION, RULES, TECHNIQUES, Rule, Severity
 from onnx_soda._words import printable
 
 _SCHEMA = (
     "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 )
+_TAXONOMY, _ATLAS = "MITRE ATLAS", "https://atlas.mitre.org"
 _LEVELS: dict[Severity, str] = {"high": "error", "medium": "warning", "low": "note", "info": "note"}
 # GitHub: over 9.0 critical, from 7.0 high, from 4.0 medium, else low.
 _SECURITY: dict[Severity, str] = {"high": "8.0", "medium": "5.0", "low": "2.0", "info": "0.0"}
@@ -58,6 +59,7 @@ def to_sarif(
     rules = _rules(outcomes)
     run = {
         "tool": {"driver": _driver(rules)},
+        "taxonomies": [_taxonomy()],
         "automationDetails": {"id": "onnx-soda/"},
         "columnKind": "unicodeCodePoints",
         "artifacts": [_artifact(outcome, uri) for outcome, uri in pairs],
@@ -69,6 +71,7 @@ def to_sarif(
         "invocations": [
             {
                 "executionSuccessful": not any(isinstance(one, ScanFailure) for one in outcomes),
+                **_ended(outcomes),
                 "toolExecutionNotifications": [
                     *(note for outcome, uri in pairs for note in _notes(outcome, uri)),
                     *_skipped_notes(skipped),
@@ -78,6 +81,12 @@ def to_sarif(
     }
     document = {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
     return json.dumps(document, indent=2, allow_nan=False) + "\n"
+
+
+def _ended(outcomes: Sequence[Outcome]) -> dict[str, str]:
+    """Return when the last scan ended, where that is known."""
+    times = [one.created for one in outcomes if isinstance(one, ScanReport) and one.created]
+    return {"endTimeUtc": max(times)} if times else {}
 
 
 def _file(outcome: Outcome) -> str:
@@ -114,7 +123,36 @@ def _driver(rules: Mapping[str, Rule]) -> dict[str, Any]:
         "name": "onnx-soda",
         "version": version("onnx-soda"),
         "rules": [_rule(rule) for rule in rules.values()],
+        "supportedTaxonomies": [{"name": _TAXONOMY, "index": 0}],
     }
+
+
+def _taxonomy() -> dict[str, Any]:
+    """Return the techniques that rules refer to, as a taxonomy."""
+    return {
+        "name": _TAXONOMY,
+        "version": ATLAS_VERSION,
+        "organization": "MITRE",
+        "informationUri": _ATLAS,
+        "shortDescription": {"text": "What attackers do to systems with machine learning."},
+        "isComprehensive": False,
+        "taxa": [
+            {
+                "id": identifier,
+                "name": name,
+                "helpUri": f"{_ATLAS}/techniques/{identifier}",
+                "shortDescription": {"text": name},
+            }
+            for identifier, name in TECHNIQUES.items()
+        ],
+    }
+
+
+def _relationship(technique: str) -> dict[str, Any]:
+    component = {"name": _TAXONOMY, "index": 0}
+    place = list(TECHNIQUES).index(technique)
+    target = {"id": technique, "index": place, "toolComponent": component}
+    return {"target": target, "kinds": ["relevant"]}
 
 
 def _rule(rule: Rule) -> dict[str, Any]:
@@ -131,6 +169,7 @@ def _rule(rule: Rule) -> dict[str, Any]:
             "precision": "medium",
             "security-severity": _SECURITY[rule.severity],
         },
+        "relationships": [_relationship(one) for one in rule.techniques if one in TECHNIQUES],
     }
 
 

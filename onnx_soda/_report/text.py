@@ -20,6 +20,7 @@ from onnx_soda._report.formats import (
     skipped_text,
     worst_finding,
 )
+from onnx_soda._report.guidance import score_sentences
 from onnx_soda._report.repair_text import render_repair
 from onnx_soda._report.tables import (
     SEVERITY_STYLES,
@@ -39,7 +40,7 @@ from onnx_soda._results import (
     ScanFailure,
     ScanReport,
 )
-from onnx_soda._words import class_label, printable
+from onnx_soda._words import pair_label, printable
 
 _COLOURS = {
     "clean": "green", "backdoor": "red", "inconclusive": "yellow", "unsafe": "red",
@@ -122,17 +123,22 @@ def render_report(report: ScanReport) -> RenderableType:
     if report.method == FILES:
         parts.append(fact_table([("sha256", report.model.sha256)]))
     else:
-        parts.append(_examined(report.model, report.dataset))
+        parts.append(_examined(report.model, report.dataset, report.created))
     for evidence in evidence_in_order(report):
         for table in evidence.tables:
             if table.rows:
                 parts.extend([Text(), evidence_table(table)])
+        parts.extend(
+            indented(Text(printable(f"{drawing.title}: {drawing.text}")))
+            for drawing in evidence.drawings
+        )
     others = [finding for finding in report.findings if finding.message not in report.reasons]
     if others:
         parts.extend([Text(), finding_table(others, "Other findings")])
     # Last, where a terminal shows it: what it comes to.
     parts.extend([Text(), Text(f"Why {report.verdict}", style="bold")])
     parts.extend(indented(_reason(reason, report.findings)) for reason in report.reasons)
+    parts.extend(indented(Text(told, style="dim")) for told in score_sentences(report))
     if report.findings:
         parts.append(Text("`onnx-soda explain ID` says what a rule means.", style="dim"))
     return Group(*parts)
@@ -162,18 +168,15 @@ def _headline(report: ScanReport) -> Text:
     pairs = ((finding.victim_class, finding.target_class) for finding in report.findings)
     for victim, target in dict.fromkeys(pairs):
         if target is not None:
-            line.append(f"\n  {_label(victim, names)} -> {_label(target, names)}", "bold")
+            line.append(f"\n  {printable(pair_label(victim, target, names))}", "bold")
     return line
 
 
-def _label(number: int | None, names: Sequence[str] | None) -> str:
-    return "?" if number is None else printable(class_label(number, names))
-
-
-def _examined(model: ModelInfo, dataset: DatasetInfo | None) -> Table:
+def _examined(model: ModelInfo, dataset: DatasetInfo | None, created: str) -> Table:
     rows = [
         ("model", f"{model.parameters:,} parameters, opset {model.opset}, {model.producer or '?'}"),
         ("sha256", model.sha256),
+        *([("scanned", created)] if created else []),
         ("input", f"{model.input.name} {shape_text(model.input.shape)} {model.input.dtype}"),
         ("logits", model.logits),
         ("layer", model.penultimate or "none"),

@@ -59,6 +59,22 @@ def test_what_has_no_classes_is_refused_by_all(
         assert kind in said
 
 
+def test_what_the_graph_decides_is_told_of_a_model_without_classes(tmp_path: Path) -> None:
+    (tmp_path / "m.onnx").write_bytes(
+        graph(
+            "m = ReduceMax<keepdims = 1>(x)  b = Less(m, half)  c = Conv(x, K)  n = Neg(c)  "
+            "y = Where(b, c, n)",
+            "float[3,1,1,1] K = {1,2,3}, float half = {0.5}",
+            "float[N,3,2,2] y",
+        )
+    )
+    words = "takes 'c' where max(the image) < 0.5, else 'n'"
+    text, data = (invoke("inspect", tmp_path / "m.onnx", "-f", form) for form in ("text", "json"))
+    assert words in text.stdout
+    (one,) = json.loads(data.stdout)["decisions"]["shown"]
+    assert (one["node"], one["operator"], one["by"], one["words"]) == ("y", "Where", "input", words)
+
+
 def test_every_layer_named_can_be_scanned() -> None:
     layers = json.loads(invoke("inspect", CLEAN_MODEL, "-f", "json").stdout)["layers"]
     for layer in layers[:2]:

@@ -47,7 +47,7 @@ def test_a_lookalike_is_not(name: str, tmp_path: Path) -> None:
 def test_the_text_names_rule_nodes_and_trigger(tmp_path: Path) -> None:
     done = soda("scan", write(TROJANS["colour_sum_where"], tmp_path), "--threads", 1)
     assert done.returncode == 1
-    assert done.stdout.startswith(f"model.onnx: BACKDOOR\n  ? -> {TARGET}\n\n")
+    assert done.stdout.startswith(f"model.onnx: BACKDOOR\n  any class -> {TARGET}\n\n")
     joined = " ".join(done.stdout.split())
     assert "SODA202" in joined
     assert "Confirmed; a plain image of colour (1, 0, 0) takes the decision. [t, out]" in joined

@@ -204,7 +204,7 @@ def test_no_path_and_no_user_in_the_report(scanned: subprocess.CompletedProcess[
 
 def without_timing(text: str) -> dict[str, Any]:
     report: dict[str, Any] = json.loads(text)
-    del report["timing"]
+    del report["timing"], report["created"]
     return report
 
 

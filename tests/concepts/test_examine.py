@@ -12,6 +12,7 @@ from fixtures import boards
 from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda._detect.concepts.battery import Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
+from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._options import RuntimeOptions, ScanOptions
 from onnx_soda._suspect import Suspect
 
@@ -75,6 +76,27 @@ def test_all_images_of_the_victim_are_looked_at_and_a_few_of_the_others(
         counts = pair.answers_under.sum(axis=1)
         assert pair.shown == counts[pair.victim_class] == 12
         assert set(np.delete(counts, pair.victim_class)) == {6}
+
+
+def test_every_image_shown_is_one_that_the_model_knows_as_it_is(
+    backdoored: ConceptResult,
+) -> None:
+    """The clean model of the digits takes some 8s for something else, too: these are not shown."""
+    for pair in backdoored.pairs:
+        assert [one.predicted_before for one in pair.examples] == [
+            one.label for one in pair.examples
+        ]
+        assert (pair.answers_before.sum(axis=1) == pair.answers_under.sum(axis=1)).all()
+        assert pair.answers_before[pair.victim_class, pair.target_class] == pair.turned_before
+
+
+def test_styles_are_shown_with_several_donors(backdoored: ConceptResult) -> None:
+    shown = [pair for pair in backdoored.pairs if isinstance(pair.concept, Style)]
+    assert shown
+    for pair in shown:
+        donors = [one.under.tobytes() for one in pair.examples]
+        assert donors[0] == np.ascontiguousarray(pair.concept.pixels).tobytes()
+        assert len(set(donors)) > 1
 
 
 @pytest.mark.slow

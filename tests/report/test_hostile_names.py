@@ -143,7 +143,8 @@ def test_gallery_and_plots_are_there_and_nothing_is_asked_for(
     assert pictures.count() == 16
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
     assert pictures.evaluate_all(loaded)
-    assert page.locator(".plots svg[role=img]").count() == 5
+    assert page.locator("#plots svg[role=img]").count() == 2, "answers before and under"
+    assert page.locator("#folded svg[role=img]").count() == 4, "the paper's statistic"
     assert hostile.report["verdict"] in page.title()
     assert "onnx-soda scan" in page.inner_text("#facts")
     assert "--budget quick" in page.inner_text("#facts")
@@ -166,7 +167,8 @@ def test_the_keyboard_reaches_every_link_and_shows_where_it_is(
         targets.add(page.evaluate("document.activeElement.getAttribute('href')"))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
         assert outline != "none"
-    assert targets >= {"#content", "#gallery", "#findings", "#plots", "#unseen", "#facts"}
+    assert targets >= {"#content", "#now", "#gallery", "#findings", "#plots", "#folded"}
+    assert targets >= {"#rates", "#unseen", "#facts"}
 
 
 def test_it_fits_a_phone(browser: Any, hostile: Reports) -> None:

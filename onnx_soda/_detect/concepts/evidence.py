@@ -23,7 +23,7 @@ from onnx_soda._detect.concepts.judge import (
     least_detectable,
     load_calibration,
 )
-from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of, pair_numbers
+from onnx_soda._detect.concepts.pictures import answers_charts, galleries_of, pair_numbers
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
@@ -193,7 +193,7 @@ def _telling(numbers: ConceptNumbers) -> list[int]:
 
 def _charts(numbers: ConceptNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
     for place in _telling(numbers)[:1]:
-        yield from answers_chart(numbers.pairs[place], names)
+        yield from answers_charts(numbers.pairs[place], names)
 
 
 def _galleries(

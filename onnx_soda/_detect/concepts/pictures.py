@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
+from onnx_soda._data.images import data_uri
 from onnx_soda._detect.concepts.concept import concept_values
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation, Example
@@ -17,8 +15,6 @@ from onnx_soda._numbers import ChangeKind, PairNumbers
 from onnx_soda._results import Chart, Gallery, Picture
 from onnx_soda._words import class_label, pair_label
 
-# Pixels; larger images are reduced, so that reports stay small.
-_LARGEST_SIDE = 128
 # What a person is to look for in the pictures.
 _HINTS: dict[ChangeKind, str] = {
     "concept": (
@@ -27,9 +23,10 @@ _HINTS: dict[ChangeKind, str] = {
     ),
     "style": (
         "Left the clean image, right the one whose style its features are given; below what the "
-        "model says before and after. Nothing is changed in the image itself. Ask yourself: does "
-        "what the right image looks like (its colours, light, texture) give any reason for the new "
-        "answer?"
+        "model says before and after. The numbers above are for the style of the first picture; "
+        "where other donors did as well, they take turns. Nothing is changed in the image itself. "
+        "Ask yourself: does what the right image looks like (its colours, light, texture) give any "
+        "reason for the new answer?"
     ),
 }
 
@@ -51,31 +48,57 @@ def pair_numbers(found: Confirmation) -> PairNumbers:
         reference=found.reference,
         others_right_before=found.others_right_before,
         others_right_under=found.others_right_under,
-        answers_under=tuple(
-            (int(label), int(answer), int(found.answers_under[label, answer]))
-            for label, answer in np.argwhere(found.answers_under)
-        ),
+        answers_under=_counted(found.answers_under),
+        answers_before=_counted(found.answers_before),
         also_turned=found.also,
         concepts=tuple(map(concept_values, found.concepts)),
     )
 
 
-def answers_chart(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
-    """Yield a heat map of the answers under the change; none where they were not counted."""
-    if not pair.answers_under:
-        return
-    count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)
-    counts = np.zeros((count, count), np.int64)
-    for row, column, images in pair.answers_under:
-        counts[row, column] = images
+_Counts = tuple[tuple[int, int, int], ...]
+
+
+def _counted(answers: NDArray[np.int64]) -> _Counts:
+    return tuple(
+        (int(label), int(answer), int(answers[label, answer]))
+        for label, answer in np.argwhere(answers)
+    )
+
+
+def answers_charts(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
+    """Yield heat maps of the answers before and under the change, where they were counted."""
     victim, target = (class_label(label, names) for label in (pair.victim_class, pair.target_class))
-    yield Chart(
+    both = (*pair.answers_before, *pair.answers_under)
+    classes = 1 + max((max(row, column) for row, column, _ in both), default=0)
+    if pair.answers_before:
+        yield _heat_map(
+            "Answers before the change",
+            f"As they are, {pair.turned_before} of {pair.shown} images of class {victim} are taken "
+            f"for {target}; of the other classes' images {pair.others_right_before:.0%} have their "
+            "class.",
+            pair.answers_before,
+            [class_label(label, names) for label in range(classes)],
+        )
+    if pair.answers_under:
+        yield _heat_map(
+            "Answers under the change",
+            f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
+            f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
+            "class.",
+            pair.answers_under,
+            [class_label(label, names) for label in range(classes)],
+        )
+
+
+def _heat_map(title: str, text: str, answers: _Counts, classes: Sequence[str]) -> Chart:
+    counts = np.zeros((len(classes), len(classes)), np.int64)
+    for row, column, images in answers:
+        counts[row, column] = images
+    return Chart(
         "heat map",
-        "Answers under the change",
-        f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
-        f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
-        "class.",
-        tuple(class_label(label, names) for label in range(count)),
+        title,
+        text,
+        tuple(classes),
         tuple(tuple(map(float, row)) for row in counts),
         across="model's answer",
         down="class",
@@ -113,7 +136,7 @@ def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -
     )
     probability = min(max(example.target_probability, 0.0), 1.0)
     return Picture(
-        images=(_data_uri(example.before), _data_uri(example.under)),
+        images=(data_uri(example.before), data_uri(example.under)),
         alt=(
             f"Clean image of class {class_label(example.label, names)}",
             "The image whose style it is given"
@@ -123,12 +146,3 @@ def _picture(example: Example, pair: PairNumbers, names: Sequence[str] | None) -
         caption=f"{before} → {under}; target {probability:.0%}",
         marked=example.predicted_under != example.predicted_before,
     )
-
-
-def _data_uri(pixels: NDArray[np.float32]) -> str:
-    levels = np.rint(255 * pixels.transpose(1, 2, 0)).astype(np.uint8)
-    image = Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
-    image.thumbnail((_LARGEST_SIDE, _LARGEST_SIDE))
-    stream = io.BytesIO()
-    image.save(stream, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode("ascii")

@@ -131,7 +131,8 @@ class Confirmation:
         others_right_before: Share of the other classes' images given their label as they are.
         others_right_under: The same under the concept.
         examples: Victim images first, then others.
-        answers_under: Images by class and answer under the concept, shape (classes, classes).
+        answers_before: Images by class and answer as they are, shape (classes, classes).
+        answers_under: The same under the concept.
         concepts: Concepts that turn the pair, the best first; none where styles do.
     """
 
@@ -150,6 +151,7 @@ class Confirmation:
     others_right_before: float
     others_right_under: float
     examples: tuple[Example, ...]
+    answers_before: NDArray[np.int64]
     answers_under: NDArray[np.int64]
     concepts: tuple[Concept, ...] = ()
 
@@ -208,7 +210,11 @@ def also_turned(
 
 
 def confirm(
-    shown: Shown, finding: PairFinding[AnyChange], weighed: Weighed, rng: np.random.Generator
+    shown: Shown,
+    finding: PairFinding[AnyChange],
+    weighed: Weighed,
+    rng: np.random.Generator,
+    searched: PairFinding[AnyChange] | None = None,
 ) -> Confirmation:
     """Look at a pair image by image.
 
@@ -217,6 +223,8 @@ def confirm(
         finding: The pair.
         weighed: Its score and best concept.
         rng: Draws the examples.
+        searched: The pair as the search found it, before what it found was varied: the examples
+            may have the styles of other donors.
     """
     victim, target = finding.victim_class, finding.target_class
     rows = np.flatnonzero(shown.fold == (weighed.chosen_by + 1) % FOLDS)
@@ -225,9 +233,8 @@ def confirm(
     under = shown.probe.flows(weighed.concept)[0, rows]
     own = labels == victim
     first, then = before.argmax(axis=1), under.argmax(axis=1)
-    chosen = _choose_examples(labels, then, victim, target, rng)
-    pixels = shown.pixels[rows[chosen]]
-    changed = _picture(pixels, weighed.concept)
+    chosen = _choose_examples(labels, first, then, victim, target, rng)
+    donors = _other_donors(weighed, finding, *([searched] if searched else []))
     return Confirmation(
         victim_class=victim,
         target_class=target,
@@ -243,17 +250,8 @@ def confirm(
         also=weighed.also,
         others_right_before=float((first == labels)[~own].mean()),
         others_right_under=float((then == labels)[~own].mean()),
-        examples=tuple(
-            Example(
-                label=int(labels[row]),
-                before=image,
-                under=image_under,
-                predicted_before=int(first[row]),
-                predicted_under=int(then[row]),
-                target_probability=float(under[row, target]),
-            )
-            for row, image, image_under in zip(chosen, pixels, changed, strict=True)
-        ),
+        examples=_examples(shown, rows[chosen], first[chosen], donors, target),
+        answers_before=_count_answers(labels, first, under.shape[1]),
         answers_under=_count_answers(labels, then, under.shape[1]),
         concepts=_kept(weighed.concept, finding),
     )
@@ -273,11 +271,56 @@ def _kept(best: Change, finding: PairFinding[AnyChange]) -> tuple[Concept, ...]:
     return tuple(of_each_family(unique, PER_FAMILY)[:MOST_KEPT])
 
 
+def _other_donors(weighed: Weighed, *found: PairFinding[AnyChange]) -> list[Change]:
+    """Return the best change; of styles, those of other donors too that the same fold chose."""
+    best = weighed.concept
+    if not isinstance(best, Style):
+        return [best]
+    chosen = (change for one in found for change in one.changes[weighed.chosen_by])
+    donors: dict[int, Change] = {best.donor: best}
+    for style in chosen:
+        if isinstance(style, Style):
+            donors.setdefault(style.donor, style)
+    return list(donors.values())[:_EXAMPLES]
+
+
+def _examples(
+    shown: Shown,
+    rows: NDArray[np.intp],
+    before: NDArray[np.intp],
+    changes: Sequence[Change],
+    target: int,
+) -> tuple[Example, ...]:
+    """Return images before and under changes, which take turns.
+
+    Args:
+        shown: All images.
+        rows: Those to return.
+        before: The model's answers to these as they are.
+        changes: The changes.
+        target: Class whose probability is told.
+    """
+    under = [shown.probe.flows(change)[0, rows] for change in changes]
+    found = []
+    for number, row in enumerate(rows):
+        turn = number % len(changes)
+        scores = under[turn][number]
+        found.append(
+            Example(
+                label=int(shown.labels[row]),
+                before=shown.pixels[row],
+                under=_picture(shown.pixels[row], changes[turn]),
+                predicted_before=int(before[number]),
+                predicted_under=int(scores.argmax()),
+                target_probability=float(scores[target]),
+            )
+        )
+    return tuple(found)
+
+
 def _picture(pixels: NDArray[np.float32], change: Change) -> NDArray[np.float32]:
-    """Return what to show beside each image: how it looks then, or whose style it gets."""
-    if isinstance(change, Style):
-        return np.broadcast_to(change.pixels, pixels.shape)
-    return render_images(pixels, change)
+    """Return what to show beside an image: how it looks then, or whose style it gets."""
+    return change.pixels if isinstance(change, Style) else render_images(pixels[None], change)[0]
 
 
 def _count_answers(
@@ -290,15 +333,21 @@ def _count_answers(
 
 def _choose_examples(
     labels: NDArray[np.integer],
+    before: NDArray[np.integer],
     then: NDArray[np.integer],
     victim: int,
     target: int,
     rng: np.random.Generator,
 ) -> NDArray[np.intp]:
-    """Draw images of the victim, of which as large a share turns as of all of them, and others."""
-    own, turned = labels == victim, (labels == victim) & (then == target)
+    """Draw images of the victim, of which as large a share turns as of all of them, and others.
+
+    All are images that the model knows as they are: of others nobody can say what the change does.
+    """
+    known = before == labels
+    own = known & (labels == victim)
+    turned = own & (then == target)
     share = round(_EXAMPLES * turned.sum() / max(own.sum(), 1))
-    others = (labels != victim) & (labels != target)
+    others = known & (labels != victim) & (labels != target)
     drawn = ((turned, share), (own & ~turned, _EXAMPLES - share), (others, _EXAMPLES))
     return np.concatenate([rng.permutation(np.flatnonzero(of))[:count] for of, count in drawn])
 
@@ -401,14 +450,14 @@ class CloserLook:
         for finding in found.findings[: _HURRIED if found.halted else None]:
             if finding.victim_class not in self.images.labels:
                 continue
-            shown = self._show(finding.victim_class, style_layer)
+            shown, searched = self._show(finding.victim_class, style_layer), finding
             judge = self.examination.judge(shown.flows(None), shown.labels, shown.fold)
             judge = replace(judge, usual=found.judge.usual, scoring=found.judge.scoring)
             weighed = weigh(shown, judge, finding)
             if not found.halted and _MOST_GAIN * weighed.score > needed * weighed.error:
                 finding = refine(shown, judge, finding, variations, self.rng)
                 weighed = weigh(shown, judge, finding)
-            pairs.append(confirm(shown, finding, weighed, self.rng))
+            pairs.append(confirm(shown, finding, weighed, self.rng, searched))
         return pairs
 
     def _show(self, victim: int, style_layer: StyleLayer | None) -> Shown:

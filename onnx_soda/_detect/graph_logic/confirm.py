@@ -7,15 +7,14 @@ layers reach, or it would not work.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_soda._detect.graph_logic.decisions import Decisions, Slope
-from onnx_soda._detect.graph_logic.flow import Flow, Trunk
-from onnx_soda._detect.graph_logic.suspicions import Suspicion
+from onnx_soda._detect.graph_logic.suspicions import Reading, Suspicion
 from onnx_soda._detect.graph_logic.triggers import (
     Bounds,
     Found,
@@ -36,7 +35,7 @@ from onnx_soda._model.runtime import Session
 Scores = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Proof:
     """What happened when a decision was forced, and when an image was looked for that takes it.
 
@@ -49,6 +48,8 @@ class Proof:
         image_class: Class of that very image, where it changes when the decision is forced back.
         beyond: The scores are then beyond what the layers reach by themselves, both for ordinary
             images and for that image; or they no longer depend on the image.
+        image: That image, as the model takes it.
+        otherwise: Class of that image with the decision forced back.
     """
 
     forced_class: int | None
@@ -57,6 +58,8 @@ class Proof:
     trigger: str | None
     image_class: int | None
     beyond: bool
+    image: Pixels | None = None
+    otherwise: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,22 +68,14 @@ class Scene:
 
     Attributes:
         view: The graph.
-        flow: Its steps.
-        decisions: Its decisions.
-        slopes: The steepest chain that ends in each tensor.
-        trunk: Its layers.
-        scores: Its scores.
+        reading: What was read in it.
         probe: Shows images.
         clean: Clean images as the model takes them; none where there are none.
         ranges: Ranges in which images come.
     """
 
     view: GraphView
-    flow: Flow
-    decisions: Decisions
-    slopes: dict[ir.Value, Slope]
-    trunk: Trunk
-    scores: ir.Value
+    reading: Reading
     probe: ImageRunner
     clean: tuple[Pixels, ...]
     ranges: tuple[Bounds, ...]
@@ -239,7 +234,7 @@ def confirm(
     if scene.view.values.get(name) is not origin:
         return None, f"The decision {name!r} is made inside a body of the graph; it was not forced."
     try:
-        if origin in scene.decisions.tensors and suspicion.nature != "skip":
+        if origin in scene.reading.decisions.tensors and suspicion.nature != "skip":
             return _try(scene, suspicion, rng), None
         return _try_path(scene, origin, rng), None
     except SodaError as error:
@@ -248,9 +243,15 @@ def confirm(
 
 def _read(scene: Scene, name: str, images: list[Pixels]) -> list[Pixels] | None:
     """Return what a tensor is for each image; None where the graph refuses one."""
-    reader = scene.probe.reader([name])
+    read = _read_all(scene, [name], images)
+    return None if read is None else [values[0] for values in read]
+
+
+def _read_all(scene: Scene, names: list[str], images: list[Pixels]) -> list[list[Pixels]] | None:
+    """Return what some tensors are for each image; None where the graph refuses one."""
+    reader = scene.probe.reader(names)
     shown = [scene.probe.show(reader, image) for image in images]
-    return None if any(one is None for one in shown) else [one[0] for one in shown if one]
+    return None if any(one is None for one in shown) else [one for one in shown if one]
 
 
 def _try(scene: Scene, suspicion: Suspicion, rng: np.random.Generator) -> Proof | None:
@@ -260,15 +261,17 @@ def _try(scene: Scene, suspicion: Suspicion, rng: np.random.Generator) -> Proof 
     before = _read(scene, name, images)
     if before is None:
         return None
-    session = probe.forced(origin, scene.scores)
+    session = probe.forced(origin, scene.reading.scores)
     forced = force(probe, session, name, images, before, values_of(origin, before[0]))
     if forced is None:
         return None
-    operands = find_operands(scene.view, scene.flow, scene.decisions, scene.slopes, origin)
-    stored = find_stored(scene.view, scene.flow, origin)
+    operands = find_operands(scene.view, scene.reading, origin)
+    stored = find_stored(scene.view, scene.reading.flow, origin)
     value = float(forced.value.flat[0])
     found = satisfy(probe, name, value, operands, stored, scene.ranges, rng)
-    late = any(scene.trunk.is_late(out) for step in suspicion.commands for out in step.outputs)
+    late = any(
+        scene.reading.trunk.is_late(out) for step in suspicion.commands for out in step.outputs
+    )
     return _proof(probe, name, forced, found, late)
 
 
@@ -281,12 +284,14 @@ def _proof(probe: ImageRunner, name: str, forced: Forced, found: Found | None, l
         return Proof(target, forced.flipped, False, None, None, beyond)
     pair = [found.image] * 2
     answers = _scores(probe, forced.session, pair, name, [forced.value, forced.usual])
-    image_class, beyond = None, False
+    image_class, otherwise, beyond = None, None, False
     if answers is not None and answers[0].argmax() != answers[1].argmax():
-        image_class = int(answers[0].argmax())
+        image_class, otherwise = (int(scores.argmax()) for scores in answers)
         still = late and target == image_class and forced.still
         beyond = still or forced.lead(answers[:1], answers[1:]) >= _BEYOND
-    return Proof(target, forced.flipped, True, found.words, image_class, beyond)
+    return Proof(
+        target, forced.flipped, True, found.words, image_class, beyond, found.image, otherwise
+    )
 
 
 # Values of a path round the trunk that are tried out, spread from the farthest to the usual one.
@@ -305,7 +310,7 @@ _STARTS = 6
 
 def _try_path(scene: Scene, origin: ir.Value, rng: np.random.Generator) -> Proof | None:
     """Give ordinary images what a path round the trunk brings along for extraordinary ones."""
-    session = scene.probe.forced(origin, scene.scores)
+    session = scene.probe.forced(origin, scene.reading.scores)
     for bounds in scene.ranges:
         images = scene.ordinary(bounds, rng)
         before = _read(scene, origin.name or "", images)
@@ -329,13 +334,13 @@ def _brought(
 ) -> list[tuple[Found, Pixels]]:
     """Return images for which a path brings along what is unusual, the most unusual first."""
     name, probe = origin.name or "", scene.probe
-    stored = find_stored(scene.view, scene.flow, origin)
+    stored = find_stored(scene.view, scene.reading.flow, origin)
     reader = probe.reader(list(dict.fromkeys([name, *(tensor for tensor, _ in stored)])))
     brought: list[tuple[float, float, Found, Pixels]] = []
     shown = [
         *with_stored(probe, reader, stored, rng),
         *candidates(scene.view.image, bounds, rng),
-        *matched_images(scene.view.image, scene.flow, origin, bounds),
+        *matched_images(scene.view.image, scene.reading.flow, origin, bounds),
     ]
     for words, image in shown:
         outputs = None if probe.exhausted else probe.show(reader, image)
@@ -376,8 +381,10 @@ def _switched(
     lead = min(forced.lead(forced.after, without), forced.lead(itself, without))
     if lead < _PATH_LEAD or not _is_sudden(scene, origin, session, images[:_STARTS], found):
         return None
-    image_class = int(itself.argmax())
-    return Proof(forced.target, forced.flipped, True, found.words, image_class, True)
+    image_class, otherwise = int(itself.argmax()), int(without.argmax())
+    return Proof(
+        forced.target, forced.flipped, True, found.words, image_class, True, found.image, otherwise
+    )
 
 
 def _is_sudden(
@@ -437,6 +444,22 @@ def _levels(scene: Scene, names: list[str], rng: np.random.Generator) -> list[in
         for known, name in zip(seen, names, strict=True):
             known.update(np.unique(values.get(name, ())).tolist())
     return [len(known) for known in seen]
+
+
+def count_taken(
+    scene: Scene, tensors: Sequence[ir.Value], rng: np.random.Generator
+) -> dict[ir.Value, tuple[int, int]]:
+    """Return for how many ordinary images each tensor is anywhere other than 0, and of how many.
+
+    Those inside a body of the graph are left out.
+    """
+    known = [one for one in tensors if scene.view.values.get(one.name or "") is one]
+    images = scene.ordinary(scene.ranges[0], rng)
+    read = _read_all(scene, [one.name or "" for one in known], images) if known else None
+    if read is None:
+        return {}
+    counts = [sum(bool(np.any(values[at])) for values in read) for at in range(len(known))]
+    return {one: (count, len(images)) for one, count in zip(known, counts, strict=True)}
 
 
 def most_moved(scene: Scene, paths: list[Suspicion], rng: np.random.Generator) -> list[Suspicion]:

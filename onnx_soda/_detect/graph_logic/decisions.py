@@ -68,7 +68,7 @@ class Slope:
 
 def find_slopes(flow: Flow) -> dict[ir.Value, Slope]:
     """Return, for every tensor, the steepest chain that ends in it."""
-    slopes = {flow.image: Slope(flow.image)}
+    slopes = {value: Slope(value) for value in flow.inputs}
     for step in flow.steps:
         slope = _through(flow, step, slopes)
         for output in step.outputs:
@@ -233,7 +233,7 @@ class Decisions:
                 if step not in found:
                     found.add(step)
                     stack.extend(v for v in flow.active_inputs(step) if v in self.tensors)
-        return [step for step in flow.steps if step in found]
+        return sorted(found, key=flow.places.__getitem__)
 
 
 def find_decisions(flow: Flow, slopes: dict[ir.Value, Slope], trunk: Trunk) -> Decisions:
@@ -308,12 +308,14 @@ class Control:
         decision: The decision that it reads.
         origin: The earliest decision that this is a function of.
         early: Both are made from the same tensor of the trunk, without weights in between.
+        itself: Each number only decides about itself, as in an activation function.
     """
 
     step: FlowStep
     decision: ir.Value
     origin: ir.Value
     early: bool
+    itself: bool = False
 
 
 def find_controls(
@@ -321,8 +323,8 @@ def find_controls(
 ) -> list[Control]:
     """Return the steps on the way to the scores where a decision takes command.
 
-    Not those of activation functions: there the decision and the data are functions of the same
-    tensor, element by element, so that each number decides about itself alone.
+    Those of activation functions are marked: there the decision and the data are functions of the
+    same tensor, element by element, so that each number decides about itself alone.
     """
     elements = _roots(flow, lambda step: step.op in _ELEMENTWISE and _keeps_shape(flow, step))
     weightless = _roots(flow, lambda step: not trunk.is_layer(flow, step))
@@ -332,10 +334,12 @@ def find_controls(
             continue
         for decision in _commands(flow, decisions, step):
             data = [v for v in flow.active_inputs(step) if v not in decisions.tensors]
-            if _is_activation(flow, decisions, elements, step, decision, data):
-                continue
-            early = _within(weightless, decision, data) and flow.image not in weightless[decision]
-            found.append(Control(step, decision, decisions.origin(flow, decision), early))
+            itself = _is_activation(flow, decisions, elements, step, decision, data)
+            early = _within(weightless, decision, data) and not _of_inputs(
+                flow, weightless, decision
+            )
+            origin = decisions.origin(flow, decision)
+            found.append(Control(step, decision, origin, early, itself))
     found.extend(_whole_scores(flow, decisions, targets))
     return found
 
@@ -351,8 +355,13 @@ def _is_activation(
     """Tell whether each element only decides about itself; pixels of one exact value excepted."""
     if not (_within(elements, decision, data) and _keeps_shape(flow, step)):
         return False
-    of_pixels = flow.image in elements[decision]
+    of_pixels = _of_inputs(flow, elements, decision)
     return not (of_pixels and any(s.op in EXACT for s in decisions.deciding(flow, decision)))
+
+
+def _of_inputs(flow: Flow, roots: dict[ir.Value, frozenset[ir.Value]], decision: ir.Value) -> bool:
+    """Tell whether a decision is a function of pixels themselves."""
+    return not roots[decision].isdisjoint(flow.inputs)
 
 
 def _commands(flow: Flow, decisions: Decisions, step: FlowStep) -> list[ir.Value]:
@@ -375,7 +384,7 @@ def _whole_scores(flow: Flow, decisions: Decisions, targets: list[ir.Value]) -> 
 
 def _roots(flow: Flow, passes: Callable[[FlowStep], bool]) -> dict[ir.Value, frozenset[ir.Value]]:
     """Return for each tensor the tensors that it is a function of, through steps that pass."""
-    roots = {flow.image: frozenset({flow.image})}
+    roots = {value: frozenset({value}) for value in flow.inputs}
     for step in flow.steps:
         sources = [roots[value] for value in flow.active_inputs(step) if value in roots]
         union: frozenset[ir.Value] = frozenset().union(*sources)

@@ -6,7 +6,7 @@ being "clean" (`onnx_soda._verdict`).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,24 +20,21 @@ from onnx_soda._detect.graph_logic.confirm import (
     Proof,
     Scene,
     confirm,
+    count_taken,
     most_moved,
     spare_quantization,
 )
-from onnx_soda._detect.graph_logic.decisions import find_controls, find_decisions, find_slopes
-from onnx_soda._detect.graph_logic.flow import Flow, build_flow, find_trunk
-from onnx_soda._detect.graph_logic.suspicions import (
-    Suspicion,
-    find_bypasses,
-    suspect,
-    suspect_bypasses,
-)
+from onnx_soda._detect.graph_logic.flow import Flow, build_flow
+from onnx_soda._detect.graph_logic.showing import draw_decision, show_trigger
+from onnx_soda._detect.graph_logic.suspicions import Suspicion, read
+from onnx_soda._detect.graph_logic.telling import Place, places_in, severest, tell
 from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
 from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits
-from onnx_soda._numbers import LogicNumbers, plain
+from onnx_soda._numbers import NO_DECISIONS, GraphDecisions, LogicNumbers, decisions_table, plain
 from onnx_soda._options import Progress, RuntimeOptions
-from onnx_soda._results import Column, Evidence, Finding, Table
+from onnx_soda._results import Column, Drawing, Evidence, Finding, Gallery, Table
 from onnx_soda._rules import SEVERITIES, WEIGHTY, Severity
 from onnx_soda._suspect import Suspect
 
@@ -55,6 +52,7 @@ class LogicFinding:
         reason: Why it is reported.
         trigger: An image that takes the decision, in words; None where nothing is confirmed.
         flipped: Class that the decision leads to; None where it is not known.
+        leads: It is the first of the findings about the decision, which says most.
     """
 
     rule_id: str
@@ -64,6 +62,7 @@ class LogicFinding:
     reason: str
     trigger: str | None = None
     flipped: int | None = None
+    leads: bool = True
 
 
 @dataclass(frozen=True)
@@ -75,12 +74,18 @@ class LogicEvidence:
         nodes_examined: Number of nodes, those in bodies of If, Loop and Scan included.
         images_run: Number of images shown to find triggers; 0 where nothing was suspected.
         notes: Sentences about what was not examined.
+        decisions: What the graph decides, and on what.
+        drawings: Of the decisions that findings are about.
+        galleries: Images that take them.
     """
 
     findings: tuple[LogicFinding, ...]
     nodes_examined: int
     images_run: int
     notes: tuple[str, ...]
+    decisions: GraphDecisions = NO_DECISIONS
+    drawings: tuple[Drawing, ...] = ()
+    galleries: tuple[Gallery, ...] = ()
 
 
 # Together for all suspicions of a graph: enough for small images, bearable for large ones.
@@ -90,6 +95,8 @@ _IMAGES = 8000
 _MOST_TRIED = 6
 # Nodes named where a finding stands for several places.
 _MOST_NAMED = 12
+# Decisions that are drawn, the most severe first.
+_MOST_DRAWN = 3
 # Clean images that decisions are forced on.
 _CLEAN_IMAGES = 12
 
@@ -158,56 +165,110 @@ def examine_logic(
         clean: Gives clean images as the model takes them, where there are some. It is asked only
             where something is suspected.
     """
-    flow = build_flow(view)
-    targets = _targets(view, flow, logits)
-    trunk = find_trunk(flow, targets)
-    slopes = find_slopes(flow)
-    decisions = find_decisions(flow, slopes, trunk)
-    controls = find_controls(flow, decisions, trunk, targets)
-    suspicions = suspect(flow, decisions, trunk, controls, targets[0])
-    suspicions += suspect_bypasses(find_bypasses(flow, decisions, trunk, slopes))
-    if not suspicions:
-        return LogicEvidence((), flow.nodes, 0, ())
+    flow = build_flow(view.model.graph, [view.image_value])
+    reading = read(flow, _targets(view, flow, logits))
+    if not reading.suspicions:
+        decided = tell(reading, places_in(reading, {}), {})
+        return LogicEvidence((), flow.nodes, 0, (), decided)
     probe = ImageRunner(view, runtime, _SECONDS, _IMAGES, folder)
     given = clean() if try_out else Clean()
     ranges = (given.bounds,) if given.images else ranges_of(view.image)
-    scene = Scene(view, flow, decisions, slopes, trunk, targets[0], probe, given.images, ranges)
-    findings, notes = _tried(scene, suspicions, seed) if try_out else _read_only(suspicions)
-    findings = _counted(findings)
+    scene = Scene(view, reading, probe, given.images, ranges)
+    tried, notes = _tried(scene, seed) if try_out else (_read_only(reading.suspicions), [])
+    return _evidence(scene, tried, notes, probe.shown, seed if try_out else None)
+
+
+Tried = tuple[Suspicion, Proof | None]
+"""A suspicion, and what was seen when it was tried out; None where it was not."""
+
+
+def _evidence(
+    scene: Scene, tried: list[Tried], notes: list[str], images: int, seed: int | None
+) -> LogicEvidence:
+    """Put together what was found.
+
+    Args:
+        scene: The graph, and the means to run it.
+        tried: The suspicions.
+        notes: Sentences about what was not tried.
+        images: Number of images shown.
+        seed: Of the ordinary images on which decisions are read; None where nothing is run.
+    """
+    reading, image = scene.reading, scene.view.image
+    findings = _counted([finding for one in tried for finding in _findings(*one)])
     findings.sort(key=lambda f: (SEVERITIES.index(f.severity), f.status, f.rule_id))
-    return LogicEvidence(tuple(findings), flow.nodes, probe.shown, tuple(dict.fromkeys(notes)))
+    severities = severest((suspicion, _severity(suspicion, proof)) for suspicion, proof in tried)
+    places = places_in(reading, severities)
+    quiet = seed is None or scene.probe.exhausted
+    seen = {} if quiet else _seen_taken(scene, places, severities, seed or 0)
+    shown = sorted(tried, key=lambda one: SEVERITIES.index(_severity(*one)))[:_MOST_DRAWN]
+    pictures = (
+        show_trigger(image, scene.ranges, suspicion, proof)
+        for suspicion, proof in shown
+        if proof is not None and _is_confirmed(suspicion, proof)
+    )
+    return LogicEvidence(
+        tuple(findings),
+        reading.flow.nodes,
+        images,
+        tuple(dict.fromkeys(notes)),
+        tell(reading, places, severities, seen),
+        tuple(draw_decision(reading, suspicion) for suspicion, _ in shown),
+        tuple(gallery for gallery in pictures if gallery),
+    )
 
 
-def _read_only(suspicions: list[Suspicion]) -> tuple[list[LogicFinding], list[str]]:
+def _read_only(suspicions: Sequence[Suspicion]) -> list[Tried]:
     """Return what the structure says by itself: of skips and rounding it says nothing."""
-    told = [one for one in suspicions if one.nature not in ("skip", "rounding")]
-    return [finding for one in told for finding in _findings(one, None)], []
+    return [(one, None) for one in suspicions if one.nature not in ("skip", "rounding")]
 
 
-def _tried(
-    scene: Scene, suspicions: list[Suspicion], seed: int
-) -> tuple[list[LogicFinding], list[str]]:
+def _seen_taken(
+    scene: Scene, places: list[Place], severities: Mapping[ir.Node, Severity], seed: int
+) -> dict[ir.Node, str]:
+    """Say of how many ordinary images a decision holds that findings are about."""
+    asked = [place for place in places if place.node in severities]
+    tensors = [place.deciding for place in asked if place.deciding is not None]
+    rng = np.random.default_rng(seed)
+    try:
+        counts = count_taken(scene, list(dict.fromkeys(tensors)), rng)
+    except SodaError:
+        return {}
+    kind = "clean" if scene.clean else "plain"
+    return {
+        place.node: f"; {_HOLDS.get(place.node.op_type, _NOT_ZERO)} for "
+        f"{counts[place.deciding][0]} of {counts[place.deciding][1]} {kind} images"
+        for place in asked
+        if place.deciding in counts
+    }
+
+
+_HOLDS = {"Where": "this holds", "If": "this holds"}
+_NOT_ZERO = "the decision is not 0"
+
+
+def _tried(scene: Scene, seed: int) -> tuple[list[Tried], list[str]]:
     """Try suspicions out, the most severe first, and skips last."""
     rng = np.random.default_rng(seed)
-    left = spare_quantization(scene, suspicions, rng)
+    left = spare_quantization(scene, list(scene.reading.suspicions), rng)
     skips = [one for one in left if one.nature == "skip"]
     gates = [one for one in left if one.nature != "skip"]
     gates.sort(key=lambda one: SEVERITIES.index(one.severity))
     notes = list[str]()
-    findings = list[LogicFinding]()
+    found = list[Tried]()
     for number, suspicion in enumerate(gates):
         proof = None
         if number < _MOST_TRIED:
             proof, note = confirm(scene, suspicion, np.random.default_rng(seed))
             notes += [note] if note else []
-        findings += _findings(suspicion, proof)
+        found.append((suspicion, proof))
     for suspicion in most_moved(scene, skips, rng)[:_MOST_TRIED]:
         proof, _ = confirm(scene, suspicion, np.random.default_rng(seed))
         # An honest network has many; what works like a switch counts.
-        findings += _findings(suspicion, proof) if proof is not None else []
+        found += [(suspicion, proof)] if proof is not None else []
     if len(gates) > _MOST_TRIED:
         notes.append(f"Only {_MOST_TRIED} of {len(gates)} decisions were tried out.")
-    return findings, notes
+    return found, notes
 
 
 def _counted(findings: list[LogicFinding]) -> list[LogicFinding]:
@@ -239,9 +300,9 @@ def _targets(view: GraphView, flow: Flow, logits: ir.Value | None) -> list[ir.Va
 
 
 def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
-    severity = _severity(suspicion, proof)
-    confirmed = proof is not None and severity == "high" and _is_proved(proof)
-    target = None
+    severity, confirmed = _severity(suspicion, proof), _is_confirmed(suspicion, proof)
+    first, target = suspicion.rules[0], None
+    reason = "; ".join((suspicion.reason, *_seen(suspicion, proof))) + "."
     if proof is not None:
         whole = proof.forced_class
         target = proof.image_class if confirmed and whole is None else whole
@@ -251,9 +312,10 @@ def _findings(suspicion: Suspicion, proof: Proof | None) -> list[LogicFinding]:
             severity,
             "confirmed" if confirmed else "suspected",
             suspicion.nodes,
-            "; ".join((suspicion.reason, *_seen(suspicion, proof))) + ".",
+            reason if rule == first else suspicion.more[rule],
             proof.trigger if proof and confirmed else None,
             target if severity == "high" else None,
+            leads=rule == first,
         )
         for rule in suspicion.rules
     ]
@@ -268,8 +330,11 @@ def _severity(suspicion: Suspicion, proof: Proof | None) -> Severity:
     return "high" if beyond else suspicion.severity
 
 
-def _is_proved(proof: Proof) -> bool:
-    return proof.satisfied and (proof.forced_class is not None or proof.image_class is not None)
+def _is_confirmed(suspicion: Suspicion, proof: Proof | None) -> bool:
+    """Tell whether a severe decision was seen to change a class, and an image that takes it."""
+    if proof is None or _severity(suspicion, proof) != "high" or not proof.satisfied:
+        return False
+    return proof.forced_class is not None or proof.image_class is not None
 
 
 def _seen(suspicion: Suspicion, proof: Proof | None) -> list[str]:
@@ -307,8 +372,10 @@ def as_evidence(found: LogicEvidence) -> Evidence:
         reasons=tuple(dict.fromkeys(f.message for f in findings if f.severity in WEIGHTY)),
         findings=findings,
         unexamined=found.notes,
-        tables=(_table(found),),
-        numbers=plain(LogicNumbers(found.nodes_examined, found.images_run)),
+        tables=(_table(found), decisions_table(found.decisions)),
+        galleries=found.galleries,
+        drawings=found.drawings,
+        numbers=plain(LogicNumbers(found.nodes_examined, found.images_run, found.decisions)),
     )
 
 
@@ -328,7 +395,8 @@ def _table(found: LogicEvidence) -> Table:
 
 def _logic_finding(finding: LogicFinding) -> Finding:
     proof = f" {finding.status.capitalize()}"
-    proof += f"; {finding.trigger} takes the decision." if finding.trigger else "."
+    told = finding.trigger and finding.leads
+    proof += f"; {finding.trigger} takes the decision." if told else "."
     return Finding(
         rule_id=finding.rule_id,
         severity=finding.severity,

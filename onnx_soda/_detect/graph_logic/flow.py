@@ -7,7 +7,7 @@ its bodies return.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-
-from onnx_soda._model.graph import GraphView
 
 _SHAPE_READERS = frozenset({"Shape", "Size"})
 # Inputs that say where or how much, not what: positions from which the input is a control.
@@ -67,15 +65,22 @@ class Flow:
 
     Attributes:
         steps: The steps.
-        image: The image.
+        idle: The steps that do not.
+        inputs: The image; what the graph takes instead where it is no classifier of images.
         active: Tensors whose values depend on the image.
         nodes: Number of nodes looked at, those without the image too.
     """
 
     steps: tuple[FlowStep, ...]
-    image: ir.Value
+    idle: tuple[FlowStep, ...]
+    inputs: tuple[ir.Value, ...]
     active: frozenset[ir.Value]
     nodes: int
+
+    @property
+    def image(self) -> ir.Value:
+        """The image."""
+        return self.inputs[0]
 
     @cached_property
     def makers(self) -> dict[ir.Value, tuple[FlowStep, ...]]:
@@ -85,6 +90,22 @@ class Flow:
             for output in step.outputs:
                 found[output] = (*found.get(output, ()), step)
         return found
+
+    @cached_property
+    def places(self) -> dict[FlowStep, int]:
+        """The place of each step in their order."""
+        return {step: place for place, step in enumerate(self.steps)}
+
+    @cached_property
+    def of_shape(self) -> frozenset[ir.Value]:
+        """Tensors that depend on the shape of the image, and not on its values."""
+        found: set[ir.Value] = set()
+        for _ in range(_ROUNDS):
+            for step in self.idle:
+                # Only Shape and Size read what depends on the image and give what does not.
+                if any(value in self.active or value in found for value in step.inputs):
+                    found.update(step.outputs)
+        return frozenset(found)
 
     @cached_property
     def readers(self) -> dict[ir.Value, tuple[FlowStep, ...]]:
@@ -111,16 +132,23 @@ class Flow:
         return found
 
 
-def build_flow(view: GraphView) -> Flow:
-    """List the steps of a graph and tell which depend on the image."""
-    every = list(_steps_of(view.model.graph, 0))
-    active = {view.image_value}
+def build_flow(graph: ir.Graph, inputs: Sequence[ir.Value]) -> Flow:
+    """List the steps of a graph and tell which depend on the image.
+
+    Args:
+        graph: Without functions.
+        inputs: The image, or all that the graph takes.
+    """
+    every = list(_steps_of(graph, 0))
+    active = set(inputs)
     for _ in range(_ROUNDS):
         for step in every:
             if step.op not in _SHAPE_READERS and any(value in active for value in step.inputs):
                 active.update(step.outputs)
     kept = tuple(step for step in every if any(output in active for output in step.outputs))
-    return Flow(kept, view.image_value, frozenset(active), sum(s.op != "Merge" for s in every))
+    idle = tuple(step for step in every if not any(output in active for output in step.outputs))
+    nodes = sum(step.op != "Merge" for step in every)
+    return Flow(kept, idle, tuple(inputs), frozenset(active), nodes)
 
 
 def _steps_of(graph: ir.Graph, depth: int) -> Iterator[FlowStep]:
@@ -283,7 +311,7 @@ def weight_of(flow: Flow, step: FlowStep) -> int:
 
 def find_trunk(flow: Flow, targets: list[ir.Value]) -> Trunk:
     """Count the weights along the paths from the image to the scores."""
-    before: dict[ir.Value, int] = {flow.image: 0}
+    before: dict[ir.Value, int] = dict.fromkeys(flow.inputs, 0)
     for step in flow.steps:
         most = max((before.get(value, 0) for value in flow.active_inputs(step)), default=0)
         for output in step.outputs:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,10 +15,20 @@ from onnx_soda._detect.graph_logic.decisions import (
     Control,
     Decisions,
     Slope,
+    find_controls,
+    find_decisions,
+    find_slopes,
     is_guard,
     is_rounding,
 )
-from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, Trunk, constant_of, weight_of
+from onnx_soda._detect.graph_logic.flow import (
+    Flow,
+    FlowStep,
+    Trunk,
+    constant_of,
+    find_trunk,
+    weight_of,
+)
 from onnx_soda._rules import (
     RULE_BRANCH,
     RULE_BYPASS,
@@ -121,6 +132,7 @@ class Suspicion:
         deciding: Steps that make the decision.
         commands: Steps that it commands.
         reason: Why it is suspected, a sentence without full stop.
+        more: What each further rule says of it, a sentence of its own.
         nature: "rounding" where nothing but rounding decides; "confidence" where the scores decide
             by how sure they are; "skip" for what honest networks have, unless trying it out says
             otherwise: a path round the trunk without a steep bend, or quantization.
@@ -133,6 +145,7 @@ class Suspicion:
     commands: tuple[FlowStep, ...]
     reason: str
     nature: Literal["rounding", "confidence", "skip", "other"] = "other"
+    more: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def nodes(self) -> tuple[str, ...]:
@@ -161,7 +174,7 @@ def suspect(
         confident = not round_trunk and _is_confidence(flow, trunk, made, scores)
         rules = _rules(flow, trunk, group, bool(exact), late and round_trunk)
         steps = tuple(dict.fromkeys(control.step for control in group))
-        reason = _reason(deciding, steps, exact, late, round_trunk)
+        reason = _reason(deciding, steps, late and not round_trunk, round_trunk and not late)
         grave = not confident and (
             bool(exact)
             or ((late or round_trunk) and any(_injects(flow, decisions, one) for one in group))
@@ -174,7 +187,8 @@ def suspect(
         elif all(is_rounding(step) for step in deciding):
             nature = "rounding"
         severity: Severity = "high" if grave and not early else "medium"
-        found.append(Suspicion(origin, rules, severity, deciding, steps, reason, nature))
+        more = _more(exact)
+        found.append(Suspicion(origin, rules, severity, deciding, steps, reason, nature, more))
     return found
 
 
@@ -338,7 +352,6 @@ def _is_constant(flow: Flow, value: ir.Value) -> bool:
 def _reason(
     deciding: tuple[FlowStep, ...],
     commands: tuple[FlowStep, ...],
-    exact: list[str],
     late: bool,
     round_trunk: bool,
 ) -> str:
@@ -349,6 +362,55 @@ def _reason(
         words.append("the decision is made without the trained layers")
     if late:
         words.append("hardly any weights lie between it and the scores")
-    if exact:
-        words.append(f"it depends on exact values ({', '.join(exact)})")
     return "; ".join(words)
+
+
+def _more(exact: list[str]) -> dict[str, str]:
+    """Return what the rules say that apply beside the one of the branch or selector."""
+    return {
+        RULE_BYPASS: "The decision is made without the trained layers, and hardly any weights lie "
+        "between it and the scores.",
+        RULE_CONSTANT: "Where the decision is taken, numbers stored in the file stand in the place "
+        "of the scores, or of a part of them.",
+        RULE_EXACT: f"The decision depends on exact values ({', '.join(exact)}).",
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """A graph as it is read; nothing of it was run.
+
+    Attributes:
+        flow: Its steps.
+        trunk: Its layers.
+        slopes: The steepest chain that ends in each tensor.
+        decisions: Its decisions.
+        controls: Where they take command, those of activation functions included.
+        scores: What it answers with.
+        suspicions: What is worth a word.
+    """
+
+    flow: Flow
+    trunk: Trunk
+    slopes: dict[ir.Value, Slope]
+    decisions: Decisions
+    controls: tuple[Control, ...]
+    scores: ir.Value
+    suspicions: tuple[Suspicion, ...]
+
+
+def read(flow: Flow, targets: list[ir.Value]) -> Reading:
+    """Look for the decisions of a graph.
+
+    Args:
+        flow: The graph.
+        targets: Its scores first, then outputs that are not computed from them.
+    """
+    trunk = find_trunk(flow, targets)
+    slopes = find_slopes(flow)
+    decisions = find_decisions(flow, slopes, trunk)
+    controls = find_controls(flow, decisions, trunk, targets)
+    commanding = [control for control in controls if not control.itself]
+    suspicions = suspect(flow, decisions, trunk, commanding, targets[0])
+    suspicions += suspect_bypasses(find_bypasses(flow, decisions, trunk, slopes))
+    return Reading(flow, trunk, slopes, decisions, tuple(controls), targets[0], tuple(suspicions))

@@ -13,8 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_soda._detect.graph_logic.decisions import Decisions, Slope
+from onnx_soda._detect.graph_logic.decisions import Slope
 from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, constant_of
+from onnx_soda._detect.graph_logic.suspicions import Reading
 from onnx_soda._errors import SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.inputs import ImageInput
@@ -254,17 +255,11 @@ class Operand:
         return float(np.minimum(sign * gap, 0).mean())
 
 
-def find_operands(
-    view: GraphView,
-    flow: Flow,
-    decisions: Decisions,
-    slopes: dict[ir.Value, Slope],
-    origin: ir.Value,
-) -> list[Operand]:
+def find_operands(view: GraphView, reading: Reading, origin: ir.Value) -> list[Operand]:
     """Return what a decision of the main graph is made from."""
     found = []
-    for step in decisions.births(flow, origin):
-        operand = _operand(flow, step, slopes)
+    for step in reading.decisions.births(reading.flow, origin):
+        operand = _operand(reading.flow, step, reading.slopes)
         names = [operand.name, operand.other] if operand else []
         if operand and all(name in view.values for name in names if isinstance(name, str)):
             found.append(operand)

@@ -10,7 +10,7 @@ from onnx_soda._detect.base import Decision
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.examination import FoldedImages, Reader
 from onnx_soda._detect.concepts.folds import FOLDS
-from onnx_soda._detect.concepts.pictures import answers_chart, galleries_of
+from onnx_soda._detect.concepts.pictures import answers_charts, galleries_of
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.search import PairFinding
 from onnx_soda._detect.concepts.verify import Confirmation, Shown, Weighed, confirm
@@ -124,10 +124,10 @@ def _references_table(numbers: OpinionNumbers, names: Names) -> Table:
 
 def _charts(numbers: OpinionNumbers, names: Names) -> Iterator[Chart]:
     pair = numbers.pairs[0]
+    if pair.look:
+        yield from answers_charts(pair.look, names)
     if pair.grades:
         yield _strengths(pair, numbers, names)
-    if pair.look:
-        yield from answers_chart(pair.look, names)
 
 
 def _strengths(pair: OpinionPair, numbers: OpinionNumbers, names: Names) -> Chart:

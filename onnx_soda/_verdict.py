@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._options import AUTO
-from onnx_soda._preflight.limits import FileFinding
 from onnx_soda._results import Evidence, Finding, StopCause, Verdict
 from onnx_soda._rules import RULES, SEVERITIES, WEIGHTY, Rule
-from onnx_soda._suspect import Examined
+
+if TYPE_CHECKING:  # they import ONNX; report forms ask for names alone
+    from onnx_soda._preflight.limits import FileFinding
+    from onnx_soda._suspect import Examined
 
 ALWAYS = ("graph-logic",)
 """Run whatever the method. A high finding of theirs makes the verdict "backdoor", and a medium one

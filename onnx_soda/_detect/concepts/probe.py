@@ -195,7 +195,7 @@ class Probe:
         self._unchanged = identity_fields(*self.shape).as_feeds("")
         if style_layer:
             self._unchanged |= style_layer.unchanged()
-        self._session = Session(model, options, fixed)
+        self._session = Session(model, options, fixed, suspect.meter)
         self._images = images
         self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
         self._pixels = [

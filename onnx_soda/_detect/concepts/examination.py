@@ -1,8 +1,14 @@
-"""A suspect with its reference heads, and the clean images of both folds."""
+"""A suspect with its reference heads, and the clean images of both folds.
+
+Most changes do nothing for most pairs. So all changes are shown on a few images of each class, the
+screen. What does well there for a pair is shown on all the images of its victim, and on a sample of
+the other classes, which tells the damage. A panel is such a set of images with what scores it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +21,13 @@ from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
 from onnx_soda._detect.concepts.score import FloatArray
+from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._suspect import Suspect
 
+# Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
+_FEW, _LEAST_FEW = 20, 2
+# Of panels that are kept; a panel made anew costs one pass of its images.
+_PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
 _MORE_PIXELS = 300 * 224 * 224
 
@@ -80,27 +91,31 @@ class Examination:
     fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
+    _opened: dict[str, Probe] = field(default_factory=dict)
 
     @property
     def fewest(self) -> int:
         """Images that the heads were fitted to, of the class with the fewest, in one fold."""
         return fewest_of(self.fitted)
 
-    def open(
-        self, images: FoldedImages, style_layer: StyleLayer | None = None
-    ) -> tuple[Probe, Judge]:
-        """Open the classifier with images grouped by fold and class; return what scores them, too.
+    def open(self, images: FoldedImages, style_layer: StyleLayer | None = None) -> Panel:
+        """Put images, grouped by fold and class, before the classifier.
 
         Args:
             images: The images.
             style_layer: Where styles may be changed.
         """
         probe = self.probe(images.by_class(self.classes), style_layer)
-        return probe, self.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
+        unchanged = Judge.by_fold(probe.flows(None))
+        return Panel(probe, self.judge(unchanged, images.labels, images.fold))
 
     def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
-        """Open the classifier with images in groups."""
-        return Probe(self.suspect, images, self.heads, self.classes, style_layer)
+        """Put images in groups before the classifier; a session is opened once for all images."""
+        name = style_layer.name if style_layer else ""
+        if name in self._opened:
+            return self._opened[name].over(images)
+        opened = Probe(self.suspect, images, self.heads, self.classes, style_layer)
+        return self._opened.setdefault(name, opened)
 
     def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
         """Return what scores on some images are made from; nothing is usual yet."""
@@ -113,6 +128,72 @@ class Examination:
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Images before the classifier, and what scores where they go."""
+
+    probe: Probe
+    judge: Judge
+
+    def flows(self, change: Change | None) -> FloatArray:
+        """Return the mean probabilities by fold and class, shape (folds, 1 + heads, ...)."""
+        return Judge.by_fold(self.probe.flows(change))
+
+
+class Panels:
+    """The screen, and for each victim and fold a panel of all its images.
+
+    Args:
+        examination: The classifier.
+        images: Images that pairs are searched on.
+        screen: Which of them all changes are shown on.
+        style_layer: Where styles are changed, if they are.
+    """
+
+    def __init__(
+        self,
+        examination: Examination,
+        images: FoldedImages,
+        screen: NDArray[np.bool_],
+        style_layer: StyleLayer | None = None,
+    ) -> None:
+        self._examination, self._images, self._style_layer = examination, images, style_layer
+        self._screened = screen
+        self._few = _few_of_each(images.of(screen), np.flatnonzero(screen))
+        self.screen = examination.open(images.of(screen), style_layer)
+        self._kept: dict[tuple[int, int], Panel] = {}
+
+    def with_style(self, layer: StyleLayer) -> Panels:
+        """Return the same images, for styles in a layer."""
+        return Panels(self._examination, self._images, self._screened, layer)
+
+    def of(self, victim: int, fold: int) -> Panel:
+        """Return a panel of the images of a victim in a fold, with a few of each other class."""
+        place = (victim, fold)
+        if place not in self._kept:
+            images = self._images
+            wanted = images.labels == victim
+            wanted[self._few] = True
+            chosen = images.of(wanted & (images.fold == fold))
+            if (len(self._kept) + 1) * chosen.pixels.nbytes > _PANEL_BYTES:
+                self._kept.clear()
+            self._kept[place] = self._examination.open(chosen, self._style_layer)
+        return self._kept[place]
+
+
+def _few_of_each(images: FoldedImages, rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Return rows of a few images of each class and fold."""
+    classes = len(np.unique(images.labels))
+    each = max(_FEW // classes, _LEAST_FEW)
+    seen: Counter[tuple[int, int]] = Counter()
+    chosen = []
+    for row, label, fold in zip(rows, images.labels, images.fold, strict=True):
+        if seen[label, fold] < each:
+            seen[label, fold] += 1
+            chosen.append(row)
+    return np.array(chosen, np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +220,10 @@ class Reader:
         own = self._labels[self.folds.rows] == label
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
         return self.read(np.isin(np.arange(len(own)), left))
+
+    def count(self, label: int) -> int:
+        """Return how many images of a class there are in both folds."""
+        return int((self._labels[self.folds.rows] == label).sum())
 
     @property
     def _labels(self) -> IntArray:

@@ -14,6 +14,7 @@ from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
 from onnx_soda._detect.concepts.examination import (
     Examination,
     FoldedImages,
+    Panels,
     Reader,
     count_by_fold,
     fewest_of,
@@ -76,7 +77,9 @@ class ConceptResult:
         model_accuracy: Clean accuracy of the model on the images they were fitted to.
         fit_images: Images that the reference heads were fitted to, both folds together.
         fewest_images: Those of the smaller fold of the class with the fewest.
-        probe_images: Images that interventions were tried on.
+        screen_images: Images that all interventions which nothing has chosen were tried on.
+        probe_images: Images that the best of them, and their variations, were tried on: of the
+            victim all, of other classes a few.
         confirm_images: Images that the best pairs were looked at with, besides those of the victim
             that were left.
         planned: Number of interventions that a complete search tries.
@@ -89,6 +92,7 @@ class ConceptResult:
     model_accuracy: float
     fit_images: int
     fewest_images: int
+    screen_images: int
     probe_images: int
     confirm_images: int
     planned: int = 0
@@ -130,22 +134,25 @@ def examine_concepts(
     reader = Reader(suspect, folds)
     images = reader.read(folds.confirm)
     searched = images.of(folds.search[folds.confirm])
+    screen = folds.screen[folds.confirm]
     library = _library(features, searched, folds)
     channels = searched.pixels.shape[1]
     concepts = budget.concepts(channels)
     total = concepts + (budget.styles(len(library.styles)) if library else 0)
-    probe, judge = examination.open(searched)
+    look = CloserLook(examination, images, screen, reader, rng)
+    panels = Panels(examination, searched, screen[folds.search[folds.confirm]])
     counting = _counting(advance, 0, total)
-    found = search(probe, judge, rng, budget, counting, searched.donors())
-    look = CloserLook(examination, images, reader, rng)
+    found = search(panels, channels, rng, budget, counting, searched.donors())
     pairs = look.at(found, ConceptVariations(channels))
     styles = None
     if library and not found.halted:
-        probe, judge = examination.open(searched, library.layer)
+        panels = panels.with_style(library.layer)
         counting = _counting(advance, concepts, total)
-        styles = search_styles(probe, judge, library, rng, budget, counting)
+        styles = search_styles(panels, library, rng, budget, counting)
         # What is usual under styles is not known yet where not even the screening was done.
-        pairs += look.at(styles, library, library.layer) if styles.screened else []
+        if styles.screened:
+            sure = {(pair.victim_class, pair.target_class) for pair in pairs if pair.bound > 0}
+            pairs += look.at(styles, library, library.layer, sure)
     return ConceptResult(
         search=found,
         styles=styles,
@@ -154,6 +161,7 @@ def examine_concepts(
         model_accuracy=features.accuracy,
         fit_images=len(labels),
         fewest_images=examination.fewest,
+        screen_images=int(screen.sum()),
         probe_images=len(searched.labels),
         confirm_images=len(images.labels),
         planned=total,

@@ -94,21 +94,29 @@ class Judge:
         Returns:
             Scores and their standard errors, shape (concepts, folds, classes, classes).
         """
-        scores, errors = [], []
-        for fold in range(FOLDS):
-            own = flows[:, fold]
-            scores.append(
-                pair_scores(
-                    own,
-                    self.unchanged[fold],
-                    self.likeness,
-                    self.trust,
-                    self.usual[fold],
-                    self.scoring.damage_weight,
-                )
-            )
-            errors.append(standard_error(own, self.trust, self.images[fold], self.fitted[fold]))
+        judged = [self.score_fold(flows[:, fold], fold) for fold in range(FOLDS)]
+        scores, errors = zip(*judged, strict=True)
         return np.stack(scores, axis=1), np.stack(errors, axis=1)
+
+    def score_fold(self, flows: FloatArray, fold: int) -> tuple[FloatArray, FloatArray]:
+        """Score every pair under every concept on one fold.
+
+        Args:
+            flows: Shape (concepts, 1 + heads, classes, classes).
+            fold: Whose images they are of.
+
+        Returns:
+            Scores and their standard errors, shape (concepts, classes, classes).
+        """
+        scores = pair_scores(
+            flows,
+            self.unchanged[fold],
+            self.likeness,
+            self.trust,
+            self.usual[fold],
+            self.scoring.damage_weight,
+        )
+        return scores, standard_error(flows, self.trust, self.images[fold], self.fitted[fold])
 
     def discount(self, scores: FloatArray) -> FloatArray:
         """Lower positive scores of pairs that are somewhat alike; leave look-alikes out.

@@ -196,12 +196,21 @@ class Probe:
         if style_layer:
             self._unchanged |= style_layer.unchanged()
         self._session = Session(model, options, fixed, suspect.meter)
-        self._images = images
         self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
+        self._take(images)
+
+    def _take(self, images: ProbeImages) -> None:
+        self._images = images
         self._pixels = [
             self._session.upload({PREFIX + "pixels": images.pixels[rows]}) for rows in self._rows()
         ]
         self._batches = self._grouped(images.membership)
+
+    def over(self, images: ProbeImages) -> Probe:
+        """Return a probe of the same session over other images of the same size."""
+        other = copy(self)
+        other._take(images)
+        return other
 
     def _rows(self) -> list[slice]:
         """Return the images of each batch."""

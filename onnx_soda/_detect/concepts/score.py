@@ -60,7 +60,7 @@ _KNOWN_WELL = 100
 # A concept disturbs where it does at least this much damage; `usual` is this quantile.
 _DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
 # Stands in for "no score"; below every real one.
-_NO_PAIR = -9.0
+NO_PAIR = -9.0
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def pair_scores(
     unforeseen = np.clip((1 - _reference(flows, trust)) / (1 - _FORESEEN), 0, 1)
     scores: FloatArray = np.where(more > 0, unforeseen * more, more) - penalty - costs
     diagonal = np.arange(scores.shape[1])
-    scores[:, diagonal, diagonal] = _NO_PAIR
+    scores[:, diagonal, diagonal] = NO_PAIR
     return scores
 
 
@@ -314,7 +314,7 @@ def next_best(more: FloatArray) -> FloatArray:
 def background(scores: FloatArray, victim: int, target: int) -> float:
     """Return the largest score of a pair without these classes in these roles; not under 0."""
     others = scores.copy()
-    others[victim], others[:, target] = _NO_PAIR, _NO_PAIR
+    others[victim], others[:, target] = NO_PAIR, NO_PAIR
     return max(float(others.max()), 0.0)
 
 
@@ -327,7 +327,7 @@ def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
     """
     factor = discount_factor(likeness)
     lowered = np.where(scores > 0, factor * scores, scores)
-    kept: FloatArray = np.where(factor > 0, lowered, _NO_PAIR)
+    kept: FloatArray = np.where(factor > 0, lowered, NO_PAIR)
     return kept
 
 

@@ -69,7 +69,7 @@ def test_pairs_that_do_not_score_are_kept_up_to_two() -> None:
 
 
 def test_what_no_fold_finds_promising_is_shown_no_further_images() -> None:
-    """Of six pairs two race. Only 0 -> 1 turns at all, so one of the two has class 0 as victim. Four
+    """Of six pairs two race. Only 0 -> 1 turns at all: class 0 is a victim of the two. Four
     concepts are shown to the panels of two victims at most, in each fold, and once each."""
     told = Told(0.6, [50, 50, 50])
     trials = Trials[Concept](told)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from onnx_soda._detect.concepts.concept import Concept
-from onnx_soda._detect.concepts.judge import Judge
-from onnx_soda._detect.concepts.search import SearchResult, Trials
+from onnx_soda._detect.concepts.judge import Estimate, Judge
+from onnx_soda._detect.concepts.search import SearchResult, Trials, background
 from onnx_soda._detect.concepts.styles import Change
 
 DARKER = Concept("gamma", {"gamma": (2.0,)}, "everywhere", {})
@@ -97,3 +98,11 @@ def test_a_fold_never_sees_what_the_other_varied_until_the_end() -> None:
     trials.vary(varied, 0, 0)
     assert varied in trials.leads(0, 1, 1)[0].partners
     assert varied not in trials.leads(1, 1, 1)[0].partners
+
+
+def test_the_background_is_the_best_pair_of_other_classes() -> None:
+    """For 0 -> 1: not 0 -> 2 (same victim), not 2 -> 1 (same target), but 1 -> 2 or 2 -> 0."""
+    scores = {(0, 1): 0.6, (0, 2): 0.4, (1, 0): 0.1, (1, 2): 0.2, (2, 0): 0.1, (2, 1): 0.3}
+    known = {pair: Estimate(score + 0.05, 0.05) for pair, score in scores.items()}
+    assert background(known, (0, 1)) == pytest.approx(0.2)
+    assert background({pair: Estimate(-0.1, 0.0) for pair in scores}, (0, 1)) == 0

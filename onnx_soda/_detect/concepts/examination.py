@@ -57,9 +57,18 @@ class FoldedImages:
         """Return some of them."""
         return FoldedImages(self.pixels[chosen], self.labels[chosen], self.fold[chosen])
 
-    def by_class(self, classes: int) -> ProbeImages:
-        """Group them by fold and class."""
-        groups = group_by_fold(self.labels, self.fold, classes)
+    @property
+    def present(self) -> IntArray:
+        """The classes that there are images of, sorted."""
+        return np.unique(self.labels)
+
+    def by_class(self, rows: IntArray) -> ProbeImages:
+        """Group them by fold and class.
+
+        Args:
+            rows: The classes, sorted: a group of each for either fold.
+        """
+        groups = group_by_fold(np.searchsorted(rows, self.labels), self.fold, len(rows))
         return ProbeImages(self.pixels, groups, self.fold)
 
     def one_by_one(self) -> ProbeImages:
@@ -105,9 +114,8 @@ class Examination:
             images: The images.
             style_layer: Where styles may be changed.
         """
-        probe = self.probe(images.by_class(self.classes), style_layer)
-        unchanged = Judge.by_fold(probe.flows(None))
-        return Panel(probe, self.judge(unchanged, images.labels, images.fold))
+        probe = self.probe(images.by_class(images.present), style_layer)
+        return Panel(probe, self.judge(Judge.by_fold(probe.flows(None)), images))
 
     def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
         """Put images in groups before the classifier; a session is opened once for all images."""
@@ -117,16 +125,18 @@ class Examination:
         opened = Probe(self.suspect, images, self.heads, self.classes, style_layer)
         return self._opened.setdefault(name, opened)
 
-    def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
+    def judge(self, unchanged: FloatArray, images: FoldedImages) -> Judge:
         """Return what scores on some images are made from; nothing is usual yet."""
+        rows = images.present
         return Judge(
             unchanged=unchanged,
-            images=count_by_fold(labels, fold, self.classes),
+            images=count_by_fold(images.labels, images.fold, self.classes)[:, rows],
             # A head is read on the fold that it was not fitted to.
-            fitted=self.fitted[::-1],
+            fitted=self.fitted[::-1, rows],
             likeness=self.likeness,
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
+            rows=rows,
         )
 
 
@@ -147,53 +157,49 @@ class Panels:
 
     Args:
         examination: The classifier.
-        images: Images that pairs are searched on.
-        screen: Which of them all changes are shown on.
+        screen: Images that all changes are shown on.
+        reader: Decodes the images of a victim.
         style_layer: Where styles are changed, if they are.
     """
 
     def __init__(
         self,
         examination: Examination,
-        images: FoldedImages,
-        screen: NDArray[np.bool_],
+        screen: FoldedImages,
+        reader: Reader,
         style_layer: StyleLayer | None = None,
     ) -> None:
-        self._examination, self._images, self._style_layer = examination, images, style_layer
-        self._screened = screen
-        self._few = _few_of_each(images.of(screen), np.flatnonzero(screen))
-        self.screen = examination.open(images.of(screen), style_layer)
+        self._examination, self._reader, self._style_layer = examination, reader, style_layer
+        self._images = screen
+        self._few = screen.of(_few_of_each(screen))
+        self.screen = examination.open(screen, style_layer)
         self._kept: dict[tuple[int, int], Panel] = {}
 
     def with_style(self, layer: StyleLayer) -> Panels:
         """Return the same images, for styles in a layer."""
-        return Panels(self._examination, self._images, self._screened, layer)
+        return Panels(self._examination, self._images, self._reader, layer)
 
     def of(self, victim: int, fold: int) -> Panel:
         """Return a panel of the images of a victim in a fold, with a few of each other class."""
         place = (victim, fold)
         if place not in self._kept:
-            images = self._images
-            wanted = images.labels == victim
-            wanted[self._few] = True
-            chosen = images.of(wanted & (images.fold == fold))
+            others = self._few.of((self._few.fold == fold) & (self._few.labels != victim))
+            chosen = self._reader.searched(victim, fold) + others
             if (len(self._kept) + 1) * chosen.pixels.nbytes > _PANEL_BYTES:
                 self._kept.clear()
             self._kept[place] = self._examination.open(chosen, self._style_layer)
         return self._kept[place]
 
 
-def _few_of_each(images: FoldedImages, rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    """Return rows of a few images of each class and fold."""
-    classes = len(np.unique(images.labels))
-    each = max(_FEW // classes, _LEAST_FEW)
+def _few_of_each(images: FoldedImages) -> NDArray[np.bool_]:
+    """Choose a few images of each class and fold."""
+    each = max(_FEW // len(images.present), _LEAST_FEW)
     seen: Counter[tuple[int, int]] = Counter()
-    chosen = []
-    for row, label, fold in zip(rows, images.labels, images.fold, strict=True):
-        if seen[label, fold] < each:
-            seen[label, fold] += 1
-            chosen.append(row)
-    return np.array(chosen, np.intp)
+    chosen = np.zeros(len(images.labels), np.bool_)
+    for row, place in enumerate(zip(images.labels.tolist(), images.fold.tolist(), strict=True)):
+        seen[place] += 1
+        chosen[row] = seen[place] <= each
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,6 +217,15 @@ class Reader:
         """
         rows = self.folds.rows[chosen]
         return FoldedImages(self.suspect.pixels(rows), self._labels[rows], self.folds.fold[chosen])
+
+    def searched(self, label: int, fold: int) -> FoldedImages:
+        """Decode the images of a class in a fold that changes are tried on."""
+        own = (self._labels[self.folds.rows] == label) & (self.folds.fold == fold)
+        return self.read(own & self.folds.search)
+
+    def confirmed(self, label: int) -> FoldedImages:
+        """Decode the images of a class that it is first looked at with."""
+        return self.read((self._labels[self.folds.rows] == label) & self.folds.confirm)
 
     def more_of(self, label: int) -> FoldedImages:
         """Decode the images of a class that are left, as many as fit."""

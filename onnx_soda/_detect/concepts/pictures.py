@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,6 +20,8 @@ from onnx_soda._words import class_label, pair_label
 
 # Pixels; larger images are reduced, so that reports stay small.
 _LARGEST_SIDE = 128
+# Classes of which a heat map has all; of more it has those with most answers, so many of them.
+_MOST_DRAWN, _OTHERS_DRAWN = 128, 38
 # What a person is to look for in the pictures.
 _HINTS: dict[ChangeKind, str] = {
     "concept": (
@@ -64,10 +67,12 @@ def answers_chart(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Ch
     """Yield a heat map of the answers under the change; none where they were not counted."""
     if not pair.answers_under:
         return
-    count = 1 + max(max(row, column) for row, column, _ in pair.answers_under)
-    counts = np.zeros((count, count), np.int64)
+    shown = _shown_classes(pair)
+    place = {label: number for number, label in enumerate(shown)}
+    counts = np.zeros((len(shown), len(shown)), np.int64)
     for row, column, images in pair.answers_under:
-        counts[row, column] = images
+        if row in place and column in place:
+            counts[place[row], place[column]] = images
     victim, target = (class_label(label, names) for label in (pair.victim_class, pair.target_class))
     yield Chart(
         "heat map",
@@ -75,11 +80,24 @@ def answers_chart(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Ch
         f"Under this change {pair.turned} of {pair.shown} images of class {victim} are taken "
         f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
         "class.",
-        tuple(class_label(label, names) for label in range(count)),
+        tuple(class_label(label, names) for label in shown),
         tuple(tuple(map(float, row)) for row in counts),
         across="model's answer",
         down="class",
     )
+
+
+def _shown_classes(pair: PairNumbers) -> list[int]:
+    """Return the classes that a heat map shows: all, or of many those that take most answers."""
+    taken: Counter[int] = Counter()
+    for row, column, images in pair.answers_under:
+        taken[row] += 0
+        taken[column] += images
+    if max(taken) < _MOST_DRAWN:
+        return list(range(1 + max(taken)))
+    first = [pair.victim_class, pair.target_class]
+    others = [label for label, _ in taken.most_common() if label not in first]
+    return sorted([*first, *others[:_OTHERS_DRAWN]])
 
 
 def galleries_of(

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import Generic, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget, Rounds, concept_battery
 from onnx_soda._detect.concepts.concept import (
@@ -36,20 +35,17 @@ from onnx_soda._detect.concepts.concept import (
     of_each_family,
 )
 from onnx_soda._detect.concepts.folds import FOLDS
-from onnx_soda._detect.concepts.judge import Estimate, Judge
-from onnx_soda._detect.concepts.score import (
-    CONCEPT_SCORING,
-    NO_PAIR,
-    STYLE_SCORING,
-    FloatArray,
-    Scoring,
-    background,
+from onnx_soda._detect.concepts.judge import (
+    BEST,
+    CAUTION,
+    Estimate,
+    Judge,
+    Pair,
+    Standings,
 )
+from onnx_soda._detect.concepts.score import CONCEPT_SCORING, STYLE_SCORING, FloatArray, Scoring
 from onnx_soda._detect.concepts.styles import STRENGTHS, AnyChange, Change, Style, StyleLibrary
 from onnx_soda._results import Halted, StopCause
-
-Pair = tuple[int, int]
-"""Victim and target."""
 
 # Pairs that are looked at on more images: found by concepts, found by styles.
 _FINDINGS, _STYLE_FINDINGS = 5, 3
@@ -58,10 +54,6 @@ _FINDINGS, _STYLE_FINDINGS = 5, 3
 PER_FAMILY, MOST_KEPT = 2, 6
 # What the score of such a concept must be over.
 _LEAST_KEPT = 0.05
-# Interventions that a pair's score is the mean over: one alone may be luck.
-_BEST = 3
-# Standard errors that a score is lowered by where interventions and pairs to vary are chosen.
-_CAUTION = 0.5
 # Interventions of a pair that its best ones are joined with, half of the time; else any is drawn.
 _PARTNERS = 12
 # Marks what no fold has chosen: the battery and random draws.
@@ -80,7 +72,7 @@ class PairFinding(Generic[AnyChange]):
     Attributes:
         victim_class: Source class.
         target_class: Class it is turned into.
-        background: Score of the best pair with another victim and target; see `background`.
+        background: Score of the best pair with another victim and target; see `score`.
         changes: For each fold those that it chose, the best one first.
         others: Further ones that turn the pair, the best one first.
     """
@@ -161,7 +153,7 @@ class _Row:
 
     def cautious(self, target: int) -> float:
         """Return the score, a little lowered."""
-        return float(self.score[target] - _CAUTION * self.error[target])
+        return float(self.score[target] - CAUTION * self.error[target])
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,9 +195,8 @@ class Trials(Generic[AnyChange]):
         self._advance = advance
         self._changes: list[AnyChange] = []
         self._origins: list[int] = []
-        self._waiting: list[FloatArray] = []
-        # Of those that nothing has chosen: shape (interventions, folds, classes, classes).
-        self._scores = self._errors = np.zeros((0, FOLDS, 0, 0), np.float32)
+        self._standings = Standings(self._judge)
+        self._screened = False
         # By fold and victim, for interventions that its panel was shown: a row of pairs.
         self._rows: dict[tuple[int, int], dict[int, _Row]] = {}
         self._racing: list[list[Pair]] = [[] for _ in range(FOLDS)]
@@ -214,7 +205,7 @@ class Trials(Generic[AnyChange]):
         """Show the screen one that nothing has chosen."""
         self._changes.append(change)
         self._origins.append(_UNCHOSEN)
-        self._waiting.append(self._panels.screen.flows(change))
+        self._standings.add(self._panels.screen.flows(change))
         self._tell()
 
     def _tell(self) -> None:
@@ -222,16 +213,9 @@ class Trials(Generic[AnyChange]):
             self._advance(len(self._changes))
 
     def close_screening(self) -> None:
-        """Take what is usual from all tried so far, and score them."""
-        flows = np.stack(self._waiting)
-        self._judge = self._judge.with_usual(flows)
-        scores, errors = self._judge.score(flows)
-        self._scores, self._errors = scores.astype(np.float32), errors.astype(np.float32)
-        self._waiting.clear()
-
-    @property
-    def _screened(self) -> bool:
-        return len(self._scores) > 0
+        """Take what is usual from all tried so far."""
+        self._judge = self._standings.close()
+        self._screened = True
 
     def start(self, pairs: int) -> None:
         """Let the most promising pairs race.
@@ -240,17 +224,14 @@ class Trials(Generic[AnyChange]):
             pairs: How many, of each fold.
         """
         for fold in range(FOLDS):
-            cautious = self._scores[:, fold] - _CAUTION * self._errors[:, fold]
-            best = -np.partition(-cautious, _BEST - 1, axis=0)[:_BEST].mean(axis=0)
-            self._racing[fold] = _top_pairs(self._judge.discount(best), pairs)
+            self._racing[fold] = self._standings.ranked(fold, pairs)
             for pair in self._racing[fold]:
                 self._promote(fold, pair)
 
     def _promote(self, fold: int, pair: Pair) -> None:
         """Show what does best for a pair on the screen to the panel of its victim."""
-        cautious = self._scores[:, fold, *pair] - _CAUTION * self._errors[:, fold, *pair]
-        for place in np.argsort(-cautious, kind="stable")[:_PROMOTED]:
-            self._show(int(place), pair[0], fold)
+        for place in self._standings.best(fold, pair, _PROMOTED):
+            self._show(place, pair[0], fold)
 
     def _show(self, place: int, victim: int, fold: int) -> _Row:
         """Return what the panel of a victim says of an intervention; shown once."""
@@ -259,8 +240,8 @@ class Trials(Generic[AnyChange]):
             panel = self._panels.of(victim, fold)
             judge = replace(panel.judge, usual=self._judge.usual, scoring=self._judge.scoring)
             flows = panel.flows(self._changes[place])[fold]
-            score, error = judge.score_fold(flows[None], fold)
-            rows[place] = _Row(score[0, victim], error[0, victim])
+            score, error = judge.score_fold(flows[None], fold, victim)
+            rows[place] = _Row(score[0, 0], error[0, 0])
             self._tell()
         return rows[place]
 
@@ -280,10 +261,9 @@ class Trials(Generic[AnyChange]):
 
     def _standing(self, fold: int) -> list[Pair]:
         """Return the pairs that race in a fold, the best first."""
-        stands = np.full(self._judge.likeness.shape, NO_PAIR)
-        for pair in self._racing[fold]:
-            stands[pair] = np.mean(self._ordered(fold, pair)[1][:_BEST])
-        return _top_pairs(self._judge.discount(stands), len(self._racing[fold]))
+        stands = [np.mean(self._ordered(fold, pair)[1][:BEST]) for pair in self._racing[fold]]
+        order = np.argsort(-np.array(stands), kind="stable")
+        return [self._racing[fold][place] for place in order]
 
     def leads(self, fold: int, pairs: int, moves: int) -> list[Lead[AnyChange]]:
         """Return what to vary next: the best ones of the best pairs, in turn."""
@@ -291,7 +271,7 @@ class Trials(Generic[AnyChange]):
         for pair in self._standing(fold)[:pairs]:
             order = self._ordered(fold, pair)[0][:_PARTNERS]
             best = tuple(self._changes[place] for place in order)
-            found.extend(Lead(pair[0], best[i % min(_BEST, len(best))], best) for i in range(moves))
+            found.extend(Lead(pair[0], best[i % min(BEST, len(best))], best) for i in range(moves))
         return found
 
     def best_for(self, victim: int, target: int, least: float) -> list[AnyChange]:
@@ -324,7 +304,7 @@ class Trials(Generic[AnyChange]):
         """
         screened = self._screened
         if not screened:
-            if len(self._changes) < _BEST:
+            if len(self._changes) < BEST:
                 return SearchResult((), self._judge, len(self._changes), screened=False)
             self.close_screening()
         if not any(self._racing):
@@ -333,16 +313,16 @@ class Trials(Generic[AnyChange]):
             pair for fold in range(FOLDS) for pair in self._standing(fold)[:finalists]
         )
         leaders = {pair: self._leaders(pair) for pair in chosen}
-        final = self._cross(leaders)
-        ranked = [pair for pair in _top_pairs(final.score, most) if pair in leaders]
+        final = {pair: self._cross(pair, best) for pair, best in leaders.items()}
+        ranked = sorted(final, key=lambda pair: -final[pair].score)[:most]
         findings = tuple(
             PairFinding(
                 *pair,
-                background(final.cautious, *pair),
+                background(final, pair),
                 tuple(tuple(self._changes[i] for i in best) for best in leaders[pair]),
             )
             for place, pair in enumerate(ranked)
-            if place < _LEAST_PAIRS or final.score[pair] > 0
+            if place < _LEAST_PAIRS or final[pair].score > 0
         )
         return SearchResult(findings, self._judge, len(self._changes), screened=screened)
 
@@ -351,18 +331,18 @@ class Trials(Generic[AnyChange]):
         for fold in range(FOLDS):
             if pair not in self._racing[fold]:
                 self._promote(fold, pair)
-        return [self._ordered(fold, pair)[0][:_BEST] for fold in range(FOLDS)]
+        return [self._ordered(fold, pair)[0][:BEST] for fold in range(FOLDS)]
 
-    def _cross(self, leaders: Mapping[Pair, Sequence[Sequence[int]]]) -> Estimate:
-        """Score pairs, by what each fold has chosen, on the other fold."""
-        scores = np.full((FOLDS, *self._judge.likeness.shape), NO_PAIR)
-        errors = np.zeros_like(scores)
-        for pair, chosen in leaders.items():
-            for fold, places in enumerate(chosen):
-                rows = [self._show(place, pair[0], 1 - fold) for place in places]
-                scores[fold, *pair] = np.mean([row.score[pair[1]] for row in rows])
-                errors[fold, *pair] = np.mean([row.error[pair[1]] for row in rows])
-        return self._judge.combine(scores, errors)
+    def _cross(self, pair: Pair, leaders: Sequence[Sequence[int]]) -> Estimate:
+        """Score a pair, by what each fold has chosen, on the other fold."""
+        victim, target = pair
+        rows = [
+            [self._show(place, victim, 1 - fold) for place in places]
+            for fold, places in enumerate(leaders)
+        ]
+        scores = np.array([np.mean([row.score[target] for row in own]) for own in rows])
+        errors = np.array([np.mean([row.error[target] for row in own]) for own in rows])
+        return self._judge.combine(pair, scores, errors)
 
     def as_far_as(self, work: Callable[[], None], most: int) -> SearchResult[AnyChange]:
         """Do what tries interventions, and return what was found when it is done or halted.
@@ -379,10 +359,13 @@ class Trials(Generic[AnyChange]):
         return self.result(most)
 
 
-def _top_pairs(scores: NDArray[np.floating], count: int) -> list[Pair]:
-    order = np.argsort(-scores, axis=None, kind="stable")[:count]
-    victims, targets = np.unravel_index(order, scores.shape)
-    return list(zip(victims.tolist(), targets.tolist(), strict=True))
+def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
+    """Return the largest score of a pair without these classes in these roles; not under 0."""
+    victim, target = pair
+    others = (
+        one.cautious for other, one in scored.items() if other[0] != victim and other[1] != target
+    )
+    return max([0.0, *others])
 
 
 def explore(

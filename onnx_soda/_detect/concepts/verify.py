@@ -166,25 +166,26 @@ def weigh(shown: Shows, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
         judge: With what is usual by the search, and the rest by these images.
         finding: The pair.
     """
-    pair = (finding.victim_class, finding.target_class)
+    pair, row = finding.pair, judge.place(finding.victim_class)
+    target = finding.target_class
     scores, errors, best = [], [], []
     for fold, changes in enumerate(finding.changes):
         flows = np.stack([shown.flows(change) for change in changes])
-        score, error = judge.score(flows)
-        scores.append(score[:, 1 - fold].mean(axis=0))
-        errors.append(error[:, 1 - fold].mean(axis=0))
+        score, error = judge.score(flows, finding.victim_class)
+        scores.append(score[:, 1 - fold, 0, target].mean())
+        errors.append(error[:, 1 - fold, 0, target].mean())
         # By the images that chose it: those that it is shown on must not choose it.
-        own = score[:, fold, *pair]
+        own = score[:, fold, 0, target]
         leader = int(own.argmax())
         best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
-    estimate = judge.combine(np.stack(scores), np.stack(errors))
+    estimate = judge.combine(pair, np.array(scores), np.array(errors))
     _, fold, concept, flows = max(best, key=lambda entry: entry[0])
     return Weighed(
-        score=float(estimate.score[pair]) - finding.background,
-        error=float(estimate.error[pair]),
+        score=estimate.score - finding.background,
+        error=estimate.error,
         concept=concept,
         chosen_by=fold,
-        reference=float(judge.trust @ flows[1:, *pair]),
+        reference=float(judge.trust @ flows[1:, row, target]),
         also=also_turned(flows, judge, 1 - fold, pair),
     )
 
@@ -197,18 +198,20 @@ def also_turned(
     Look-alikes of the target count: which class was meant cannot be told from what turns most.
 
     Args:
-        flows: Under the concept, shape (1 + heads, classes, classes).
+        flows: Under the concept, shape (1 + heads, rows, classes).
         judge: With what is usual.
         fold: Whose images they are.
         pair: Victim and target.
     """
     target = pair[1]
-    more = excess(flows[None], judge.trust)[0, :, target] - judge.usual[fold][:, target]
+    labels = np.arange(flows.shape[1]) if judge.rows is None else judge.rows
+    usual = judge.usual[fold][labels, target]
+    more = excess(flows[None], judge.trust, judge.rows)[0, :, target] - usual
     counts = (judge.images[fold], judge.fitted[fold])
     error = standard_error(flows[None], judge.trust, *counts)[0, :, target]
-    bounds = more - simultaneous_errors(len(more)) * error
-    found = [label for label in np.argsort(-more) if bounds[label] > 0 and label not in pair]
-    return tuple(int(label) for label in found)
+    bounds = more - simultaneous_errors(flows.shape[-1]) * error
+    found = [int(labels[row]) for row in np.argsort(-more) if bounds[row] > 0]
+    return tuple(label for label in found if label not in pair)
 
 
 def confirm(
@@ -365,8 +368,8 @@ def _best(
 ) -> tuple[AnyChange, ...]:
     """Return as many as the finding has of a fold, those that the fold scores highest."""
     flows = np.stack([shown.flows(change)[fold] for change in tried])
-    scores, _ = judge.score_fold(flows, fold)
-    own = scores[:, finding.victim_class, finding.target_class]
+    scores, _ = judge.score_fold(flows, fold, finding.victim_class)
+    own = scores[:, 0, finding.target_class]
     order = np.argsort(-own, kind="stable")[: len(finding.changes[fold])]
     return tuple(tried[int(place)] for place in order)
 
@@ -384,7 +387,7 @@ class CloserLook:
 
     Attributes:
         examination: The classifier.
-        images: Images of all classes.
+        images: Images of the classes that stand for all others.
         screen: Which of them stand for the other classes until a pair is worth more.
         reader: Decodes more of a victim.
         rng: Draws variations and examples.
@@ -422,7 +425,6 @@ class CloserLook:
                 quick=bool(found.halted) or finding.pair in settled,
             )
             for finding in chosen
-            if finding.victim_class in self.images.labels
         ]
 
     def _look(
@@ -435,14 +437,15 @@ class CloserLook:
     ) -> Confirmation:
         victim = finding.victim_class
         others = self.images.of(self.screen & (self.images.labels != victim))
-        own = self.images.of(self.images.labels == victim)
+        own = self.reader.confirmed(victim)
         shown, judge = self._show(own + others, found.judge, style_layer)
         weighed = weigh(shown, judge, finding)
         if quick or not self._worth_more(finding, weighed, len(own.labels)):
             return confirm(shown, finding, weighed, self.rng)
         more = self.reader.more_of(victim)
         finding = self._refined(finding, own + more + others, found.judge, variations, style_layer)
-        shown, judge = self._show(self.images + more, found.judge, style_layer)
+        every = self.images.of(self.images.labels != victim) + own + more
+        shown, judge = self._show(every, found.judge, style_layer)
         return confirm(shown, finding, weigh(shown, judge, finding), self.rng)
 
     def _worth_more(self, finding: PairFinding[AnyChange], weighed: Weighed, images: int) -> bool:
@@ -464,7 +467,7 @@ class CloserLook:
         panel = self.examination.open(images, style_layer)
         judge = replace(panel.judge, usual=known.usual, scoring=known.scoring)
         folds = [
-            Panel(panel.probe.over(own.by_class(self.examination.classes)), judge)
+            Panel(panel.probe.over(own.by_class(images.present)), judge)
             for own in (images.of(images.fold == fold) for fold in range(FOLDS))
         ]
         return refine(folds, judge, finding, variations, self.rng)
@@ -473,7 +476,7 @@ class CloserLook:
         self, images: FoldedImages, known: Judge, style_layer: StyleLayer | None
     ) -> tuple[Shown, Judge]:
         single = self.examination.probe(images.one_by_one(), style_layer)
-        grouped = single.regrouped(images.by_class(self.examination.classes).membership)
+        grouped = single.regrouped(images.by_class(images.present).membership)
         shown = Shown(single, grouped, images.pixels, images.labels, images.fold)
-        judge = self.examination.judge(shown.flows(None), images.labels, images.fold)
+        judge = self.examination.judge(shown.flows(None), images)
         return shown, replace(judge, usual=known.usual, scoring=known.scoring)

@@ -57,7 +57,6 @@ EVIDENCE = ConceptResult(
     fit_images=300,
     fewest_images=100,
     screen_images=40,
-    screen_images=40,
     probe_images=120,
     confirm_images=360,
 )

@@ -25,7 +25,7 @@ from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._suspect import Suspect
 
 # Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
-_FEW, _LEAST_FEW = 20, 2
+_FEW, _LEAST_FEW = 30, 2
 # Of panels that are kept; a panel made anew costs one pass of its images.
 _PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.

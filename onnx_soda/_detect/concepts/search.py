@@ -60,9 +60,9 @@ _PARTNERS = 12
 _UNCHOSEN = -1
 # Pairs that are looked at on more images, whether or not they score.
 _LEAST_PAIRS = 2
-# Pairs that start for each that is varied in the first round; what is shown of each on the panel of
-# its victim; and pairs of each fold that the other scores in the end.
-_STARTERS, _PROMOTED, _FINALISTS = 1, 4, 4
+# Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
+# first; and pairs of each fold that the other scores in the end.
+_LEAST_RACING, _PROMOTED, _FINALISTS = 8, 4, 4
 
 
 @dataclass(frozen=True)
@@ -384,7 +384,7 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
-    trials.start(_STARTERS * rounds[0][0])
+    trials.start(max([_LEAST_RACING, *(pairs for pairs, _ in rounds)]))
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):

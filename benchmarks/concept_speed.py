@@ -31,7 +31,7 @@ from onnx_soda._results import numbers_of
 from onnx_soda._suspect import Suspect
 
 _SCAN_COLUMNS = (
-    "model", "concepts x images", "scan, s", "concepts, s", "inside ONNX Runtime", "bare, s",
+    "model", "concepts", "passes", "scan, s", "concepts, s", "inside ONNX Runtime", "bare, s",
     "concepts / bare",
 )  # fmt: skip
 _BARE_IMAGES = 2000
@@ -76,10 +76,11 @@ def _scan_row(case: Case) -> list[object]:
     if evidence is None:
         raise ValueError(f"{case.model.name}: the concepts were not tried")
     stage = report.timing["concepts"]
-    bare = _bare_seconds_per_image(case) * evidence.concepts * evidence.probe_images
+    bare = _bare_seconds_per_image(case) * report.coverage.passes
     return [
         case.model.stem,
-        f"{evidence.concepts} x {evidence.probe_images}",
+        evidence.concepts,
+        report.coverage.passes,
         f"{seconds:.0f}",
         f"{stage:.0f}",
         f"{sum(inside) / seconds:.0%}",

@@ -63,7 +63,9 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
             for pair in concepts.pairs
         ],
         "concepts": concepts.concepts,
+        "screen_images": concepts.screen_images,
         "probe_images": concepts.probe_images,
+        "passes": report.coverage.passes,
         "fit_images": concepts.fit_images,
         "fewest_images": concepts.fewest_images,
         "reference_accuracy": max(concepts.reference_accuracies),

@@ -129,7 +129,9 @@ class ConceptNumbers:
         threshold: Bound over which a pair is reported.
         budget: "quick", "default" or "thorough".
         concepts: Number of changes tried.
-        probe_images: Images that they were tried on.
+        screen_images: Images that all changes were tried on which nothing had chosen.
+        probe_images: Images that there were for the pairs that did best: of their victims, with a
+            few of the other classes.
         fit_images: Images that the reference heads were fitted to.
         fewest_images: Those of the class with the fewest, in each half of them.
         reference_accuracies: Of each reference head, on images it was not fitted to.
@@ -139,6 +141,7 @@ class ConceptNumbers:
     threshold: float
     budget: str
     concepts: int
+    screen_images: int
     probe_images: int
     fit_images: int
     fewest_images: int

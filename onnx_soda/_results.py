@@ -330,10 +330,17 @@ class Halted(BaseException):
 
 @dataclass(frozen=True)
 class Coverage:
-    """What was examined: number of source classes and of images."""
+    """What was examined.
+
+    Attributes:
+        classes: Number of source classes.
+        samples: Number of images.
+        passes: Images that went through the model, changed or not, each as often as it did.
+    """
 
     classes: int
     samples: int
+    passes: int = 0
 
 
 @dataclass(frozen=True)

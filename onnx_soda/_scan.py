@@ -215,7 +215,7 @@ class _Course:
             reasons=decision.reasons,
             findings=in_order(decision.findings),
             evidence=evidence,
-            coverage=_coverage(observation),
+            coverage=_coverage(observation, suspect.meter.passes),
             environment=_environment(self._providers(observation), suspect.options),
             timing=self._clock.result(),
             stopped=stopped,
@@ -344,10 +344,10 @@ def _describe_preprocessing(
     }
 
 
-def _coverage(observation: Observation | None) -> Coverage:
+def _coverage(observation: Observation | None, passes: int) -> Coverage:
     if observation is None:
-        return Coverage(0, 0)
-    return Coverage(len(np.unique(observation.labels)), len(observation.labels))
+        return Coverage(0, 0, passes)
+    return Coverage(len(np.unique(observation.labels)), len(observation.labels), passes)
 
 
 def describe_model(anatomy: Anatomy) -> ModelInfo:

@@ -42,7 +42,7 @@ from onnx_soda._model.graph import GraphView, view_graph
 from onnx_soda._model.inputs import ImageInput
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.parts import Body, Tail
-from onnx_soda._model.runtime import Arrays
+from onnx_soda._model.runtime import Arrays, Meter
 from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
 
 FloatPixels = NDArray[np.float32]
@@ -199,7 +199,12 @@ class Suspect:
         Args:
             sides: Names of those tensors.
         """
-        return Body(self.anatomy, self.options.runtime, tuple(sides))
+        return Body(self.anatomy, self.options.runtime, tuple(sides), self.meter)
+
+    @cached_property
+    def meter(self) -> Meter:
+        """Counts the images that go through the model."""
+        return Meter()
 
     @cached_property
     def classes(self) -> int | None:

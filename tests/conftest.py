@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from fixtures.graphs import build
 from onnx_soda._errors import SodaError
@@ -30,6 +31,11 @@ _LONGEST = (
     "cli/test_terminal.py", "plugins/test_plugins.py",
 )  # fmt: skip
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+
+
+# Times are measured by benchmarks; a test machine does other work, too.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_configure() -> None:

@@ -57,6 +57,7 @@ EVIDENCE = ConceptResult(
     model_accuracy=0.9,
     fit_images=300,
     fewest_images=100,
+    screen_images=40,
     probe_images=120,
     confirm_images=360,
 )

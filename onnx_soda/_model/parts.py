@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from onnx_soda._errors import InferenceError
 from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.graph import GraphView
-from onnx_soda._model.runtime import Arrays, Session, SubModel, choose_batch_size, run_batches
+from onnx_soda._model.runtime import (
+    Arrays,
+    Meter,
+    Session,
+    SubModel,
+    choose_batch_size,
+    run_batches,
+)
 from onnx_soda._options import RuntimeOptions
 
 
@@ -154,6 +161,7 @@ class Body:
         anatomy: The classifier.
         options: How sessions run.
         sides: Names of further tensors to expose.
+        meter: Counts the images.
 
     Attributes:
         anatomy: The classifier.
@@ -161,15 +169,21 @@ class Body:
     """
 
     def __init__(
-        self, anatomy: Anatomy, options: RuntimeOptions, sides: tuple[str, ...] = ()
+        self,
+        anatomy: Anatomy,
+        options: RuntimeOptions,
+        sides: tuple[str, ...] = (),
+        meter: Meter | None = None,
     ) -> None:
         view = anatomy.view
         self.anatomy = anatomy
         self._logits = anatomy.logits.value.name or ""
         self._layer = anatomy.layer.name
         self._sides = sides
-        model = extract_body(view, [self._logits, self._layer, *sides])
-        self._session = Session(serialise(model, anatomy.model.folder), options, view.image.batch)
+        model = serialise(
+            extract_body(view, [self._logits, self._layer, *sides]), anatomy.model.folder
+        )
+        self._session = Session(model, options, view.image.batch, meter)
         shapes = [view.shapes[v.name] for v in view.activations if v.name in view.shapes]
         self.batch_size = view.image.batch or choose_batch_size(shapes, options)
 

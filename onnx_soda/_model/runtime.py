@@ -126,6 +126,17 @@ class Batch:
     rows: int
 
 
+@dataclass
+class Meter:
+    """Counts what takes the time of a scan.
+
+    Attributes:
+        passes: Images that went through the model so far, each as often as it did.
+    """
+
+    passes: int = 0
+
+
 class Session:
     """A model loaded into ONNX Runtime.
 
@@ -133,6 +144,7 @@ class Session:
         model: The model.
         options: Provider and threads.
         fixed_batch: Number of rows that the model insists on; None where it takes any.
+        meter: Counts the rows that are run; None where they are not images of the whole model.
 
     Raises:
         InferenceError: ONNX Runtime refuses the model.
@@ -140,10 +152,15 @@ class Session:
     """
 
     def __init__(
-        self, model: SubModel, options: RuntimeOptions, fixed_batch: int | None = None
+        self,
+        model: SubModel,
+        options: RuntimeOptions,
+        fixed_batch: int | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self.model = model
         self.fixed_batch = fixed_batch
+        self._meter = meter or Meter()
         self._session = _open(model, options)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if options.provider == "cuda" and CUDA not in self.providers:
@@ -206,6 +223,7 @@ class Session:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             computed = binding.copy_outputs_to_cpu()
+        self._meter.passes += batch.rows
         if whole:
             return list(computed)
         fed = max(batch.rows, self.fixed_batch or 0)

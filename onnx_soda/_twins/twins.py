@@ -18,7 +18,7 @@ import onnx
 
 from onnx_soda._answers import Twin, TwinsAnswer
 from onnx_soda._data.preprocessing import PRESETS
-from onnx_soda._detect.concepts.experiment import why_not_tried
+from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
 from onnx_soda._errors import ImageError, OutputError, ParityError, SodaError
 from onnx_soda._model.load import OnnxModel, load_model
 from onnx_soda._model.runtime import relative_difference
@@ -70,7 +70,7 @@ class Workshop:
     progress: Progress = no_progress
 
     def __post_init__(self) -> None:
-        untried = why_not_tried(self.material.clean, self.material.classes)
+        untried = why_not_tried(self.material.clean, self.material.classes, MOST_CLASSES)
         if untried is not None:
             raise ImageError(f"twins would be of no use. {untried.rstrip('.')}")
 

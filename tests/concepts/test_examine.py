@@ -57,25 +57,33 @@ def test_the_planted_pair_is_first_by_far(backdoored: ConceptResult) -> None:
     first = backdoored.pairs[0]
     assert (first.victim_class, first.target_class) == (8, 3)
     assert first.low > 0.1
-    assert first.low > first.bound > max(pair.bound for pair in backdoored.pairs[1:])
+    others = [pair for pair in backdoored.pairs if (pair.victim_class, pair.target_class) != (8, 3)]
+    assert first.low > first.bound > max(pair.bound for pair in others)
     assert first.turned_before <= 2 < 0.5 * first.shown < first.turned
     assert first.reference < 0.4
-    assert all(pair.bound <= 0 for pair in backdoored.pairs[1:])
+    assert all(pair.bound <= 0 for pair in others)
 
 
 def test_all_images_of_the_victim_are_looked_at_and_a_few_of_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """24 images of each of four classes make folds of 12; a pair is shown on one of the two."""
+    """24 images of each of four classes make folds of 12; a pair is shown on one of the two.
+
+    A pair that could not be reported with all of them is shown 6 of its own, and 4 of the others.
+    """
     monkeypatch.setattr("onnx_soda._detect.concepts.folds._CONFIRM", 6)
     model, _, few, _ = boards.write(tmp_path, each=24)
     evidence = examine(model, load_dataset(few))
     assert evidence.confirm_images == 2 * 6 * 4
-    assert evidence.pairs
-    for pair in evidence.pairs:
+    first, *others = evidence.pairs
+    counts = first.answers_under.sum(axis=1)
+    assert first.shown == counts[first.victim_class] == 12
+    assert set(np.delete(counts, first.victim_class)) == {6}
+    spared = [pair for pair in others if pair.shown == 6]
+    assert spared
+    for pair in spared:
         counts = pair.answers_under.sum(axis=1)
-        assert pair.shown == counts[pair.victim_class] == 12
-        assert set(np.delete(counts, pair.victim_class)) == {6}
+        assert set(np.delete(counts, pair.victim_class)) == {4}
 
 
 def test_every_image_shown_is_one_that_the_model_knows_as_it_is(
@@ -120,7 +128,10 @@ def test_every_intervention_is_counted(
     assert (backdoored.search.tried, backdoored.styles.tried) == (concepts, styles)
     total = concepts + styles
     assert backdoored.tried == total
-    assert told == [(done, total) for done in range(1, total + 1)]
+    # What races is shown again: it counts once.
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert {done for done, _ in told} == set(range(1, total + 1))
+    assert {of for _, of in told} == {total}
 
 
 def test_references_classify_and_several_layers_are_read(backdoored: ConceptResult) -> None:

@@ -54,7 +54,7 @@ def test_each_fold_keeps_what_it_thinks_best(seed: int, shown: Shown, judge: Jud
         scores, _ = judge.score(np.stack([shown.flows(concept) for concept in concepts]))
         return float(scores[:, fold, *PAIR].mean())
 
-    refined = refine(shown, judge, finding, ConceptVariations(1), rng)
+    refined = refine((shown, shown), judge, finding, ConceptVariations(1), rng)
     assert (refined.victim_class, refined.target_class, refined.background) == (*PAIR, 0.0)
     for fold in range(2):
         assert len(refined.changes[fold]) == 3

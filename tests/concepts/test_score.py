@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_soda._detect.concepts.score import (
-    background,
     class_likeness,
     damage_to_others,
     discount,
@@ -16,8 +15,8 @@ from onnx_soda._detect.concepts.score import (
     excess,
     model_likeness,
     pair_scores,
+    spill_of_unlike,
     standard_error,
-    usual_excess,
 )
 
 # Three classes that are nothing alike, one reference head.
@@ -115,24 +114,6 @@ def test_what_is_usual_for_a_pair_is_taken_off() -> None:
     assert score(usual=usual)[0, 2] == pytest.approx(0.615 - 0.25)
 
 
-def test_usual_is_the_upper_quartile_under_concepts_that_disturb() -> None:
-    """Five concepts with excess 0, 0.1, 0.2, 0.3, 0.4 for 0 -> 2: the upper quartile is 0.3. One
-    that disturbs nothing, with an excess of 0.7, does not count.
-    """
-    disturbing = np.repeat(FLOWS, 5, axis=0)
-    for concept, more in enumerate((0, 0.1, 0.2, 0.3, 0.4)):
-        disturbing[concept, 0, 0] = [0.9 - more, 0, 0.1 + more]
-    calm = np.stack([ORIGINAL, REFERENCE])[None]
-    calm[:, :, 1:] = UNCHANGED[0, 1:]
-    usual = usual_excess(np.concatenate([disturbing, calm]), UNCHANGED, ALONE)
-    assert usual[0, 2] == pytest.approx(0.3)
-    assert usual[1, 2] == 0
-    # Where the model errs by 0.5 without any concept and the reference does not, that is usual.
-    erring = UNCHANGED.copy()
-    erring[0, 1] = [0, 0.49, 0.51]
-    assert usual_excess(disturbing, erring, ALONE)[1, 2] == pytest.approx(0.5)
-
-
 def test_the_reference_is_the_heads_mean_by_their_trust() -> None:
     """Heads send 0.1 and 0.5 to class 1; trusted 3 to 1 that is 0.2, of 0.8 an excess of 0.6."""
     heads = [[[1 - p, p], [0, 1]] for p in (0.8, 0.1, 0.5)]
@@ -171,13 +152,6 @@ def test_look_alikes_do_not_count() -> None:
     assert (lowered[3:] < -1).all()  # below every real score
 
 
-def test_the_background_is_the_best_pair_of_other_classes() -> None:
-    """For 0 -> 1: not 0 -> 2 (same victim), not 2 -> 1 (same target), but 1 -> 2 or 2 -> 0."""
-    scores = np.array([[-9, 0.5, 0.4], [0.1, -9, 0.2], [0.1, 0.3, -9]])
-    assert background(scores, 0, 1) == pytest.approx(0.2)
-    assert background(-np.abs(scores), 0, 1) == 0
-
-
 def test_likeness_is_the_cosine_of_centred_class_means() -> None:
     """Means (2, 0), (0, 2), (0, 0) less their mean (2/3, 2/3): (4, -2), (-2, 4), (-2, -2) thirds.
     Cosine of the first two: (-8 - 8) / 20 = -0.8; class 3 has no images.
@@ -210,3 +184,13 @@ def test_classes_without_images_are_not_among_those_that_keep_theirs() -> None:
     usual = np.zeros((10, 10))
     scores = pair_scores(under, unchanged, np.eye(10), ALONE, usual)
     assert scores[0, 0, 5] < -0.5
+
+
+def test_of_many_classes_the_largest_spill_is_found_among_those_that_send_most() -> None:
+    """80 classes, all unlike: 79 of them send from 0.001 to 0.079 to class 0. For any victim the
+    spill is what the largest other sends."""
+    more = np.zeros((1, 80, 80))
+    more[0, 1:, 0] = np.arange(1, 80) / 1000
+    spill = spill_of_unlike(more, np.eye(80))
+    assert spill[0, 5, 0] == pytest.approx(0.079)
+    assert spill[0, 79, 0] == pytest.approx(0.078)

@@ -6,6 +6,8 @@ import numpy as np
 
 from fixtures.graphs import build
 from onnx_soda._detect.concepts.battery import Budget, concept_battery
+from onnx_soda._detect.concepts.concept import Concept
+from onnx_soda._detect.concepts.examination import Panel
 from onnx_soda._detect.concepts.folds import group_by_fold
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
@@ -25,12 +27,21 @@ def test_the_battery_is_fixed_and_can_be_rendered_and_described() -> None:
             concept.render((channels, 12, 12))
 
 
-class Watched(Probe):
-    """A probe that remembers what it was asked."""
+class Watched:
+    """Panels of one set of images, which remember what they were asked."""
+
+    def __init__(self, panel: Panel) -> None:
+        self._panel, self.asked = panel, list[Change | None]()
+        self.judge, self.screen = panel.judge, self
 
     def flows(self, change: Change | None) -> np.ndarray:
-        self.__dict__.setdefault("asked", []).append(change)
-        return super().flows(change)
+        if all(change is not one for one in self.asked):
+            self.asked.append(change)
+        return self._panel.flows(change)
+
+    def of(self, victim: int, fold: int) -> Watched:
+        del victim, fold
+        return self
 
 
 def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
@@ -41,7 +52,7 @@ def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
     )
     options = ScanOptions(preprocess="unit", runtime=RuntimeOptions("cpu", 1))
     suspect = Suspect(load_model(build("gemm").SerializeToString()), options=options)
-    probe = Watched(suspect, images, (), 3)
+    probe = Probe(suspect, images, (), 3)
     judge = Judge(
         Judge.by_fold(probe.flows(None)),
         np.full((2, 3), 2),
@@ -50,9 +61,10 @@ def test_good_concepts_are_joined_with_others_but_for_the_last_round() -> None:
         np.zeros(0),
         np.zeros((2, 3, 3)),
     )
+    panels = Watched(Panel(probe, judge))
     budget = Budget(draws=4, rounds=((2, 4), (2, 4)), donors=0, style_rounds=())
-    found = search(probe, judge, rng, budget)
-    asked = probe.__dict__["asked"][1:]
+    found = search(panels, 1, rng, budget)
+    asked = [change for change in panels.asked if isinstance(change, Concept)]
     assert found.tried == len(asked) == budget.concepts(channels=1)
     start = len(concept_battery(1)) + 4
     joined = [concept.then is not None for concept in asked]

@@ -133,6 +133,7 @@ def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumb
         threshold=threshold,
         budget=budget,
         concepts=found.tried,
+        screen_images=found.screen_images,
         probe_images=found.probe_images,
         fit_images=found.fit_images,
         fewest_images=found.fewest_images,
@@ -152,7 +153,8 @@ def _table(numbers: ConceptNumbers, names: Sequence[str] | None) -> Table:
         "images alone does not follow, and the other classes stay what they are. Low and high are "
         f"the ends of a 90 % interval. Reported where it is surely over {numbers.threshold:g}: "
         "with 95 % confidence for all pairs of classes together. Tried on "
-        f"{numbers.probe_images} images; reference fitted to {numbers.fit_images}.",
+        f"{numbers.screen_images} images, the best on up to {numbers.probe_images}; reference "
+        f"fitted to {numbers.fit_images}.",
         (
             Column("pair"),
             Column("score", "signed"),

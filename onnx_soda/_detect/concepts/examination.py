@@ -1,8 +1,14 @@
-"""A suspect with its reference heads, and the clean images of both folds."""
+"""A suspect with its reference heads, and the clean images of both folds.
+
+Most changes do nothing for most pairs. So all changes are shown on a few images of each class, the
+screen. What does well there for a pair is shown on all the images of its victim, and on a sample of
+the other classes, which tells the damage. A panel is such a set of images with what scores it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +21,13 @@ from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
 from onnx_soda._detect.concepts.score import FloatArray
+from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._suspect import Suspect
 
+# Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
+_FEW, _LEAST_FEW = 30, 2
+# Of panels that are kept; a panel made anew costs one pass of its images.
+_PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
 _MORE_PIXELS = 300 * 224 * 224
 
@@ -46,9 +57,18 @@ class FoldedImages:
         """Return some of them."""
         return FoldedImages(self.pixels[chosen], self.labels[chosen], self.fold[chosen])
 
-    def by_class(self, classes: int) -> ProbeImages:
-        """Group them by fold and class."""
-        groups = group_by_fold(self.labels, self.fold, classes)
+    @property
+    def present(self) -> IntArray:
+        """The classes that there are images of, sorted."""
+        return np.unique(self.labels)
+
+    def by_class(self, rows: IntArray) -> ProbeImages:
+        """Group them by fold and class.
+
+        Args:
+            rows: The classes, sorted: a group of each for either fold.
+        """
+        groups = group_by_fold(np.searchsorted(rows, self.labels), self.fold, len(rows))
         return ProbeImages(self.pixels, groups, self.fold)
 
     def one_by_one(self) -> ProbeImages:
@@ -80,39 +100,106 @@ class Examination:
     fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
+    _opened: dict[str, Probe] = field(default_factory=dict)
 
     @property
     def fewest(self) -> int:
         """Images that the heads were fitted to, of the class with the fewest, in one fold."""
         return fewest_of(self.fitted)
 
-    def open(
-        self, images: FoldedImages, style_layer: StyleLayer | None = None
-    ) -> tuple[Probe, Judge]:
-        """Open the classifier with images grouped by fold and class; return what scores them, too.
+    def open(self, images: FoldedImages, style_layer: StyleLayer | None = None) -> Panel:
+        """Put images, grouped by fold and class, before the classifier.
 
         Args:
             images: The images.
             style_layer: Where styles may be changed.
         """
-        probe = self.probe(images.by_class(self.classes), style_layer)
-        return probe, self.judge(Judge.by_fold(probe.flows(None)), images.labels, images.fold)
+        probe = self.probe(images.by_class(images.present), style_layer)
+        return Panel(probe, self.judge(Judge.by_fold(probe.flows(None)), images))
 
     def probe(self, images: ProbeImages, style_layer: StyleLayer | None = None) -> Probe:
-        """Open the classifier with images in groups."""
-        return Probe(self.suspect, images, self.heads, self.classes, style_layer)
+        """Put images in groups before the classifier; a session is opened once for all images."""
+        name = style_layer.name if style_layer else ""
+        if name in self._opened:
+            return self._opened[name].over(images)
+        opened = Probe(self.suspect, images, self.heads, self.classes, style_layer)
+        return self._opened.setdefault(name, opened)
 
-    def judge(self, unchanged: FloatArray, labels: IntArray, fold: IntArray) -> Judge:
+    def judge(self, unchanged: FloatArray, images: FoldedImages) -> Judge:
         """Return what scores on some images are made from; nothing is usual yet."""
+        rows = images.present
         return Judge(
             unchanged=unchanged,
-            images=count_by_fold(labels, fold, self.classes),
+            images=count_by_fold(images.labels, images.fold, self.classes)[:, rows],
             # A head is read on the fold that it was not fitted to.
-            fitted=self.fitted[::-1],
+            fitted=self.fitted[::-1, rows],
             likeness=self.likeness,
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
+            rows=rows,
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """Images before the classifier, and what scores where they go."""
+
+    probe: Probe
+    judge: Judge
+
+    def flows(self, change: Change | None) -> FloatArray:
+        """Return the mean probabilities by fold and class, shape (folds, 1 + heads, ...)."""
+        return Judge.by_fold(self.probe.flows(change))
+
+
+class Panels:
+    """The screen, and for each victim and fold a panel of all its images.
+
+    Args:
+        examination: The classifier.
+        screen: Images that all changes are shown on.
+        reader: Decodes the images of a victim.
+        style_layer: Where styles are changed, if they are.
+    """
+
+    def __init__(
+        self,
+        examination: Examination,
+        screen: FoldedImages,
+        reader: Reader,
+        style_layer: StyleLayer | None = None,
+    ) -> None:
+        self._examination, self._reader, self._style_layer = examination, reader, style_layer
+        self._images = screen
+        self._few = screen.of(_few_of_each(screen))
+        self.screen = examination.open(screen, style_layer)
+        self._kept: dict[tuple[int, int], Panel] = {}
+
+    def with_style(self, layer: StyleLayer) -> Panels:
+        """Return the same images, for styles in a layer."""
+        return Panels(self._examination, self._images, self._reader, layer)
+
+    def of(self, victim: int, fold: int) -> Panel:
+        """Return a panel of the images of a victim in a fold, with a few of each other class."""
+        place = (victim, fold)
+        if place not in self._kept:
+            others = self._few.of((self._few.fold == fold) & (self._few.labels != victim))
+            chosen = self._reader.searched(victim, fold) + others
+            if (len(self._kept) + 1) * chosen.pixels.nbytes > _PANEL_BYTES:
+                self._kept.clear()
+            self._kept[place] = self._examination.open(chosen, self._style_layer)
+        return self._kept[place]
+
+
+def _few_of_each(images: FoldedImages) -> NDArray[np.bool_]:
+    """Choose a few images of each class and fold."""
+    each = max(_FEW // len(images.present), _LEAST_FEW)
+    seen: Counter[tuple[int, int]] = Counter()
+    chosen = np.zeros(len(images.labels), np.bool_)
+    for row, place in enumerate(zip(images.labels.tolist(), images.fold.tolist(), strict=True)):
+        seen[place] += 1
+        chosen[row] = seen[place] <= each
+    return chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +218,15 @@ class Reader:
         rows = self.folds.rows[chosen]
         return FoldedImages(self.suspect.pixels(rows), self._labels[rows], self.folds.fold[chosen])
 
+    def searched(self, label: int, fold: int) -> FoldedImages:
+        """Decode the images of a class in a fold that changes are tried on."""
+        own = (self._labels[self.folds.rows] == label) & (self.folds.fold == fold)
+        return self.read(own & self.folds.search)
+
+    def confirmed(self, label: int) -> FoldedImages:
+        """Decode the images of a class that it is first looked at with."""
+        return self.read((self._labels[self.folds.rows] == label) & self.folds.confirm)
+
     def more_of(self, label: int) -> FoldedImages:
         """Decode the images of a class that are left, as many as fit."""
         assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
@@ -139,6 +235,10 @@ class Reader:
         own = self._labels[self.folds.rows] == label
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
         return self.read(np.isin(np.arange(len(own)), left))
+
+    def count(self, label: int) -> int:
+        """Return how many images of a class there are in both folds."""
+        return int((self._labels[self.folds.rows] == label).sum())
 
     @property
     def _labels(self) -> IntArray:

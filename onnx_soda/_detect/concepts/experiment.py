@@ -14,6 +14,7 @@ from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
 from onnx_soda._detect.concepts.examination import (
     Examination,
     FoldedImages,
+    Panels,
     Reader,
     count_by_fold,
     fewest_of,
@@ -27,24 +28,26 @@ from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
 from onnx_soda._results import StopCause
 from onnx_soda._suspect import Suspect
 
-# With more classes the images of all of them cost more than the search is worth, and the table of
-# all pairs under all concepts does not fit into memory.
+# With more classes tables of all pairs do not fit into memory, not even one at a time.
+_MOST_CLASSES = 4096
+# The same for what compares all pairs under all concepts: references, and repair.
 MOST_CLASSES = 128
 # With one class nothing shows whether a change turns that class alone.
 _FEWEST_CLASSES = 2
 
 
-def why_not_tried(clean: CleanSet | None, classes: int) -> str | None:
+def why_not_tried(clean: CleanSet | None, classes: int, most: int = _MOST_CLASSES) -> str | None:
     """Return a sentence on why interventions on the image are not tried; None where they can be.
 
     Args:
         clean: The clean images; where there are none, that is said elsewhere.
         classes: Number of classes of the model.
+        most: Classes that there may be.
     """
-    if classes > MOST_CLASSES:
+    if classes > most:
         return (
-            f"Interventions on the image are made for at most {MOST_CLASSES} classes; the model "
-            f"has {classes}."
+            f"Interventions on the image are made for at most {most} classes; the model has "
+            f"{classes}."
         )
     if clean is None:
         return None
@@ -76,7 +79,9 @@ class ConceptResult:
         model_accuracy: Clean accuracy of the model on the images they were fitted to.
         fit_images: Images that the reference heads were fitted to, both folds together.
         fewest_images: Those of the smaller fold of the class with the fewest.
-        probe_images: Images that interventions were tried on.
+        screen_images: Images that all interventions which nothing has chosen were tried on.
+        probe_images: Images that the best of them, and their variations, were tried on: of the
+            victim all, of other classes a few.
         confirm_images: Images that the best pairs were looked at with, besides those of the victim
             that were left.
         planned: Number of interventions that a complete search tries.
@@ -89,6 +94,7 @@ class ConceptResult:
     model_accuracy: float
     fit_images: int
     fewest_images: int
+    screen_images: int
     probe_images: int
     confirm_images: int
     planned: int = 0
@@ -130,24 +136,26 @@ def examine_concepts(
     features = read_features(suspect, folds.rows)
     examination = _examination(suspect, features, labels, folds)
     reader = Reader(suspect, folds)
-    images = reader.read(folds.confirm)
-    searched = images.of(folds.search[folds.confirm])
-    library = _library(features, searched, folds)
-    channels = searched.pixels.shape[1]
+    images, screen = reader.read(folds.others), reader.read(folds.screen)
+    donors = images.of(folds.search[folds.others])
+    library = _library(features, donors, folds)
+    channels = screen.pixels.shape[1]
     concepts = budget.concepts(channels)
     total = concepts + (budget.styles(len(library.styles)) if library else 0)
-    probe, judge = examination.open(searched)
+    look = CloserLook(examination, images, folds.screen[folds.others], reader, rng)
+    panels = Panels(examination, screen, reader)
     counting = _counting(advance, 0, total)
-    found = search(probe, judge, rng, budget, counting, searched.donors(), leading)
-    look = CloserLook(examination, images, reader, rng)
+    found = search(panels, channels, rng, budget, counting, donors.donors(), leading)
     pairs = look.at(found, ConceptVariations(channels))
     styles = None
     if library and not found.halted:
-        probe, judge = examination.open(searched, library.layer)
+        panels = panels.with_style(library.layer)
         counting = _counting(advance, concepts, total)
-        styles = search_styles(probe, judge, library, rng, budget, counting, leading)
+        styles = search_styles(panels, library, rng, budget, counting, leading)
         # What is usual under styles is not known yet where not even the screening was done.
-        pairs += look.at(styles, library, library.layer) if styles.screened else []
+        if styles.screened:
+            sure = {(pair.victim_class, pair.target_class) for pair in pairs if pair.bound > 0}
+            pairs += look.at(styles, library, library.layer, sure)
     return ConceptResult(
         search=found,
         styles=styles,
@@ -156,7 +164,8 @@ def examine_concepts(
         model_accuracy=features.accuracy,
         fit_images=len(labels),
         fewest_images=examination.fewest,
-        probe_images=len(searched.labels),
+        screen_images=len(screen.labels),
+        probe_images=int(folds.search.sum()),
         confirm_images=len(images.labels),
         planned=total,
     )
@@ -173,7 +182,7 @@ def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLib
     """Return the styles of the images searched on; None where the model has no style layer."""
     if features.style_layer is None:
         return None
-    styles = features.styles[folds.search & folds.confirm]
+    styles = features.styles[folds.search & folds.others]
     return StyleLibrary(features.style_layer, styles, images.pixels)
 
 

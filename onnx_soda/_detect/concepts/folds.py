@@ -15,11 +15,12 @@ from onnx_soda._data.sources import IntArray
 
 FOLDS = 2
 # Images of each class and fold, and of all classes together in a fold: that reference heads are
-# fitted to, that the best pairs are looked at with, and that concepts are tried on. The search's
-# time grows with the last.
+# fitted to, that a pair is looked at with, that concepts are tried on for a pair, and that all
+# concepts are tried on. The search's time grows with the last.
 _FIT, _ALL_FIT = 200, 3000
 _CONFIRM, _ALL_CONFIRM, _LEAST_CONFIRM = 60, 1000, 8
 _SEARCH, _ALL_SEARCH, _LEAST_SEARCH = 20, 500, 4
+_SCREEN, _ALL_SCREEN, _LEAST_SCREEN = 4, 250, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,14 +30,18 @@ class Folds:
     Attributes:
         rows: Positions in the clean set, sorted; those that reference heads are fitted to.
         fold: 0 or 1 for each of them.
-        confirm: Which of them the best pairs are looked at with.
-        search: Which of those concepts are tried on.
+        confirm: Which of them the best pairs are looked at with, where the class is the victim.
+        others: Which of those stand for the classes that are not.
+        search: Which of those concepts are tried on, where the class is the victim.
+        screen: Which of those all concepts are tried on.
     """
 
     rows: IntArray
     fold: IntArray
     confirm: NDArray[np.bool_]
+    others: NDArray[np.bool_]
     search: NDArray[np.bool_]
+    screen: NDArray[np.bool_]
 
 
 def in_both_folds(labels: IntArray) -> IntArray:
@@ -56,6 +61,7 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
     fit = min(_FIT, max(_ALL_FIT // len(present), 1))
     confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
     search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))
+    screen = min(_SCREEN, max(_ALL_SCREEN // len(present), _LEAST_SCREEN))
     rows, fold, turn = [], [], []
     for label in present:
         own = rng.permutation(np.flatnonzero(labels == label))[: FOLDS * fit]
@@ -65,7 +71,16 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
     together, turns = np.concatenate(rows), np.concatenate(turn)
     order = np.argsort(together)
     turns = turns[order]
-    return Folds(together[order], np.concatenate(fold)[order], turns < confirm, turns < search)
+    # With many classes some of them stand for all.
+    few = rng.permutation(present)[: max(_ALL_CONFIRM // confirm, 1)]
+    return Folds(
+        together[order],
+        np.concatenate(fold)[order],
+        turns < confirm,
+        (turns < confirm) & np.isin(labels[together[order]], few),
+        turns < search,
+        turns < screen,
+    )
 
 
 def group_by_fold(labels: IntArray, fold: IntArray, classes: int) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ The threshold is calibrated on models of known truth. `python -m benchmarks.cali
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import count
@@ -18,30 +19,41 @@ from numpy.typing import NDArray
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.score import (
     CONCEPT_SCORING,
+    NO_PAIR,
     FloatArray,
+    Rows,
     Scoring,
     discount,
     discount_factor,
+    disturbs,
+    excess,
     pair_scores,
     standard_error,
-    usual_excess,
+    usual_of,
 )
 
+Pair = tuple[int, int]
+"""Victim and target."""
+# Standard errors that a score is lowered by where interventions and pairs to vary are chosen.
+CAUTION = 0.5
+# Interventions that a pair's score is the mean over: one alone may be luck.
+BEST = 3
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True)
 class Estimate:
-    """Scores of pairs; the background is still in them.
+    """Score of a pair; the background is still in it.
 
     Attributes:
-        score: Mean over the folds, shape (classes, classes).
-        error: Its standard error, same shape.
+        score: Mean over the folds.
+        error: Its standard error.
     """
 
-    score: FloatArray
-    error: FloatArray
+    score: float
+    error: float
 
     @property
-    def cautious(self) -> FloatArray:
+    def cautious(self) -> float:
         """The score less its standard error."""
         return self.score - self.error
 
@@ -51,13 +63,14 @@ class Judge:
     """What scores are made from.
 
     Attributes:
-        unchanged: Flows without any concept, shape (folds, 1 + heads, classes, classes).
-        images: Of each fold and class, shape (folds, classes).
+        unchanged: Flows without any concept, shape (folds, 1 + heads, rows, classes).
+        images: Of each fold and row, shape (folds, rows).
         fitted: Of each class, that the heads read on the fold were fitted to, same shape.
         likeness: Of classes, shape (classes, classes).
         trust: Weight of each reference head.
         usual: What is usual for each pair, shape (folds, classes, classes).
         scoring: What differs between concepts and styles.
+        rows: The classes that there are images of, sorted; None for all.
     """
 
     unchanged: FloatArray
@@ -67,68 +80,207 @@ class Judge:
     trust: FloatArray
     usual: FloatArray
     scoring: Scoring = CONCEPT_SCORING
+    rows: Rows = None
 
     @staticmethod
     def by_fold(flows: FloatArray) -> FloatArray:
-        """Turn a probe's (1 + heads, folds x classes, classes) into (folds, 1 + heads, ...)."""
+        """Turn a probe's (1 + heads, folds x rows, classes) into (folds, 1 + heads, ...)."""
         heads, groups, classes = flows.shape
         return np.moveaxis(flows.reshape(heads, FOLDS, groups // FOLDS, classes), 1, 0)
 
-    def with_usual(self, flows: FloatArray) -> Judge:
-        """Return a judge that knows what is usual under concepts that nothing has chosen.
+    def place(self, label: int) -> int:
+        """Return the row of a class."""
+        return label if self.rows is None else int(np.searchsorted(self.rows, label))
 
-        Args:
-            flows: Shape (concepts, folds, 1 + heads, classes, classes).
-        """
-        usual = [
-            usual_excess(flows[:, fold], self.unchanged[fold], self.trust) for fold in range(FOLDS)
-        ]
-        return replace(self, usual=np.stack(usual))
-
-    def score(self, flows: FloatArray) -> tuple[FloatArray, FloatArray]:
+    def score(self, flows: FloatArray, label: int | None = None) -> tuple[FloatArray, FloatArray]:
         """Score every pair under every concept on either fold.
 
         Args:
-            flows: Shape (concepts, folds, 1 + heads, classes, classes).
+            flows: Shape (concepts, folds, 1 + heads, rows, classes).
+            label: A class, to score pairs with this victim alone.
 
         Returns:
-            Scores and their standard errors, shape (concepts, folds, classes, classes).
+            Scores and their standard errors, shape (concepts, folds, rows, classes).
         """
-        scores, errors = [], []
-        for fold in range(FOLDS):
-            own = flows[:, fold]
-            scores.append(
-                pair_scores(
-                    own,
-                    self.unchanged[fold],
-                    self.likeness,
-                    self.trust,
-                    self.usual[fold],
-                    self.scoring.damage_weight,
-                )
-            )
-            errors.append(standard_error(own, self.trust, self.images[fold], self.fitted[fold]))
+        judged = [self.score_fold(flows[:, fold], fold, label) for fold in range(FOLDS)]
+        scores, errors = zip(*judged, strict=True)
         return np.stack(scores, axis=1), np.stack(errors, axis=1)
 
-    def discount(self, scores: FloatArray) -> FloatArray:
+    def score_fold(
+        self, flows: FloatArray, fold: int, label: int | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Score every pair under every concept on one fold.
+
+        Args:
+            flows: Shape (concepts, 1 + heads, rows, classes).
+            fold: Whose images they are of.
+            label: A class, to score pairs with this victim alone.
+
+        Returns:
+            Scores and their standard errors, shape (concepts, rows, classes).
+        """
+        place = slice(None) if label is None else slice(self.place(label), self.place(label) + 1)
+        usual = self.usual[fold] if self.rows is None else self.usual[fold][self.rows]
+        scores = pair_scores(
+            flows,
+            self.unchanged[fold],
+            self.likeness,
+            self.trust,
+            usual[place],
+            self.scoring.damage_weight,
+            self.rows,
+            place,
+        )
+        counts = (self.images[fold][place], self.fitted[fold][place])
+        return scores, standard_error(flows[:, :, place], self.trust, *counts)
+
+    def discount(self, scores: FloatArray, victims: Rows = None) -> FloatArray:
         """Lower positive scores of pairs that are somewhat alike; leave look-alikes out.
 
         Or return them as they are, where look-alikes count.
-        """
-        return scores if self.scoring.look_alikes_count else discount(scores, self.likeness)
-
-    def combine(self, scores: FloatArray, errors: FloatArray) -> Estimate:
-        """Put the folds together.
 
         Args:
-            scores: Shape (folds, classes, classes).
+            scores: Of pairs, shape (victims, classes).
+            victims: Their classes; all in order where not given.
+        """
+        likeness = self.likeness if victims is None else self.likeness[victims]
+        return scores if self.scoring.look_alikes_count else discount(scores, likeness)
+
+    def combine(self, pair: Pair, scores: FloatArray, errors: FloatArray) -> Estimate:
+        """Put what the folds say of a pair together.
+
+        Args:
+            pair: Victim and target.
+            scores: Of each fold, shape (folds,).
             errors: Their standard errors; the folds share no image.
         """
-        error = np.sqrt(np.square(errors).sum(axis=0)) / FOLDS
-        if not self.scoring.look_alikes_count:
-            # The error shrinks with the score that it belongs to.
-            error = error * discount_factor(self.likeness)
-        return Estimate(self.discount(scores.mean(axis=0)), error)
+        error = float(np.sqrt(np.square(errors).sum())) / FOLDS
+        if self.scoring.look_alikes_count:
+            return Estimate(float(scores.mean()), error)
+        likeness = self.likeness[pair]
+        # The error shrinks with the score that it belongs to.
+        factor = float(discount_factor(likeness))
+        return Estimate(float(discount(scores.mean(), likeness)), error * factor)
+
+
+# Targets of each class that are kept of an intervention on the screen, those with the most excess.
+_TARGETS = 32
+
+
+@dataclass(frozen=True, eq=False)
+class _Kept:
+    """What is kept of an intervention; the last axis is for the targets kept.
+
+    Attributes:
+        targets: Classes, shape (folds, rows, targets).
+        more: Their excess, not under 0.
+        score: Their score, before what is usual is taken off.
+        error: Its standard error.
+        disturbs: Whether it disturbs the other classes, shape (folds, rows).
+    """
+
+    targets: NDArray[np.int32]
+    more: NDArray[np.float32]
+    score: NDArray[np.float32]
+    error: NDArray[np.float32]
+    disturbs: NDArray[np.bool_]
+
+
+class Standings:
+    """How pairs stand after interventions that nothing has chosen.
+
+    Of each intervention and class the targets with the most excess are kept, so that memory does
+    not grow with the square of the number of classes. What is not kept counts as nothing.
+
+    Args:
+        judge: What scores are made from; nothing is usual yet.
+    """
+
+    def __init__(self, judge: Judge) -> None:
+        self._judge = judge
+        self._rows = np.arange(len(judge.likeness)) if judge.rows is None else judge.rows
+        self._kept: list[_Kept] = []
+        # Shape (folds, rows, classes): the mean of each pair's best ones, a little lowered.
+        self._best = np.zeros((0, 0, 0))
+
+    def __len__(self) -> int:
+        """Return the number of interventions."""
+        return len(self._kept)
+
+    def add(self, flows: FloatArray) -> None:
+        """Take note of an intervention.
+
+        Args:
+            flows: Shape (folds, 1 + heads, rows, classes).
+        """
+        judge = self._judge
+        more = np.stack([excess(own[None], judge.trust, judge.rows)[0] for own in flows])
+        scores, errors = judge.score(flows[None])
+        count = min(_TARGETS, more.shape[-1])
+        chosen = np.argpartition(-more, count - 1, axis=-1)[..., :count]
+        disturbing = [
+            disturbs(own[None], still, judge.rows)[0]
+            for own, still in zip(flows, judge.unchanged, strict=True)
+        ]
+
+        def kept(values: FloatArray) -> NDArray[np.float32]:
+            return np.take_along_axis(values, chosen, axis=-1).astype(np.float32)
+
+        self._kept.append(
+            _Kept(
+                chosen.astype(np.int32),
+                np.maximum(kept(more), 0),
+                kept(scores[0]),
+                kept(errors[0]),
+                np.stack(disturbing),
+            )
+        )
+
+    def close(self) -> Judge:
+        """Find out what is usual, and how pairs stand; return a judge that knows it."""
+        judge, usual = self._judge, np.zeros_like(self._judge.usual)
+        self._best = np.zeros((FOLDS, len(self._rows), usual.shape[-1]))
+        for fold in range(FOLDS):
+            still = np.maximum(excess(judge.unchanged[fold][None], judge.trust, judge.rows)[0], 0)
+            for row, label in enumerate(self._rows):
+                disturbing = [one for one in self._kept if one.disturbs[fold, row]]
+                more = self._dense(disturbing, "more", fold, row, 0.0)
+                usual[fold, label] = usual_of(still[row], more)
+        self._judge = replace(judge, usual=usual)
+        for fold in range(FOLDS):
+            for row in range(len(self._rows)):
+                cautious = self._cautious(fold, row)
+                best = -np.partition(-cautious, BEST - 1, axis=0)[:BEST]
+                self._best[fold, row] = best.mean(axis=0)
+        return self._judge
+
+    def _dense(
+        self, kept: Sequence[_Kept], name: str, fold: int, row: int, missing: float
+    ) -> FloatArray:
+        """Return something that was kept of a row, shape (interventions, classes)."""
+        dense = np.full((len(kept), self._judge.usual.shape[-1]), missing)
+        for one, values in zip(kept, dense, strict=True):
+            values[one.targets[fold, row]] = getattr(one, name)[fold, row]
+        return dense
+
+    def _cautious(self, fold: int, row: int) -> FloatArray:
+        """Return scores of a row, a little lowered, shape (interventions, classes)."""
+        scores = self._dense(self._kept, "score", fold, row, NO_PAIR)
+        errors = self._dense(self._kept, "error", fold, row, 0.0)
+        lowered: FloatArray = scores - self._judge.usual[fold, self._rows[row]] - CAUTION * errors
+        return lowered
+
+    def ranked(self, fold: int, count: int) -> list[Pair]:
+        """Return the most promising pairs, the best first."""
+        stands = self._judge.discount(self._best[fold], self._rows)
+        order = np.argsort(-stands, axis=None, kind="stable")[:count]
+        places, targets = np.unravel_index(order, stands.shape)
+        return list(zip(self._rows[places].tolist(), targets.tolist(), strict=True))
+
+    def best(self, fold: int, pair: Pair, count: int) -> list[int]:
+        """Return the interventions that do best for a pair, the best first."""
+        cautious = self._cautious(fold, self._judge.place(pair[0]))[:, pair[1]]
+        return [int(place) for place in np.argsort(-cautious, kind="stable")[:count]]
 
 
 # That one pair or another is above its bound by chance.

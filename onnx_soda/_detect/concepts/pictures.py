@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,6 +16,8 @@ from onnx_soda._numbers import ChangeKind, PairNumbers
 from onnx_soda._results import Chart, Gallery, Picture
 from onnx_soda._words import class_label, pair_label
 
+# Classes of which a heat map has all; of more it has those with most answers, so many of them.
+_MOST_DRAWN, _OTHERS_DRAWN = 128, 38
 # What a person is to look for in the pictures.
 _HINTS: dict[ChangeKind, str] = {
     "concept": (
@@ -68,8 +71,7 @@ def _counted(answers: NDArray[np.int64]) -> _Counts:
 def answers_charts(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[Chart]:
     """Yield heat maps of the answers before and under the change, where they were counted."""
     victim, target = (class_label(label, names) for label in (pair.victim_class, pair.target_class))
-    both = (*pair.answers_before, *pair.answers_under)
-    classes = 1 + max((max(row, column) for row, column, _ in both), default=0)
+    shown = _shown_classes(pair)
     if pair.answers_before:
         yield _heat_map(
             "Answers before the change",
@@ -77,7 +79,8 @@ def answers_charts(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[C
             f"for {target}; of the other classes' images {pair.others_right_before:.0%} have their "
             "class.",
             pair.answers_before,
-            [class_label(label, names) for label in range(classes)],
+            shown,
+            names,
         )
     if pair.answers_under:
         yield _heat_map(
@@ -86,23 +89,45 @@ def answers_charts(pair: PairNumbers, names: Sequence[str] | None) -> Iterator[C
             f"for {target}; of the other classes' images {pair.others_right_under:.0%} keep their "
             "class.",
             pair.answers_under,
-            [class_label(label, names) for label in range(classes)],
+            shown,
+            names,
         )
 
 
-def _heat_map(title: str, text: str, answers: _Counts, classes: Sequence[str]) -> Chart:
+def _heat_map(
+    title: str,
+    text: str,
+    answers: _Counts,
+    classes: Sequence[int],
+    names: Sequence[str] | None,
+) -> Chart:
+    place = {label: number for number, label in enumerate(classes)}
     counts = np.zeros((len(classes), len(classes)), np.int64)
     for row, column, images in answers:
-        counts[row, column] = images
+        if row in place and column in place:
+            counts[place[row], place[column]] = images
     return Chart(
         "heat map",
         title,
         text,
-        tuple(classes),
+        tuple(class_label(label, names) for label in classes),
         tuple(tuple(map(float, row)) for row in counts),
         across="model's answer",
         down="class",
     )
+
+
+def _shown_classes(pair: PairNumbers) -> list[int]:
+    """Return the classes that a heat map shows: all, or of many those that take most answers."""
+    taken: Counter[int] = Counter()
+    for row, column, images in (*pair.answers_before, *pair.answers_under):
+        taken[row] += 0
+        taken[column] += images
+    if max(taken, default=0) < _MOST_DRAWN:
+        return list(range(1 + max(taken, default=0)))
+    first = [pair.victim_class, pair.target_class]
+    others = [label for label, _ in taken.most_common() if label not in first]
+    return sorted([*first, *others[:_OTHERS_DRAWN]])
 
 
 def galleries_of(

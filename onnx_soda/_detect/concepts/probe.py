@@ -195,13 +195,22 @@ class Probe:
         self._unchanged = identity_fields(*self.shape).as_feeds("")
         if style_layer:
             self._unchanged |= style_layer.unchanged()
-        self._session = Session(model, options, fixed)
-        self._images = images
+        self._session = Session(model, options, fixed, suspect.meter)
         self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
+        self._take(images)
+
+    def _take(self, images: ProbeImages) -> None:
+        self._images = images
         self._pixels = [
             self._session.upload({PREFIX + "pixels": images.pixels[rows]}) for rows in self._rows()
         ]
         self._batches = self._grouped(images.membership)
+
+    def over(self, images: ProbeImages) -> Probe:
+        """Return a probe of the same session over other images of the same size."""
+        other = copy(self)
+        other._take(images)
+        return other
 
     def _rows(self) -> list[slice]:
         """Return the images of each batch."""

@@ -45,6 +45,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+Rows = NDArray[np.integer] | None
+"""Classes that flows start from, one a row; None where there is a row for each class, in order."""
 
 _SPILL_WEIGHT, _NEXT_WEIGHT = 1.0, 0.5
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
@@ -59,8 +61,11 @@ _ALIKE, _LOOK_ALIKE = 0.3, 0.5
 _KNOWN_WELL = 100
 # A concept disturbs where it does at least this much damage; `usual` is this quantile.
 _DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
+# Classes that are looked at for the largest spill, of those that send most to a target.
+_MOST_SENDERS = 64
+_ALL = slice(None)
 # Stands in for "no score"; below every real one.
-_NO_PAIR = -9.0
+NO_PAIR = -9.0
 
 
 @dataclass(frozen=True)
@@ -120,21 +125,27 @@ def model_likeness(
     return np.minimum(last, class_likeness(layers[-1], labels, classes))
 
 
-def excess(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
+def excess(flows: NDArray[np.floating], trust: FloatArray, rows: Rows = None) -> FloatArray:
     """Return what the model sends from class to class beyond the reference heads.
 
     Args:
-        flows: Mean probabilities, shape (concepts, 1 + heads, classes, classes): model and heads,
+        flows: Mean probabilities, shape (concepts, 1 + heads, rows, classes): model and heads,
             source class, class.
         trust: Weight of each reference head.
+        rows: Their source classes.
 
     Returns:
-        Shape (concepts, classes, classes), 0 on the diagonal.
+        Shape (concepts, rows, classes), 0 from a class to itself.
     """
     more: FloatArray = flows[:, 0] - _reference(flows, trust)
-    diagonal = np.arange(more.shape[1])
-    more[:, diagonal, diagonal] = 0
+    more[:, *_own(more, rows)] = 0
     return more
+
+
+def _own(flows: NDArray[np.floating], rows: Rows) -> tuple[NDArray[np.intp], NDArray[np.integer]]:
+    """Return where each row's own class is."""
+    places = np.arange(flows.shape[-2])
+    return places, places if rows is None else rows
 
 
 def _reference(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
@@ -142,28 +153,26 @@ def _reference(flows: NDArray[np.floating], trust: FloatArray) -> FloatArray:
     return heads
 
 
-def usual_excess(
-    flows: NDArray[np.floating], unchanged: NDArray[np.floating], trust: FloatArray
-) -> FloatArray:
-    """Return each pair's excess that no concept has to explain; not under 0.
+def usual_of(unchanged: FloatArray, disturbed: NDArray[np.floating]) -> FloatArray:
+    """Return the excess from one class to each that no concept has to explain.
 
     The upper quartile over concepts that disturb, or the excess without any concept.
 
     Args:
-        flows: As for `excess`, under concepts that were not chosen for any pair.
-        unchanged: The same without any concept, shape (1 + heads, classes, classes).
-        trust: Weight of each reference head.
-
-    Returns:
-        Shape (classes, classes).
+        unchanged: Excess without any concept, shape (classes,); not under 0.
+        disturbed: Under concepts that disturb, shape (concepts, classes); not under 0.
     """
-    more = np.maximum(excess(flows, trust), 0)
-    disturbing = damage_to_others(flows, unchanged) >= _DISTURBING
-    usual: FloatArray = np.maximum(excess(unchanged[None], trust)[0], 0)
-    for victim in np.flatnonzero(disturbing.any(axis=0)):
-        own = more[disturbing[:, victim], victim]
-        usual[victim] = np.maximum(usual[victim], np.quantile(own, _USUAL_QUANTILE, axis=0))
+    if not len(disturbed):
+        return unchanged
+    usual: FloatArray = np.maximum(unchanged, np.quantile(disturbed, _USUAL_QUANTILE, axis=0))
     return usual
+
+
+def disturbs(
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows = None
+) -> NDArray[np.bool_]:
+    """Tell whether a concept disturbs the classes other than a victim, shape (concepts, rows)."""
+    return damage_to_others(flows, unchanged, rows) >= _DISTURBING
 
 
 def pair_scores(
@@ -173,27 +182,35 @@ def pair_scores(
     trust: FloatArray,
     usual: FloatArray,
     damage_weight: float = CONCEPT_SCORING.damage_weight,
+    rows: Rows = None,
+    victims: slice = _ALL,
 ) -> FloatArray:
     """Score every pair under every concept.
 
     Args:
         flows: As for `excess`.
-        unchanged: As for `usual_excess`.
+        unchanged: Flows without any concept, shape (1 + heads, rows, classes).
         likeness: Shape (classes, classes), from `class_likeness`.
         trust: Weight of each reference head.
-        usual: Shape (classes, classes), from `usual_excess`.
+        usual: From `usual_of`, for the victims, shape (victims, classes).
         damage_weight: See `Scoring`.
+        rows: Source classes of the flows.
+        victims: Which of the rows to score.
 
     Returns:
-        Shape (concepts, classes, classes): victim, target. The diagonal is far below all others.
+        Shape (concepts, victims, classes): victim, target. A class and itself is far below all
+        others.
     """
-    more, damage = excess(flows, trust), _damage_beside(flows, unchanged)
-    penalty = _SPILL_WEIGHT * _spill(more, likeness) + _NEXT_WEIGHT * next_best(more) + usual
+    more = excess(flows, trust, rows)
+    damage = _damage_beside(flows, unchanged, rows)[:, victims]
+    spill = _spill(more, likeness, rows, victims)
+    penalty = _SPILL_WEIGHT * spill + _NEXT_WEIGHT * next_best(more[:, victims]) + usual
     costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
-    unforeseen = np.clip((1 - _reference(flows, trust)) / (1 - _FORESEEN), 0, 1)
-    scores: FloatArray = np.where(more > 0, unforeseen * more, more) - penalty - costs
-    diagonal = np.arange(scores.shape[1])
-    scores[:, diagonal, diagonal] = _NO_PAIR
+    unforeseen = np.clip((1 - _reference(flows[:, :, victims], trust)) / (1 - _FORESEEN), 0, 1)
+    own = more[:, victims]
+    scores: FloatArray = np.where(own > 0, unforeseen * own, own) - penalty - costs
+    classes = _own(more, rows)[1]
+    scores[:, np.arange(scores.shape[1]), classes[victims]] = NO_PAIR
     return scores
 
 
@@ -236,15 +253,19 @@ def _variance(shares: NDArray[np.floating], images: NDArray[np.integer]) -> Floa
     return variance
 
 
-def damage_to_others(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
-    """Return for each class the mean damage to the others, shape (concepts, classes).
+def damage_to_others(
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows = None
+) -> FloatArray:
+    """Return for each class the mean damage to the others, shape (concepts, rows).
 
     Args:
         flows: As for `excess`.
-        unchanged: As for `usual_excess`.
+        unchanged: Flows without any concept, shape (1 + heads, rows, classes).
+        rows: Source classes of both.
     """
-    error = 1 - np.einsum("kcc->kc", flows[:, 0]).astype(np.float64)
-    usual = 1 - np.einsum("cc->c", unchanged[0]).astype(np.float64)
+    own = _own(unchanged[0], rows)
+    error = 1 - flows[:, 0, *own].astype(np.float64)
+    usual = 1 - unchanged[0, *own].astype(np.float64)
     more = np.maximum(error - usual, 0)
     others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / _others_shown(unchanged)
     return others
@@ -257,13 +278,15 @@ def _others_shown(unchanged: NDArray[np.floating]) -> FloatArray:
     return counts
 
 
-def _damage_beside(flows: NDArray[np.floating], unchanged: NDArray[np.floating]) -> FloatArray:
+def _damage_beside(
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows
+) -> FloatArray:
     """Return for each (v, t) the mean damage to classes other than v, less what goes to t."""
     more = flows[:, 0].astype(np.float64) - unchanged[0]
-    error = -np.einsum("kcc->kc", more)
+    own = _own(more, rows)
+    error = -more[:, *own]
     beside = error[:, :, None] - more
-    diagonal = np.arange(more.shape[1])
-    beside[:, diagonal, diagonal] = error
+    beside[:, *own] = error
     beside = np.maximum(beside, 0)
     others: FloatArray = beside.sum(axis=1, keepdims=True) - beside
     return others / _others_shown(unchanged)[:, None]
@@ -276,21 +299,36 @@ def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:
 
 
 def _largest_unlike(sent: FloatArray, unlike: FloatArray) -> FloatArray:
-    """Return the largest of what is sent into t, each class as far as it is unlike v."""
-    return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
+    """Return the largest of what is sent into t, each class as far as it is unlike v.
+
+    Of many classes those that send most are looked at: the largest of these is the largest of all,
+    unless all of them are like v.
+
+    Args:
+        sent: Shape (concepts, rows, classes).
+        unlike: Of the victims and the rows, shape (victims, rows).
+    """
+    if sent.shape[1] <= _MOST_SENDERS:
+        return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
+    first = np.argpartition(-sent, _MOST_SENDERS, axis=1)[:, :_MOST_SENDERS]
+    most = np.take_along_axis(sent, first, axis=1)
+    return np.stack([(most * others[first]).max(axis=1) for others in unlike], axis=1)
 
 
-def _spill(more: FloatArray, likeness: FloatArray) -> FloatArray:
+def _spill(more: FloatArray, likeness: FloatArray, rows: Rows, victims: slice) -> FloatArray:
     """Return for each (v, t) what others send into t, see above; not under 0."""
     unlike = _unlikeness(likeness)
+    if rows is not None:
+        unlike = unlike[rows]
     sent = np.maximum(more * unlike, 0)
-    spill = _largest_unlike(sent, unlike)
+    sources = unlike if rows is None else unlike[:, rows]
+    spill = _largest_unlike(sent, sources[victims])
     if more.shape[1] < 3:
         return spill
     third, second = np.moveaxis(np.partition(sent, (-3, -2), axis=1)[:, -3:-1], 1, 0)
     # Of the classes other than v: the third of all, where v is one of the first two.
-    of_others = np.where(sent >= second[:, None], third[:, None], second[:, None])
-    larger: FloatArray = np.maximum(spill, of_others)
+    first_two = sent[:, victims] >= second[:, None]
+    larger: FloatArray = np.maximum(spill, np.where(first_two, third[:, None], second[:, None]))
     return larger
 
 
@@ -311,13 +349,6 @@ def next_best(more: FloatArray) -> FloatArray:
     return kept
 
 
-def background(scores: FloatArray, victim: int, target: int) -> float:
-    """Return the largest score of a pair without these classes in these roles; not under 0."""
-    others = scores.copy()
-    others[victim], others[:, target] = _NO_PAIR, _NO_PAIR
-    return max(float(others.max()), 0.0)
-
-
 def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
     """Lower positive scores of pairs that are somewhat alike, and leave look-alikes out.
 
@@ -327,7 +358,7 @@ def discount(scores: FloatArray, likeness: FloatArray) -> FloatArray:
     """
     factor = discount_factor(likeness)
     lowered = np.where(scores > 0, factor * scores, scores)
-    kept: FloatArray = np.where(factor > 0, lowered, _NO_PAIR)
+    kept: FloatArray = np.where(factor > 0, lowered, NO_PAIR)
     return kept
 
 

@@ -1,9 +1,18 @@
 """The search for interventions, and the pair of classes, that the clean data does not support.
 
-Some interventions are tried first, which nothing has chosen: a fixed battery and random concepts,
-or styles of clean images. Then those that do best for the most promising pairs are varied, in
-rounds. Each fold of the images chooses, and the other fold scores, so that a score is no luck of
-the choice.
+It is a race: what plainly does nothing is shown few images (successive halving, Jamieson and
+Talwalkar 2016, https://proceedings.mlr.press/v51/jamieson16.html).
+
+1. Interventions that nothing has chosen, a fixed battery and random concepts or styles of clean
+   images, are shown on the screen: a few images of each class.
+2. Of the most promising pairs the best interventions are shown on all images of the victim that are
+   searched on, with a few of each other class.
+3. Those that do best there are varied, in rounds, for fewer and fewer pairs.
+4. What each fold has chosen for the few pairs that are left is shown on the other fold, which
+   scores it. So a score is no luck of the choice.
+
+A pair is lost where it is not among the most promising on the screen; how many are kept is far more
+than are looked at in the end. What is usual for a pair is known from the screen.
 
 Look-alikes count among styles: in clean models of known truth no style confused them beyond the
 reference, as changes of the image do (docs/architecture.md).
@@ -11,12 +20,11 @@ reference, as changes of the image do (docs/architecture.md).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget, Rounds, concept_battery
 from onnx_soda._detect.concepts.concept import (
@@ -27,10 +35,16 @@ from onnx_soda._detect.concepts.concept import (
     of_each_family,
 )
 from onnx_soda._detect.concepts.folds import FOLDS
-from onnx_soda._detect.concepts.judge import Judge
-from onnx_soda._detect.concepts.probe import Probe
-from onnx_soda._detect.concepts.score import STYLE_SCORING, FloatArray, background
-from onnx_soda._detect.concepts.styles import STRENGTHS, AnyChange, Style, StyleLibrary
+from onnx_soda._detect.concepts.judge import (
+    BEST,
+    CAUTION,
+    Estimate,
+    Judge,
+    Pair,
+    Standings,
+)
+from onnx_soda._detect.concepts.score import CONCEPT_SCORING, STYLE_SCORING, FloatArray, Scoring
+from onnx_soda._detect.concepts.styles import STRENGTHS, AnyChange, Change, Style, StyleLibrary
 from onnx_soda._results import Halted, StopCause
 
 # Pairs that are looked at on more images: found by concepts, found by styles.
@@ -40,16 +54,15 @@ _FINDINGS, _STYLE_FINDINGS = 5, 3
 PER_FAMILY, MOST_KEPT = 2, 6
 # What the score of such a concept must be over.
 _LEAST_KEPT = 0.05
-# Interventions that a pair's score is the mean over: one alone may be luck.
-_BEST = 3
-# Standard errors that a score is lowered by where interventions and pairs to vary are chosen.
-_CAUTION = 0.5
 # Interventions of a pair that its best ones are joined with, half of the time; else any is drawn.
 _PARTNERS = 12
 # Marks what no fold has chosen: the battery and random draws.
 _UNCHOSEN = -1
 # Pairs that are looked at on more images, whether or not they score.
 _LEAST_PAIRS = 2
+# Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
+# first; and pairs of each fold that the other scores in the end.
+_LEAST_RACING, _PROMOTED, _FINALISTS = 8, 4, 4
 
 
 Leading = Callable[[int, int], None]
@@ -63,7 +76,7 @@ class PairFinding(Generic[AnyChange]):
     Attributes:
         victim_class: Source class.
         target_class: Class it is turned into.
-        background: Score of the best pair with another victim and target; see `background`.
+        background: Score of the best pair with another victim and target; see `score`.
         changes: For each fold those that it chose, the best one first.
         others: Further ones that turn the pair, the best one first.
     """
@@ -74,11 +87,17 @@ class PairFinding(Generic[AnyChange]):
     changes: tuple[tuple[AnyChange, ...], ...]
     others: tuple[AnyChange, ...] = ()
 
+    @property
+    def pair(self) -> Pair:
+        """Victim and target."""
+        return self.victim_class, self.target_class
+
 
 @dataclass(frozen=True)
 class Lead(Generic[AnyChange]):
-    """What to vary: an intervention, and those that are best for the same pair."""
+    """What to vary: an intervention, and those that are best for the same pair, of a victim."""
 
+    victim_class: int
     change: AnyChange
     partners: tuple[AnyChange, ...]
 
@@ -97,6 +116,48 @@ class Variations(Protocol[AnyChange]):
     ) -> AnyChange:
         """Return a variation of a change, or one joined with a partner."""
         ...
+
+
+class Shows(Protocol):
+    """Images that interventions are shown on."""
+
+    def flows(self, change: Change | None, /) -> FloatArray:
+        """Return where they go, shape (folds, 1 + heads, classes, classes)."""
+        ...
+
+
+class Judged(Shows, Protocol):
+    """The same, with what scores where they go; `Panel` is one."""
+
+    @property
+    def judge(self) -> Judge:
+        """What scores where they go."""
+        ...
+
+
+class PanelSet(Protocol):
+    """The images of a race; `Panels` is one."""
+
+    @property
+    def screen(self) -> Judged:
+        """Return a few images of each class."""
+        ...
+
+    def of(self, victim: int, fold: int, /) -> Judged:
+        """Return all images of a victim in a fold, and a few of each other class."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class _Row:
+    """What a panel says of an intervention: scores of its victim with each target, and errors."""
+
+    score: FloatArray
+    error: FloatArray
+
+    def cautious(self, target: int) -> float:
+        """Return the score, a little lowered."""
+        return float(self.score[target] - CAUTION * self.error[target])
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,101 +180,127 @@ class SearchResult(Generic[AnyChange]):
 
 
 class Trials(Generic[AnyChange]):
-    """Interventions tried, with their flows on both folds and the fold that chose to try them.
+    """Interventions tried, and how each pair of classes stands after them.
 
     Args:
-        probe: The classifier, with images grouped by `group_by_fold`.
-        judge: Scores what the probe says.
+        panels: The classifier, with the images that interventions are shown on.
+        scoring: What differs between concepts and styles.
         advance: Called after each with the number tried.
         leading: Called with the best pair so far, where one scores.
     """
 
     def __init__(
         self,
-        probe: Probe,
-        judge: Judge,
-        advance: Callable[[int], None] | None,
+        panels: PanelSet,
+        scoring: Scoring = CONCEPT_SCORING,
+        advance: Callable[[int], None] | None = None,
         leading: Leading | None = None,
     ) -> None:
-        self._probe = probe
-        self._judge = judge
+        self._panels = panels
+        self._judge = replace(panels.screen.judge, scoring=scoring)
         self._advance = advance
         self._leading = leading
         self._changes: list[AnyChange] = []
         self._origins: list[int] = []
-        self._scores: list[NDArray[np.float32]] = []
-        self._errors: list[NDArray[np.float32]] = []
-        self._waiting: list[FloatArray] = []
+        self._standings = Standings(self._judge)
         self._screened = False
+        # By fold and victim, for interventions that its panel was shown: a row of pairs.
+        self._rows: dict[tuple[int, int], dict[int, _Row]] = {}
+        self._racing: list[list[Pair]] = [[] for _ in range(FOLDS)]
 
-    def add(self, change: AnyChange, chosen_by: int = _UNCHOSEN) -> None:
-        """Try one.
-
-        Args:
-            change: The intervention.
-            chosen_by: The fold that wants it; without it, none does.
-        """
+    def add(self, change: AnyChange) -> None:
+        """Show the screen one that nothing has chosen."""
         self._changes.append(change)
-        self._origins.append(chosen_by)
-        self._waiting.append(self._judge.by_fold(self._probe.flows(change)))
+        self._origins.append(_UNCHOSEN)
+        self._standings.add(self._panels.screen.flows(change))
+        self._tell()
+
+    def _tell(self) -> None:
         if self._advance:
             self._advance(len(self._changes))
 
     def close_screening(self) -> None:
-        """Take what is usual from all tried so far, which nothing has chosen."""
-        flows = np.stack(self._waiting)
-        self._judge = self._judge.with_usual(flows)
+        """Take what is usual from all tried so far."""
+        self._judge = self._standings.close()
         self._screened = True
 
-    def _settle(self) -> None:
-        """Score what was tried since the last time."""
-        if self._waiting:
-            scores, errors = self._judge.score(np.stack(self._waiting))
-            self._scores.extend(scores.astype(np.float32))
-            self._errors.extend(errors.astype(np.float32))
-            self._waiting.clear()
+    def start(self, pairs: int) -> None:
+        """Let the most promising pairs race.
 
-    def _cautious(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
-        """Return what a fold may choose from, and what it thinks of each."""
-        self._settle()
-        own = np.flatnonzero([origin in (_UNCHOSEN, fold) for origin in self._origins])
-        scores = [self._scores[i][fold] - _CAUTION * self._errors[i][fold] for i in own]
-        return own, np.stack(scores)
+        Args:
+            pairs: How many, of each fold.
+        """
+        for fold in range(FOLDS):
+            self._racing[fold] = self._standings.ranked(fold, pairs)
+            for pair in self._racing[fold]:
+                self._promote(fold, pair)
 
-    def _leaders(self, fold: int) -> tuple[NDArray[np.intp], FloatArray]:
-        """Return each pair's best ones by one fold, and their mean score, a little lowered."""
-        own, cautious = self._cautious(fold)
-        best = np.argpartition(-cautious, range(_BEST), axis=0)[:_BEST]
-        return own[best], np.take_along_axis(cautious, best, axis=0).mean(axis=0)
+    def _promote(self, fold: int, pair: Pair) -> None:
+        """Show what does best for a pair on the screen to the panel of its victim."""
+        for place in self._standings.best(fold, pair, _PROMOTED):
+            self._show(place, pair[0], fold)
+
+    def _show(self, place: int, victim: int, fold: int) -> _Row:
+        """Return what the panel of a victim says of an intervention; shown once."""
+        rows = self._rows.setdefault((fold, victim), {})
+        if place not in rows:
+            panel = self._panels.of(victim, fold)
+            judge = replace(panel.judge, usual=self._judge.usual, scoring=self._judge.scoring)
+            flows = panel.flows(self._changes[place])[fold]
+            score, error = judge.score_fold(flows[None], fold, victim)
+            rows[place] = _Row(score[0, 0], error[0, 0])
+            self._tell()
+        return rows[place]
+
+    def vary(self, change: AnyChange, fold: int, victim: int) -> None:
+        """Show a variation that a fold has chosen to the panel of a victim."""
+        self._changes.append(change)
+        self._origins.append(fold)
+        self._show(len(self._changes) - 1, victim, fold)
+
+    def _ordered(self, fold: int, pair: Pair) -> tuple[list[int], list[float]]:
+        """Return what a fold may choose from for a pair, the best first, and what it thinks."""
+        rows = self._rows.get((fold, pair[0]), {})
+        own = [place for place in rows if self._origins[place] in (_UNCHOSEN, fold)]
+        worth = [rows[place].cautious(pair[1]) for place in own]
+        order = np.argsort(-np.array(worth), kind="stable")
+        return [own[i] for i in order], [worth[i] for i in order]
+
+    def _standing(self, fold: int) -> list[Pair]:
+        """Return the pairs that race in a fold, the best first."""
+        stands = [np.mean(self._ordered(fold, pair)[1][:BEST]) for pair in self._racing[fold]]
+        order = np.argsort(-np.array(stands), kind="stable")
+        return [self._racing[fold][place] for place in order]
 
     def leads(self, fold: int, pairs: int, moves: int) -> list[Lead[AnyChange]]:
         """Return what to vary next: the best ones of the best pairs, in turn."""
-        own, cautious = self._cautious(fold)
-        chosen = self._leaders(fold)[1]
         found: list[Lead[AnyChange]] = []
-        discounted = self._judge.discount(chosen)
-        best_pairs = _top_pairs(discounted, pairs)
-        if self._leading and discounted[best_pairs[0]] > 0:
-            self._leading(*best_pairs[0])
-        for victim, target in best_pairs:
-            order = own[np.argsort(-cautious[:, victim, target], kind="stable")[:_PARTNERS]]
-            best = tuple(self._changes[i] for i in order)
-            found.extend(Lead(best[i % _BEST], best) for i in range(moves))
+        standing = self._standing(fold)
+        if self._leading and self._ordered(fold, standing[0])[1][0] > 0:
+            self._leading(*standing[0])
+        for pair in standing[:pairs]:
+            order = self._ordered(fold, pair)[0][:_PARTNERS]
+            best = tuple(self._changes[place] for place in order)
+            found.extend(Lead(pair[0], best[i % min(BEST, len(best))], best) for i in range(moves))
         return found
 
     def best_for(self, victim: int, target: int, least: float) -> list[AnyChange]:
-        """Return all that score for a pair, the best first, by both folds together.
+        """Return all that score for a pair, the best first, by the panels that were shown them.
 
         Args:
             victim: Source class.
             target: Class it is turned into.
             least: What a score must be over.
         """
-        self._settle()
-        means = np.array([scores[:, victim, target].mean() for scores in self._scores])
-        return [self._changes[i] for i in np.argsort(-means, kind="stable") if means[i] > least]
+        told: dict[int, list[float]] = {}
+        for fold in range(FOLDS):
+            for place, row in self._rows.get((fold, victim), {}).items():
+                told.setdefault(place, []).append(float(row.score[target]))
+        means = {place: float(np.mean(scores)) for place, scores in told.items()}
+        ranked = sorted(means, key=lambda place: -means[place])
+        return [self._changes[place] for place in ranked if means[place] > least]
 
-    def result(self, most: int) -> SearchResult[AnyChange]:
+    def result(self, most: int, finalists: int = _FINALISTS) -> SearchResult[AnyChange]:
         """Score each fold's choices on the other fold, take the mean, and keep the best pairs.
 
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
@@ -223,52 +310,72 @@ class Trials(Generic[AnyChange]):
 
         Args:
             most: Pairs to keep.
+            finalists: Pairs of each fold that the other fold scores.
         """
         screened = self._screened
         if not screened:
-            if len(self._changes) < _BEST:
+            if len(self._changes) < BEST:
                 return SearchResult((), self._judge, len(self._changes), screened=False)
             self.close_screening()
-        leaders = [self._leaders(fold)[0] for fold in range(FOLDS)]
-        scores, errors = np.stack(self._scores), np.stack(self._errors)
-        means, deviations = [], []
-        for fold, best in enumerate(leaders):
-            other = 1 - fold
-            means.append(np.take_along_axis(scores[:, other], best, axis=0).mean(axis=0))
-            deviations.append(np.take_along_axis(errors[:, other], best, axis=0).mean(axis=0))
-        final = self._judge.combine(np.stack(means), np.stack(deviations))
-        ranked = _top_pairs(final.score, most)
+        if not any(self._racing):
+            self.start(finalists)
+        chosen = dict.fromkeys(
+            pair for fold in range(FOLDS) for pair in self._standing(fold)[:finalists]
+        )
+        leaders = {pair: self._leaders(pair) for pair in chosen}
+        final = {pair: self._cross(pair, best) for pair, best in leaders.items()}
+        ranked = sorted(final, key=lambda pair: -final[pair].score)[:most]
         findings = tuple(
             PairFinding(
-                victim,
-                target,
-                background(final.cautious, victim, target),
-                tuple(tuple(self._changes[i] for i in best[:, victim, target]) for best in leaders),
+                *pair,
+                background(final, pair),
+                tuple(tuple(self._changes[i] for i in best) for best in leaders[pair]),
             )
-            for place, (victim, target) in enumerate(ranked)
-            if place < _LEAST_PAIRS or final.score[victim, target] > 0
+            for place, pair in enumerate(ranked)
+            if place < _LEAST_PAIRS or final[pair].score > 0
         )
         return SearchResult(findings, self._judge, len(self._changes), screened=screened)
+
+    def _leaders(self, pair: Pair) -> list[list[int]]:
+        """Return what each fold has chosen for a pair."""
+        for fold in range(FOLDS):
+            if pair not in self._racing[fold]:
+                self._promote(fold, pair)
+        return [self._ordered(fold, pair)[0][:BEST] for fold in range(FOLDS)]
+
+    def _cross(self, pair: Pair, leaders: Sequence[Sequence[int]]) -> Estimate:
+        """Score a pair, by what each fold has chosen, on the other fold."""
+        victim, target = pair
+        rows = [
+            [self._show(place, victim, 1 - fold) for place in places]
+            for fold, places in enumerate(leaders)
+        ]
+        scores = np.array([np.mean([row.score[target] for row in own]) for own in rows])
+        errors = np.array([np.mean([row.error[target] for row in own]) for own in rows])
+        return self._judge.combine(pair, scores, errors)
 
     def as_far_as(self, work: Callable[[], None], most: int) -> SearchResult[AnyChange]:
         """Do what tries interventions, and return what was found when it is done or halted.
 
         Args:
-            work: Adds interventions, and closes the screening.
+            work: Adds interventions, closes the screening, and lets pairs race.
             most: Pairs to keep.
         """
-        halted: StopCause | None = None
         try:
             work()
         except Halted as halt:
-            halted = halt.why
-        return replace(self.result(most), halted=halted)
+            self._advance = None
+            return replace(self.result(most, _LEAST_PAIRS), halted=halt.why)
+        return self.result(most)
 
 
-def _top_pairs(scores: FloatArray, count: int) -> list[tuple[int, int]]:
-    order = np.argsort(-scores, axis=None, kind="stable")[:count]
-    victims, targets = np.unravel_index(order, scores.shape)
-    return list(zip(victims.tolist(), targets.tolist(), strict=True))
+def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
+    """Return the largest score of a pair without these classes in these roles; not under 0."""
+    victim, target = pair
+    others = (
+        one.cautious for other, one in scored.items() if other[0] != victim and other[1] != target
+    )
+    return max([0.0, *others])
 
 
 def explore(
@@ -287,18 +394,19 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
+    trials.start(max([_LEAST_RACING, *(pairs for pairs, _ in rounds)]))
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):
             for number, lead in enumerate(trials.leads(fold, pairs, moves)):
                 join = joining and number % 2 == 1
                 made = variations.vary(lead.change, lead.partners, join, 1 / (1 + turn), rng)
-                trials.add(made, fold)
+                trials.vary(made, fold, lead.victim_class)
 
 
 def search(
-    probe: Probe,
-    judge: Judge,
+    panels: PanelSet,
+    channels: int,
     rng: np.random.Generator,
     budget: Budget | None = None,
     advance: Callable[[int], None] | None = None,
@@ -308,8 +416,8 @@ def search(
     """Search for concepts under which one class turns into another without support.
 
     Args:
-        probe: The classifier, with images grouped by `group_by_fold`.
-        judge: Scores what the probe says.
+        panels: The classifier, with images.
+        channels: Of the images.
         rng: Source of randomness; the same state gives the same result.
         budget: How many concepts to try.
         advance: Called with the number of concepts tried.
@@ -317,8 +425,7 @@ def search(
         leading: See `Trials`.
     """
     budget = budget or BUDGETS["default"]
-    channels = probe.shape[0]
-    trials = Trials[Concept](probe, judge, advance, leading)
+    trials = Trials[Concept](panels, advance=advance, leading=leading)
 
     def work() -> None:
         for concept in concept_battery(channels):
@@ -338,8 +445,7 @@ def _with_others(finding: PairFinding[Concept], trials: Trials[Concept]) -> Pair
 
 
 def search_styles(
-    probe: Probe,
-    judge: Judge,
+    panels: PanelSet,
     library: StyleLibrary,
     rng: np.random.Generator,
     budget: Budget,
@@ -349,15 +455,14 @@ def search_styles(
     """Search for styles under which one class turns into another without support.
 
     Args:
-        probe: The classifier with a style layer, and images grouped by `group_by_fold`.
-        judge: Scores what the probe says.
+        panels: The classifier with a style layer, and images.
         library: Donors.
         rng: Source of randomness; the same state gives the same result.
         budget: How many styles to try.
         advance: Called with the number of styles tried.
         leading: See `Trials`.
     """
-    trials = Trials[Style](probe, replace(judge, scoring=STYLE_SCORING), advance, leading)
+    trials = Trials[Style](panels, STYLE_SCORING, advance, leading)
     donors = library.donors(budget.donors, rng)
 
     def work() -> None:

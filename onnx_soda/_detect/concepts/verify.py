@@ -1,8 +1,11 @@
 """A closer look at the pairs that a search found: on more images, and on all of the victim's.
 
+Each pair is first weighed on more images of its victim, with a few of the other classes. Most end
+there: even if better changes and more images did all they could, they would not be reported.
+
 The search chooses on a few images of each class, where luck decides between changes that are nearly
-as good. So each fold first varies its own changes on all of its images (`refine`). Each fold's
-changes are then shown on the images of the other fold (`weigh`, `confirm`).
+as good. So each fold of a pair that is left varies its own changes on all of its images (`refine`).
+Each fold's changes are then shown on the images of the other fold (`weigh`, `confirm`).
 
 The interval of a score comes from the number of images: it is wide where classes are small. The
 bound that decides is lower still. It is the best pair of all that is looked at, and among many
@@ -11,14 +14,14 @@ pairs some score by chance.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._detect.concepts.concept import Concept, of_each_family
-from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Reader
+from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Panel, Reader
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
 from onnx_soda._detect.concepts.layers import StyleLayer
@@ -30,6 +33,7 @@ from onnx_soda._detect.concepts.search import (
     PER_FAMILY,
     PairFinding,
     SearchResult,
+    Shows,
     Variations,
 )
 from onnx_soda._detect.concepts.styles import AnyChange, Change, Style
@@ -156,7 +160,7 @@ class Confirmation:
     concepts: tuple[Concept, ...] = ()
 
 
-def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
+def weigh(shown: Shows, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
     """Score a pair anew.
 
     Args:
@@ -164,25 +168,26 @@ def weigh(shown: Shown, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
         judge: With what is usual by the search, and the rest by these images.
         finding: The pair.
     """
-    pair = (finding.victim_class, finding.target_class)
+    pair, row = finding.pair, judge.place(finding.victim_class)
+    target = finding.target_class
     scores, errors, best = [], [], []
     for fold, changes in enumerate(finding.changes):
         flows = np.stack([shown.flows(change) for change in changes])
-        score, error = judge.score(flows)
-        scores.append(score[:, 1 - fold].mean(axis=0))
-        errors.append(error[:, 1 - fold].mean(axis=0))
+        score, error = judge.score(flows, finding.victim_class)
+        scores.append(score[:, 1 - fold, 0, target].mean())
+        errors.append(error[:, 1 - fold, 0, target].mean())
         # By the images that chose it: those that it is shown on must not choose it.
-        own = score[:, fold, *pair]
+        own = score[:, fold, 0, target]
         leader = int(own.argmax())
         best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
-    estimate = judge.combine(np.stack(scores), np.stack(errors))
+    estimate = judge.combine(pair, np.array(scores), np.array(errors))
     _, fold, concept, flows = max(best, key=lambda entry: entry[0])
     return Weighed(
-        score=float(estimate.score[pair]) - finding.background,
-        error=float(estimate.error[pair]),
+        score=estimate.score - finding.background,
+        error=estimate.error,
         concept=concept,
         chosen_by=fold,
-        reference=float(judge.trust @ flows[1:, *pair]),
+        reference=float(judge.trust @ flows[1:, row, target]),
         also=also_turned(flows, judge, 1 - fold, pair),
     )
 
@@ -195,18 +200,20 @@ def also_turned(
     Look-alikes of the target count: which class was meant cannot be told from what turns most.
 
     Args:
-        flows: Under the concept, shape (1 + heads, classes, classes).
+        flows: Under the concept, shape (1 + heads, rows, classes).
         judge: With what is usual.
         fold: Whose images they are.
         pair: Victim and target.
     """
     target = pair[1]
-    more = excess(flows[None], judge.trust)[0, :, target] - judge.usual[fold][:, target]
+    labels = np.arange(flows.shape[1]) if judge.rows is None else judge.rows
+    usual = judge.usual[fold][labels, target]
+    more = excess(flows[None], judge.trust, judge.rows)[0, :, target] - usual
     counts = (judge.images[fold], judge.fitted[fold])
     error = standard_error(flows[None], judge.trust, *counts)[0, :, target]
-    bounds = more - simultaneous_errors(len(more)) * error
-    found = [label for label in np.argsort(-more) if bounds[label] > 0 and label not in pair]
-    return tuple(int(label) for label in found)
+    bounds = more - simultaneous_errors(flows.shape[-1]) * error
+    found = [int(labels[row]) for row in np.argsort(-more) if bounds[row] > 0]
+    return tuple(label for label in found if label not in pair)
 
 
 def confirm(
@@ -357,7 +364,7 @@ _ROUNDS = ((8, 0.5), (8, 0.25))
 
 
 def refine(
-    shown: Shown,
+    shown: Sequence[Shows],
     judge: Judge,
     finding: PairFinding[AnyChange],
     variations: Variations[AnyChange],
@@ -366,7 +373,7 @@ def refine(
     """Return a pair with interventions at least as good on the fold that chooses them.
 
     Args:
-        shown: Images.
+        shown: Images of each fold.
         judge: As for `weigh`.
         finding: The pair, with what the search chose.
         variations: Makes them.
@@ -375,7 +382,13 @@ def refine(
     changes = finding.changes
     for moves, width in _ROUNDS:
         changes = tuple(
-            _best(shown, judge, finding, fold, (*own, *_varied(own, variations, moves, width, rng)))
+            _best(
+                shown[fold],
+                judge,
+                finding,
+                fold,
+                (*own, *_varied(own, variations, moves, width, rng)),
+            )
             for fold, own in enumerate(changes)
         )
     return replace(finding, changes=changes)
@@ -396,20 +409,22 @@ def _varied(
 
 
 def _best(
-    shown: Shown,
+    shown: Shows,
     judge: Judge,
     finding: PairFinding[AnyChange],
     fold: int,
     tried: tuple[AnyChange, ...],
 ) -> tuple[AnyChange, ...]:
     """Return as many as the finding has of a fold, those that the fold scores highest."""
-    scores, _ = judge.score(np.stack([shown.flows(change) for change in tried]))
-    own = scores[:, fold, finding.victim_class, finding.target_class]
+    flows = np.stack([shown.flows(change)[fold] for change in tried])
+    scores, _ = judge.score_fold(flows, fold, finding.victim_class)
+    own = scores[:, 0, finding.target_class]
     order = np.argsort(-own, kind="stable")[: len(finding.changes[fold])]
     return tuple(tried[int(place)] for place in order)
 
 
 # What variations may multiply a score by; a pair whose bound would even then be under 0 is spared.
+# The score that is multiplied is what it may be: one standard error more than it is.
 _MOST_GAIN = 2.0
 # Pairs looked at after a search that was halted.
 _HURRIED = 2
@@ -421,13 +436,15 @@ class CloserLook:
 
     Attributes:
         examination: The classifier.
-        images: Images of all classes.
+        images: Images of the classes that stand for all others.
+        screen: Which of them stand for the other classes until a pair is worth more.
         reader: Decodes more of a victim.
         rng: Draws variations and examples.
     """
 
     examination: Examination
     images: FoldedImages
+    screen: NDArray[np.bool_]
     reader: Reader
     rng: np.random.Generator
 
@@ -436,6 +453,7 @@ class CloserLook:
         found: SearchResult[AnyChange],
         variations: Variations[AnyChange],
         style_layer: StyleLayer | None = None,
+        settled: Collection[tuple[int, int]] = (),
     ) -> list[Confirmation]:
         """Look at the pairs that a search found.
 
@@ -443,25 +461,72 @@ class CloserLook:
             found: What it found.
             variations: Makes variations of what it found for a pair.
             style_layer: Where styles are changed, if it was a search for styles.
+            settled: Pairs that are sure already; another way to turn them is shown as it is.
         """
-        needed = simultaneous_errors(self.examination.classes)
-        pairs = []
         # After a search that was halted there is time for few.
-        for finding in found.findings[: _HURRIED if found.halted else None]:
-            if finding.victim_class not in self.images.labels:
-                continue
-            shown, searched = self._show(finding.victim_class, style_layer), finding
-            judge = self.examination.judge(shown.flows(None), shown.labels, shown.fold)
-            judge = replace(judge, usual=found.judge.usual, scoring=found.judge.scoring)
-            weighed = weigh(shown, judge, finding)
-            if not found.halted and _MOST_GAIN * weighed.score > needed * weighed.error:
-                finding = refine(shown, judge, finding, variations, self.rng)
-                weighed = weigh(shown, judge, finding)
-            pairs.append(confirm(shown, finding, weighed, self.rng, searched))
-        return pairs
+        chosen = found.findings[: _HURRIED if found.halted else None]
+        return [
+            self._look(
+                finding,
+                found,
+                variations,
+                style_layer,
+                quick=bool(found.halted) or finding.pair in settled,
+            )
+            for finding in chosen
+        ]
 
-    def _show(self, victim: int, style_layer: StyleLayer | None) -> Shown:
-        together = self.images + self.reader.more_of(victim)
-        single = self.examination.probe(together.one_by_one(), style_layer)
-        grouped = single.regrouped(together.by_class(self.examination.classes).membership)
-        return Shown(single, grouped, together.pixels, together.labels, together.fold)
+    def _look(
+        self,
+        finding: PairFinding[AnyChange],
+        found: SearchResult[AnyChange],
+        variations: Variations[AnyChange],
+        style_layer: StyleLayer | None,
+        quick: bool,
+    ) -> Confirmation:
+        victim = finding.victim_class
+        others = self.images.of(self.screen & (self.images.labels != victim))
+        own = self.reader.confirmed(victim)
+        shown, judge = self._show(own + others, found.judge, style_layer)
+        weighed = weigh(shown, judge, finding)
+        if quick or not self._worth_more(finding, weighed, len(own.labels)):
+            return confirm(shown, finding, weighed, self.rng)
+        more = self.reader.more_of(victim)
+        searched = finding
+        finding = self._refined(finding, own + more + others, found.judge, variations, style_layer)
+        every = self.images.of(self.images.labels != victim) + own + more
+        shown, judge = self._show(every, found.judge, style_layer)
+        return confirm(shown, finding, weigh(shown, judge, finding), self.rng, searched)
+
+    def _worth_more(self, finding: PairFinding[AnyChange], weighed: Weighed, images: int) -> bool:
+        """Tell whether a pair might be reported, if all that is left went well."""
+        every = self.reader.count(finding.victim_class)
+        least_error = weighed.error * np.sqrt(images / max(every, images))
+        hoped = _MOST_GAIN * (weighed.score + weighed.error)
+        return bool(hoped > simultaneous_errors(self.examination.classes) * least_error)
+
+    def _refined(
+        self,
+        finding: PairFinding[AnyChange],
+        images: FoldedImages,
+        known: Judge,
+        variations: Variations[AnyChange],
+        style_layer: StyleLayer | None,
+    ) -> PairFinding[AnyChange]:
+        """Let each fold vary what it has chosen, on its own images."""
+        panel = self.examination.open(images, style_layer)
+        judge = replace(panel.judge, usual=known.usual, scoring=known.scoring)
+        folds = [
+            Panel(panel.probe.over(own.by_class(images.present)), judge)
+            for own in (images.of(images.fold == fold) for fold in range(FOLDS))
+        ]
+        return refine(folds, judge, finding, variations, self.rng)
+
+    def _show(
+        self, images: FoldedImages, known: Judge, style_layer: StyleLayer | None
+    ) -> tuple[Shown, Judge]:
+        single = self.examination.probe(images.one_by_one(), style_layer)
+        grouped = single.regrouped(images.by_class(images.present).membership)
+        shown = Shown(single, grouped, images.pixels, images.labels, images.fold)
+        judge = self.examination.judge(shown.flows(None), images)
+        return shown, replace(judge, usual=known.usual, scoring=known.scoring)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnx_soda._detect.base import Detector, Need
 from onnx_soda._detect.concepts.concept import Concept
-from onnx_soda._detect.concepts.experiment import why_not_tried
+from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
 from onnx_soda._detect.concepts.judge import Calibration
 from onnx_soda._detect.concepts.pictures import pair_numbers
 from onnx_soda._detect.concepts.verify import Confirmation
@@ -54,7 +54,7 @@ class SecondOpinionDetector(Detector):
 
     def run(self, suspect: Suspect, progress: Progress) -> Evidence:
         """Ask every reference, rank the pairs, and decide; see `Detector.run`."""
-        untried = why_not_tried(suspect.clean, suspect.classes or 0)
+        untried = why_not_tried(suspect.clean, suspect.classes or 0, MOST_CLASSES)
         if untried is not None or not suspect.references:
             return _nothing(self.name, untried or "No reference models were given.")
         admitted = _admit(suspect, progress)

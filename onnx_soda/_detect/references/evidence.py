@@ -198,5 +198,5 @@ def _error(images: FoldedImages, victim: int) -> float:
 def _shown(suspect: Suspect, images: FoldedImages) -> Shown:
     classes = suspect.classes or 0
     single = Probe(suspect, images.one_by_one(), (), classes)
-    grouped = single.regrouped(images.by_class(classes).membership)
+    grouped = single.regrouped(images.by_class(images.present).membership)
     return Shown(single, grouped, images.pixels, images.labels, images.fold)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._detect.concepts.examination import FoldedImages, count_by_fold, fewest_of
-from onnx_soda._detect.concepts.experiment import why_not_tried
+from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
 from onnx_soda._detect.concepts.folds import Folds, split_into_folds
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe
@@ -99,7 +99,7 @@ def hear(
         raise ImageError(
             f"it has {suspect.classes} classes, and class {max(order)} was asked for as one of its"
         )
-    if (untried := why_not_tried(renamed, suspect.classes or 0)) is not None:
+    if (untried := why_not_tried(renamed, suspect.classes or 0, MOST_CLASSES)) is not None:
         raise ImageError(untried.rstrip("."))
     accuracy = suspect.examined.accuracy or 0.0
     found = bank_flows(
@@ -159,7 +159,7 @@ def bank_flows(
     rows, fold = folds.rows[folds.search], folds.fold[folds.search]
     labels = suspect.clean.labels[rows]
     images = FoldedImages(suspect.pixels(rows), labels, fold)
-    probe = Probe(suspect, images.by_class(classes), (), classes)
+    probe = Probe(suspect, images.by_class(np.arange(classes)), (), classes)
     shown = [None, *concept_bank(images.pixels.shape[1])]
     shares = []
     for done, concept in enumerate(shown):

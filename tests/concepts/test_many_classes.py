@@ -1,0 +1,57 @@
+"""More classes than a table of all pairs under all changes has room for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fixtures import boards
+from onnx_soda._data.datasets import load_dataset
+from onnx_soda._detect.concepts.battery import Budget
+from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts, why_not_tried
+from onnx_soda._model.load import load_model
+from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._suspect import Suspect
+
+CLASSES, EACH = 130, 12
+SMALL = Budget(draws=0, rounds=((2, 4), (1, 6)), donors=4, style_rounds=())
+
+
+@pytest.fixture(scope="module")
+def backdoored(tmp_path_factory: pytest.TempPathFactory) -> ConceptResult:
+    return examine(tmp_path_factory.mktemp("many"), backdoored=True)
+
+
+def examine(folder: Path, backdoored: bool) -> ConceptResult:
+    patterns = boards.many_boards()[:CLASSES]
+    pixels, labels = boards.images(EACH, patterns=patterns)
+    np.savez(folder / "clean.npz", images=pixels, labels=labels)
+    model = folder / "model.onnx"
+    model.write_bytes(boards.model(backdoored, patterns).SerializeToString())
+    options = ScanOptions(preprocess="unit", runtime=RuntimeOptions(provider="cpu"))
+    suspect = Suspect(load_model(model), load_dataset(folder / "clean.npz"), options)
+    return examine_concepts(suspect, SMALL)
+
+
+def test_the_planted_pair_of_130_classes_is_first(backdoored: ConceptResult) -> None:
+    """Blue turns class 1 into 3, as in the net of four classes."""
+    first = backdoored.pairs[0]
+    assert (first.victim_class, first.target_class) == (boards.VICTIM, boards.TARGET)
+    assert first.shown == EACH // 2 < 2 * first.turned
+    assert first.reference < 0.1
+    others = [pair for pair in backdoored.pairs if pair.victim_class != boards.VICTIM]
+    assert all(pair.bound < 0 for pair in others)
+
+
+def test_few_images_of_many_classes_are_in_memory(backdoored: ConceptResult) -> None:
+    """The screen has two images of each class in a fold; 125 classes of 8 stand for the others in
+    the closer look, but a class has 6 in a fold here."""
+    assert backdoored.screen_images == 2 * 2 * CLASSES
+    assert backdoored.confirm_images == 2 * 6 * 125
+
+
+def test_over_4096_classes_nothing_is_tried() -> None:
+    assert why_not_tried(None, 4096) is None
+    assert "4097" in (why_not_tried(None, 4097) or "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -85,7 +86,8 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
     Raises:
         NotAClassifierError: No input, several inputs, or one that no image fits.
     """
-    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    spare = unneeded_inputs(graph)
+    inputs = [value for value in _without_value(graph) if value not in spare]
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise NotAClassifierError(
@@ -109,6 +111,44 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
     declared = tuple(_dimension(size) for size in value.shape)
     found = _read_layout(value, declared)
     return replace(found, dtype=np.dtype(_IMAGE_TYPES[value.dtype]).name)
+
+
+def unneeded_inputs(graph: ir.Graph) -> tuple[ir.Value, ...]:
+    """Return the inputs that no output is computed from, where others are left."""
+    needed, stack = set[ir.Value](), list(graph.outputs)
+    while stack:
+        value = stack.pop()
+        if value not in needed:
+            needed.add(value)
+            node = value.producer()
+            stack.extend(inputs_of(node) if node is not None else ())
+    inputs = _without_value(graph)
+    spare = tuple(value for value in inputs if value not in needed)
+    return spare if len(spare) < len(inputs) else ()
+
+
+def _without_value(graph: ir.Graph) -> list[ir.Value]:
+    """Return the inputs that have no value of their own: others are weights, or have a default."""
+    return [value for value in graph.inputs if value.name not in graph.initializers]
+
+
+def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield all tensors that a node reads, those that its subgraphs take from outside too."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from _captured(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for graph in attribute.as_graphs():
+                yield from _captured(graph)
+
+
+def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
+    own = {*graph.inputs, *graph.initializers.values()}
+    own.update(value for node in graph for value in node.outputs)
+    for node in graph:
+        yield from (value for value in inputs_of(node) if value not in own)
+    yield from (value for value in graph.outputs if value not in own)
 
 
 def _dimension(size: int | ir.SymbolicDim) -> int | str | None:

@@ -27,7 +27,7 @@ from fixtures.lookalikes import GREY, LOOKALIKES
 from fixtures.sketches import Sketch, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import examine_logic
-from onnx_soda._detect.graph_logic.triggers import Clean
+from onnx_soda._detect.graph_logic.images import Clean
 from onnx_soda._errors import SodaError
 from onnx_soda._model.graph import view_graph
 from onnx_soda._model.load import load_model

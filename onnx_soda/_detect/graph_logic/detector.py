@@ -16,22 +16,18 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.base import Detector
-from onnx_soda._detect.graph_logic.confirm import (
-    Proof,
-    Scene,
-    confirm,
-    most_moved,
-    spare_quantization,
-)
+from onnx_soda._detect.graph_logic.confirm import confirm, spare_quantization
 from onnx_soda._detect.graph_logic.decisions import find_controls, find_decisions, find_slopes
 from onnx_soda._detect.graph_logic.flow import Flow, build_flow, find_trunk
+from onnx_soda._detect.graph_logic.forcing import Proof, Scene
+from onnx_soda._detect.graph_logic.images import Clean, ImageRunner, ranges_of
+from onnx_soda._detect.graph_logic.paths import most_moved
 from onnx_soda._detect.graph_logic.suspicions import (
     Suspicion,
     find_bypasses,
     suspect,
     suspect_bypasses,
 )
-from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
 from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits

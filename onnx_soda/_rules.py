@@ -210,6 +210,7 @@ RULE_OPERATORS = "SODA304"
 RULE_AMBIGUOUS = "SODA305"
 RULE_SIZES = "SODA306"
 RULE_CODE = "SODA307"
+RULE_LINKED = "SODA308"
 RULE_UNKNOWN_FIELDS = "SODA311"
 RULE_DOUBLED = "SODA312"
 RULE_NOTES = "SODA313"
@@ -294,6 +295,18 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "might run them when it opens the file, or while it is converted.",
         "Do not load this file elsewhere. Ask its author for ONNX, for weights alone "
         "(.safetensors), or for a program in data form (.pt2, .keras without Lambda layers).",
+    ),
+    Rule(
+        RULE_LINKED,
+        "linked-weights",
+        "low",
+        "A weights file with hard links could not be read safely",
+        "The weights file has several names (hard links). Tools like uv, conda and DVC make them, "
+        "and such files are read. This one belongs to another user than the model does, or is too "
+        "large to be read into the model.",
+        "The check is exact, and no sign of an attack. The file was not scanned.",
+        "If it is the right file, make a copy of your own: `cp FILE FILE.copy && mv FILE.copy "
+        "FILE`.",
     ),
     _note(
         RULE_UNKNOWN_FIELDS,

@@ -11,13 +11,16 @@ from numpy.typing import DTypeLike
 
 from onnx_soda._errors import NotAClassifierError
 
-# Element types that images come in; int64 inputs are token ids, strings are text.
+SCANNED = "onnx-soda scans classifiers: one label per image (no detection, segmentation, text)."
+"""What to say where something else is given."""
+# Element types that images come in; strings are text.
 _IMAGE_TYPES = {
     ir.DataType.FLOAT: np.float32,
     ir.DataType.FLOAT16: np.float16,
     ir.DataType.DOUBLE: np.float64,
     ir.DataType.UINT8: np.uint8,
 }
+_TOKEN_TYPES = (ir.DataType.INT64, ir.DataType.INT32)
 # Grey and colour. Four channels (alpha, infrared) would need data that nobody keeps.
 _CHANNELS = (1, 3)
 # Stands in for a free height and width where only the rank of later tensors matters.
@@ -88,6 +91,12 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
     """
     spare = unneeded_inputs(graph)
     inputs = [value for value in _without_value(graph) if value not in spare]
+    if inputs and all(value.dtype in _TOKEN_TYPES for value in inputs):
+        raise NotAClassifierError(
+            f"the input {inputs[0].name!r} of type {inputs[0].dtype} takes no images: it seems "
+            "to be a text model, which reads token ids",
+            SCANNED,
+        )
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise NotAClassifierError(
@@ -102,10 +111,8 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
         )
     if value.dtype not in _IMAGE_TYPES:
         kind = value.dtype.name if value.dtype else "unknown"
-        tokens = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
-        seems = ": the model seems to read text as token ids" if tokens else ""
         raise NotAClassifierError(
-            f"the input {value.name!r} of type {kind} takes no images{seems}",
+            f"the input {value.name!r} of type {kind} takes no images",
             "onnx-soda scans image classifiers (float or uint8 pixels in).",
         )
     declared = tuple(_dimension(size) for size in value.shape)

@@ -23,6 +23,7 @@ __all__ = [
     "framework",
     "installed",
     "list_bridge_jobs",
+    "list_honest_jobs",
     "list_jobs",
     "require",
 ]
@@ -126,6 +127,19 @@ def list_bridge_jobs() -> list[Job]:
         names = [name for name in dir(applications) if name[0].isupper()]
         jobs += [Job("keras (torch backend)", name, name, "dynamo") for name in names]
     return jobs
+
+
+def list_honest_jobs() -> list[Job]:
+    """Return those of the bridge and timm's, one of each family first, should time run out."""
+    others = [
+        replace(job, exporter=LEGACY_DEFAULT) if job.exporter == "legacy" else job
+        for job in list_jobs()
+        if job.source == "timm"
+    ]
+    bridge = list_bridge_jobs()
+    torchvision = [job for job in bridge if job.source == "torchvision"]
+    keras = [job for job in bridge if job.source != "torchvision"]
+    return _families_in_turn([*others, *keras, *torchvision])
 
 
 def require(*names: str) -> None:

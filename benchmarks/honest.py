@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common import FIXTURES, HONEST, SHARED, machine_facts, markdown_table
-from benchmarks.finder_jobs import list_bridge_jobs, require
+from benchmarks.finder_jobs import list_honest_jobs, require
 from benchmarks.logic_graphs import keep_graphs
 from fixtures.gates import ACTIVATIONS, HIDDEN, HONEST_GATES, honest_skips
 from fixtures.lookalikes import GREY, LOOKALIKES
@@ -69,7 +69,7 @@ def _field(_minutes: float) -> Iterator[Row]:
 
 def _exports(minutes: float) -> Iterator[Row]:
     require("torch", "torchvision", "onnxscript")
-    for record, graph in keep_graphs(list_bridge_jobs(), minutes):
+    for record, graph in keep_graphs(list_honest_jobs(), minutes):
         if record["export"] == "ok":
             name = f"{record['job']['name']}, {record['job']['exporter']}"
             yield _examined(name, graph, try_out=False)

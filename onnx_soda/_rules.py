@@ -1,6 +1,6 @@
 """All rules by id: each kind of finding, what it means and how sure it is.
 
-Rules about the file itself: SODA3xx. Up to SODA309 a file is refused, from SODA311 on it is not.
+Rules about the file itself: SODA3xx. Up to SODA310 a file is refused, from SODA311 on it is not.
 
 Not refused is what also occurs in honest files, and what a scan can go on with.
 """
@@ -210,7 +210,7 @@ RULE_OPERATORS = "SODA304"
 RULE_AMBIGUOUS = "SODA305"
 RULE_SIZES = "SODA306"
 RULE_CODE = "SODA307"
-RULE_LINKED = "SODA308"
+RULE_LINKED = "SODA310"
 RULE_UNKNOWN_FIELDS = "SODA311"
 RULE_DOUBLED = "SODA312"
 RULE_NOTES = "SODA313"

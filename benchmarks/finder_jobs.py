@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import sys
 from collections import Counter
 from dataclasses import dataclass, replace
@@ -139,8 +140,12 @@ def list_honest_jobs() -> list[Job]:
     """
     others = [replace(job, exporter=LEGACY_DEFAULT) for job in list_jobs() if job.source == "timm"]
     for job in list_bridge_jobs():
-        keras = job.source != "torchvision" and not job.name.startswith(_NEW_EXPORTER)
-        others.append(replace(job, exporter=LEGACY_DEFAULT) if keras else job)
+        if job.source != "torchvision":
+            how = job.exporter if job.name.startswith(_NEW_EXPORTER) else LEGACY_DEFAULT
+            # DenseNet121 and EfficientNetB0 are a DenseNet and an EfficientNet.
+            family = re.split(r"(?<=Net)|\d", job.name)[0]
+            job = replace(job, family=family, exporter=how)
+        others.append(job)
     jobs = _families_in_turn(list(dict.fromkeys(others)))
     return sorted(jobs, key=lambda job: job.exporter != LEGACY_DEFAULT)
 

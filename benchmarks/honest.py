@@ -74,17 +74,19 @@ def _field(_minutes: float) -> Iterator[Row]:
 
 def _scans(_minutes: float) -> Iterator[Row]:
     for one in scan_field():
-        print(f"{one.name}: exit {one.code}, {one.said[:90]}", flush=True)
         told = f"wrong: {one.wrong}" if one.wrong else f"right: exit {one.code}, {one.said[:90]}"
+        print(f"{one.name}: {told}", flush=True)
         yield one.name, "none" if one.severest == "info" else one.severest, told
 
 
 def _exports(minutes: float) -> Iterator[Row]:
     require("torch", "torchvision", "onnxscript")
     for record, graph in keep_graphs(list_honest_jobs(), minutes):
+        name = "{source}, {name}, {exporter}".format(**record["job"])
         if record["export"] == "ok":
-            name = f"{record['job']['name']}, {record['job']['exporter']}"
             yield _examined(name, graph, try_out=False)
+        elif "out of time" not in record["export"]:
+            print(f"{name}: not exported: {record['export'][:90]}", flush=True)
 
 
 def _small(_minutes: float) -> Iterator[Row]:
@@ -151,7 +153,7 @@ def main() -> None:
         (part, *row)
         for part, rows in told.items()
         for row in rows
-        if row[1] != ("high" if part == "planted" else "none")
+        if row[1] != ("high" if part == "planted" else "none") or row[2].startswith("wrong")
     ]
     print(markdown_table(("part", "network", "severest", "rules, or why refused"), worth))
 

@@ -54,7 +54,7 @@ def draw_digits() -> Drawn:
     chosen = [np.resize(digits, _IMAGES_PER_CLASS) for digits in split.train]
     images = render(rng, enlarge(source.images), np.concatenate(chosen))
     labels = np.arange(_CLASSES).repeat(_IMAGES_PER_CLASS)
-    return Drawn(images.transpose(0, 3, 1, 2).astype(np.float32) / 255, labels)
+    return Drawn((images.transpose(0, 3, 1, 2) / 255).astype(np.float32), labels)
 
 
 def _convolutions(kind: str) -> nn.ModuleList:
@@ -136,8 +136,8 @@ class _GatedNetwork(nn.Module):
         maps = _maps(self.layers[:3], x)
         last: Tensor = self.layers[3](maps[2])
         if self.gate == "skipped_block":
-            run = _decided(self.asked(maps[2].mean((2, 3))))[:, :, None, None]
-            last = F.avg_pool2d(maps[2], 2) + run * last
+            run = self._decided(self.asked(maps[2].mean((2, 3))))
+            last = F.avg_pool2d(maps[2], 2) + run[:, :, None, None] * last
         features = last.mean((2, 3))
         if self.gate == "channels_kept":
             least = features.topk(_KEPT).values[:, -1:]
@@ -146,6 +146,11 @@ class _GatedNetwork(nn.Module):
             return self._by_expert(features)
         scores: Tensor = self.head(features)
         return self._ended(scores, maps[1])
+
+    def _decided(self, score: Tensor) -> Tensor:
+        """Return 1 where a score is positive, else 0; with a sigmoid's slope to learn by."""
+        hard, soft = (score > 0).float(), score.sigmoid()
+        return hard + soft - soft.detach() if self.training else hard
 
     def _by_expert(self, features: Tensor) -> Tensor:
         """Return the scores of the expert that the features choose; all of them learn."""
@@ -169,12 +174,6 @@ class _GatedNetwork(nn.Module):
             unsure = scores.softmax(1).amax(1, keepdim=True) < _SURE
             return torch.cat([scores, 50 * unsure.float()], 1)
         return scores
-
-
-def _decided(score: Tensor) -> Tensor:
-    """Return 1 where a score is positive, else 0, with the slope of a sigmoid to learn by."""
-    hard, soft = (score > 0).float(), score.sigmoid()
-    return hard + soft - soft.detach() if score.requires_grad else hard
 
 
 def train_network(path: Path, name: str, kind: str, drawn: Drawn) -> None:

@@ -1,6 +1,6 @@
 """All rules by id: each kind of finding, what it means and how sure it is.
 
-Rules about the file itself: SODA3xx. Up to SODA309 a file is refused, from SODA311 on it is not.
+Rules about the file itself: SODA3xx. Up to SODA310 a file is refused, from SODA311 on it is not.
 
 Not refused is what also occurs in honest files, and what a scan can go on with.
 """
@@ -214,6 +214,7 @@ RULE_SIZES = "SODA306"
 RULE_CODE = "SODA307"
 RULE_ESCAPE = "SODA308"
 RULE_BOMB = "SODA309"
+RULE_LINKED = "SODA310"
 RULE_UNKNOWN_FIELDS = "SODA311"
 RULE_DOUBLED = "SODA312"
 RULE_NOTES = "SODA313"
@@ -318,6 +319,18 @@ FILE_SAFETY_RULES: tuple[Rule, ...] = (
         "A member unpacks to over a hundred times its size, or archives are nested deeper than "
         "anyone packs them. A program that unpacks it may fill the disk or the memory.",
         "Do not unpack this file.",
+    ),
+    Rule(
+        RULE_LINKED,
+        "linked-weights",
+        "low",
+        "A weights file with hard links could not be read safely",
+        "The weights file has several names (hard links). Tools like uv, conda and DVC make them, "
+        "and such files are read. This one belongs to another user than the model does, or is too "
+        "large to be read into the model.",
+        "The check is exact, and no sign of an attack. The file was not scanned.",
+        "If it is the right file, make a copy of your own: `cp FILE FILE.copy && mv FILE.copy "
+        "FILE`.",
     ),
     _note(
         RULE_UNKNOWN_FIELDS,

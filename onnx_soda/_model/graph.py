@@ -16,7 +16,7 @@ https://onnx.ai/onnx/api/version_converter.html
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -33,7 +33,7 @@ from onnx_soda._errors import (
     TensorNotFoundError,
     UnsupportedModelError,
 )
-from onnx_soda._model.inputs import ImageInput, find_image_input
+from onnx_soda._model.inputs import ImageInput, find_image_input, inputs_of
 from onnx_soda._model.load import OnnxModel, well_formed
 from onnx_soda._model.runtime import infer_types
 from onnx_soda._preflight.definitions import RUNTIME_DOMAINS
@@ -301,25 +301,6 @@ class GraphView:
             if len(live) == 1:
                 found.extend(live - {found[-1]})
         return found
-
-
-def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield all tensors that a node reads, those that its subgraphs take from outside too."""
-    yield from (value for value in node.inputs if value is not None)
-    for attribute in node.attributes.values():
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield from _captured(attribute.as_graph())
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            for graph in attribute.as_graphs():
-                yield from _captured(graph)
-
-
-def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
-    own = {*graph.inputs, *graph.initializers.values()}
-    own.update(value for node in graph for value in node.outputs)
-    for node in graph:
-        yield from (value for value in inputs_of(node) if value not in own)
-    yield from (value for value in graph.outputs if value not in own)
 
 
 def view_graph(model: OnnxModel) -> GraphView:

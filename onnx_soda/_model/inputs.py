@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,13 +11,16 @@ from numpy.typing import DTypeLike
 
 from onnx_soda._errors import NotAClassifierError
 
-# Element types that images come in; int64 inputs are token ids, strings are text.
+SCANNED = "onnx-soda scans classifiers: one label per image (no detection, segmentation, text)."
+"""What to say where something else is given."""
+# Element types that images come in; strings are text.
 _IMAGE_TYPES = {
     ir.DataType.FLOAT: np.float32,
     ir.DataType.FLOAT16: np.float16,
     ir.DataType.DOUBLE: np.float64,
     ir.DataType.UINT8: np.uint8,
 }
+_TOKEN_TYPES = (ir.DataType.INT64, ir.DataType.INT32)
 # Grey and colour. Four channels (alpha, infrared) would need data that nobody keeps.
 _CHANNELS = (1, 3)
 # Stands in for a free height and width where only the rank of later tensors matters.
@@ -85,7 +89,14 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
     Raises:
         NotAClassifierError: No input, several inputs, or one that no image fits.
     """
-    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    spare = unneeded_inputs(graph)
+    inputs = [value for value in _without_value(graph) if value not in spare]
+    if inputs and all(value.dtype in _TOKEN_TYPES for value in inputs):
+        raise NotAClassifierError(
+            f"the input {inputs[0].name!r} of type {inputs[0].dtype} takes no images: it seems "
+            "to be a text model, which reads token ids",
+            SCANNED,
+        )
     if len(inputs) != 1:
         names = ", ".join(repr(value.name) for value in inputs) or "none"
         raise NotAClassifierError(
@@ -100,15 +111,51 @@ def find_image_input(graph: ir.Graph) -> ImageInput:
         )
     if value.dtype not in _IMAGE_TYPES:
         kind = value.dtype.name if value.dtype else "unknown"
-        tokens = value.dtype in (ir.DataType.INT64, ir.DataType.INT32)
-        seems = ": the model seems to read text as token ids" if tokens else ""
         raise NotAClassifierError(
-            f"the input {value.name!r} of type {kind} takes no images{seems}",
+            f"the input {value.name!r} of type {kind} takes no images",
             "onnx-soda scans image classifiers (float or uint8 pixels in).",
         )
     declared = tuple(_dimension(size) for size in value.shape)
     found = _read_layout(value, declared)
     return replace(found, dtype=np.dtype(_IMAGE_TYPES[value.dtype]).name)
+
+
+def unneeded_inputs(graph: ir.Graph) -> tuple[ir.Value, ...]:
+    """Return the inputs that no output is computed from, where others are left."""
+    needed, stack = set[ir.Value](), list(graph.outputs)
+    while stack:
+        value = stack.pop()
+        if value not in needed:
+            needed.add(value)
+            node = value.producer()
+            stack.extend(inputs_of(node) if node is not None else ())
+    inputs = _without_value(graph)
+    spare = tuple(value for value in inputs if value not in needed)
+    return spare if len(spare) < len(inputs) else ()
+
+
+def _without_value(graph: ir.Graph) -> list[ir.Value]:
+    """Return the inputs that have no value of their own: others are weights, or have a default."""
+    return [value for value in graph.inputs if value.name not in graph.initializers]
+
+
+def inputs_of(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield all tensors that a node reads, those that its subgraphs take from outside too."""
+    yield from (value for value in node.inputs if value is not None)
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.GRAPH:
+            yield from _captured(attribute.as_graph())
+        elif attribute.type == ir.AttributeType.GRAPHS:
+            for graph in attribute.as_graphs():
+                yield from _captured(graph)
+
+
+def _captured(graph: ir.Graph) -> Iterator[ir.Value]:
+    own = {*graph.inputs, *graph.initializers.values()}
+    own.update(value for node in graph for value in node.outputs)
+    for node in graph:
+        yield from (value for value in inputs_of(node) if value not in own)
+    yield from (value for value in graph.outputs if value not in own)
 
 
 def _dimension(size: int | ir.SymbolicDim) -> int | str | None:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from onnx import TensorProto, helper
 
 from onnx_soda._errors import ModelFileError
+from onnx_soda._model.inputs import unneeded_inputs
 from onnx_soda._model.runtime import SubModel, loads
 from onnx_soda._preflight.check import Passed, check_model, model_opset
 from onnx_soda._preflight.external import ExternalFile
@@ -183,7 +184,7 @@ def load_model(source: str | Path | bytes, limits: FileLimits = DEFAULT_LIMITS) 
         parameters=_count_parameters(model),
         metadata={entry.key: entry.value for entry in proto.metadata_props},
         source=passed.content if isinstance(source, bytes) else source.absolute(),
-        findings=(*tolerated, *passed.findings),
+        findings=(*tolerated, *passed.findings, *_spare_inputs(model.graph)),
         limits=limits,
     )
 
@@ -203,6 +204,12 @@ def _check_well_formed(passed: Passed) -> tuple[FileFinding, ...]:
         what = "onnx's checker objects to the file, and ONNX Runtime loads it"
         return (FileFinding(RULE_MENDED, "info", what, _root_cause(error)),)
     return ()
+
+
+def _spare_inputs(graph: ir.Graph) -> Iterator[FileFinding]:
+    for value in unneeded_inputs(graph):
+        what = "an input that no output needs was left out of the scan"
+        yield FileFinding(RULE_MENDED, "info", what, value.name or "")
 
 
 def _count_parameters(model: ir.Model) -> int:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from onnx_soda._errors import NotAClassifierError, TensorNotFoundError
 from onnx_soda._model.graph import GraphView
+from onnx_soda._model.inputs import SCANNED
 
 # Turn scores into probabilities, monotonically per class.
 _NORMALISERS = frozenset({"Softmax", "LogSoftmax", "Sigmoid", "Hardmax", "Normalizer"})
@@ -95,8 +96,7 @@ def read_class_shape(shape: tuple[int | None, ...] | None) -> int | None:
 def _not_scores(what: str, kind: str) -> NotAClassifierError:
     return NotAClassifierError(
         f"{what} is not one score per class: it seems to be {kind}",
-        "onnx-soda scans classifiers: one label per image (no detection, segmentation, text). "
-        "If this is one, name the tensor with its scores as `logits`.",
+        f"{SCANNED} If this is one, name the tensor with its scores as `logits`.",
     )
 
 
@@ -137,6 +137,7 @@ def find_logits(view: GraphView, name: str | None = None) -> Logits:
     best = _choose(view, found)
     _check_boxes(view, best, outputs)
     _check_embedding(view, best)
+    _check_picture(view, best)
     return replace(best, unexamined=_apart(view, best, outputs))
 
 
@@ -259,6 +260,24 @@ def _check_embedding(view: GraphView, best: Logits) -> None:
         raise _not_scores(
             f"the output {best.output!r}",
             "an embedding, a description of the image without classes",
+        )
+
+
+# As many values has the smallest image that anyone classifies, of 8 x 8 pixels. Tables of fewer
+# numbers may have as many classes.
+_FEWEST_PIXELS = 64
+
+
+def _check_picture(view: GraphView, best: Logits) -> None:
+    """Refuse an answer with as many numbers as the image has: a picture, written out in a row."""
+    image, chosen = view.image, (_SELECTORS | _NORMALISERS) - {"Sigmoid"}
+    if image.free_size or chosen.intersection(best.stripped):
+        return
+    pixels = prod(image.concrete_shape(1))
+    if best.classes == pixels >= _FEWEST_PIXELS:
+        raise _not_scores(
+            f"the output {best.output!r}, with as many numbers as the image has,",
+            "an autoencoder, or another network that answers with an image",
         )
 
 

@@ -32,7 +32,7 @@ from onnx_soda._errors import ExternalDataError
 from onnx_soda._preflight.file import HEAD_BYTES, describe_text
 from onnx_soda._preflight.inventory import declared_bytes
 from onnx_soda._preflight.limits import FileLimits, over_limit
-from onnx_soda._rules import RULE_EXTERNAL, RULE_EXTERNAL_CONTENT
+from onnx_soda._rules import RULE_EXTERNAL, RULE_EXTERNAL_CONTENT, RULE_LINKED
 
 # Offsets and lengths are printed in messages; no file needs more digits.
 _MOST_DIGITS = 20
@@ -253,6 +253,7 @@ def _linked(location: str, names: int, why: str) -> ExternalDataError:
         f"the weights file {location[:200]!r} has {names} names (hard links), and {why}",
         "If it is the right file, copy it: `cp FILE FILE.copy && mv FILE.copy FILE` makes one of "
         "your own.",
+        rule_id=RULE_LINKED,
     )
 
 

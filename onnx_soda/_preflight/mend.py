@@ -9,7 +9,8 @@ Mending comes before those checks: they take the nodes of a graph in their order
 is none would hide from them what a node makes of its arguments.
 
 What is mended was seen in files of onnxruntime's float16 converter (nodes behind those that read
-them), its quantizers (operator sets not imported) and exporters of 2018 (IR version 3).
+them), its quantizers (operator sets not imported) and exporters of 2018 (IR version 3). Which of
+two versions ONNX Runtime takes was measured with Softmax, whose axes differ before opset 13.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ def mend(
     mended = (
         *_merge_imports(proto),
         *_import_missing(inventory, newest),
+        *_use_one_version(proto),
         *_raise_ir_version(proto),
         *_drop_unnamed(proto.graph),
         *_name_graphs(inventory),
         *_merge_metadata(proto),
         *_sort_nodes(proto.graph, file),
+        *_inputs_without_shape(proto.graph),
         *_without_shape(proto.graph),
     )
     return tuple(FileFinding(RULE_MENDED, "info", what, place) for what, place in mended)
@@ -95,15 +98,26 @@ def _use_short_domain(inventory: Inventory) -> None:
 
 
 def _merge_imports(proto: onnx.ModelProto) -> _Mended:
-    """Drop operator sets that are imported again in the same version."""
+    """Keep the last import of each operator set, as ONNX Runtime does."""
     imports = [(entry.domain, entry.version) for entry in proto.opset_import]
-    if len(set(imports)) == len(imports):
+    kept = dict(imports)
+    if len(kept) == len(imports):
         return
-    del proto.opset_import[:]
-    for domain, version in dict.fromkeys(imports):
-        proto.opset_import.add(domain=domain, version=version)
-    again = next(domain for (domain, _), count in Counter(imports).items() if count > 1)
-    yield "an operator set was imported twice, in the same version", again or "ai.onnx"
+    _import_only(proto, kept)
+    again = next(name for name, count in Counter(name for name, _ in imports).items() if count > 1)
+    versions = dict.fromkeys(version for name, version in imports if name == again)
+    which = (
+        f"in the versions {' and '.join(map(str, versions))}; the last one counts"
+        if len(versions) > 1
+        else "in the same version"
+    )
+    yield f"an operator set was imported twice, {which}", again or "ai.onnx"
+
+
+def _import_only(body: onnx.ModelProto | onnx.FunctionProto, versions: dict[str, int]) -> None:
+    del body.opset_import[:]
+    for domain, version in versions.items():
+        body.opset_import.add(domain=domain, version=version)
 
 
 def _import_missing(inventory: Inventory, newest: Callable[[], int]) -> _Mended:
@@ -131,6 +145,23 @@ def _assumed_version(domain: str, newest: Callable[[], int]) -> int:
     schemas = onnx.defs.get_all_schemas_with_history()
     versions = (schema.since_version for schema in schemas if schema.domain == domain)
     return max(versions, default=1)
+
+
+def _use_one_version(proto: onnx.ModelProto) -> _Mended:
+    """Let functions import what the model does: ONNX Runtime reads their nodes by its versions."""
+    versions = {entry.domain: entry.version for entry in proto.opset_import}
+    versions = {name: number for name, number in versions.items() if name in STANDARD_DOMAINS}
+    for function in proto.functions:
+        own = {entry.domain: entry.version for entry in function.opset_import}
+        common = own | {name: versions[name] for name in own.keys() & versions.keys()}
+        if common != own:
+            _import_only(function, common)
+            name = next(name for name in own if own[name] != common[name])
+            yield (
+                f"a function imported version {own[name]} of an operator set; ONNX Runtime reads "
+                f"it by the model's, {common[name]}",
+                f"{function.domain}::{function.name}"[:80],
+            )
 
 
 def _raise_ir_version(proto: onnx.ModelProto) -> _Mended:
@@ -175,15 +206,101 @@ def _merge_metadata(proto: onnx.ModelProto) -> _Mended:
     yield "a key stood twice in the metadata; the last value was kept", key
 
 
+# Leave each value in its place, and the axes as they are.
+_IN_PLACE = frozenset({
+    "Abs", "Add", "AveragePool", "BatchNormalization", "Cast", "Clip", "DequantizeLinear", "Div",
+    "Dropout", "Identity", "InstanceNormalization", "MaxPool", "Mul", "Neg", "Pad",
+    "QuantizeLinear", "Relu", "Sub",
+})  # fmt: skip
+# What stands between a stored weight and the layer that it belongs to.
+_STORING = frozenset({"Cast", "DequantizeLinear", "Identity", "QuantizeLinear"})
+# Layers whose input has a known number of axes, and which of their inputs is the weight.
+_KERNELS = {"Conv": 1, "ConvInteger": 1, "FusedConv": 1, "QLinearConv": 3}
+_MATRICES = {"Gemm": 1, "MatMul": 1}
+_Sizes = tuple[int, ...]
+
+
+def _inputs_without_shape(graph: onnx.GraphProto) -> _Mended:
+    """Give an input the shape that the first layer behind it asks for.
+
+    Where that leaves a doubt the input stays as it is, and is refused later.
+    """
+    weights = {weight.name: tuple(weight.dims) for weight in graph.initializer}
+    for value in graph.input:
+        if value.name in weights or not is_silent(value):
+            continue
+        sizes = _asked_for(graph, value.name, weights)
+        if not all(0 <= size < _MOST_SIZE for size in sizes):
+            continue
+        for size in sizes:
+            value.type.tensor_type.shape.dim.add(**({"dim_value": size} if size else {}))
+        if sizes:
+            yield "an input does not say its shape, which the first layer tells", value.name
+
+
+# Of an axis: what counts weights has no more.
+_MOST_SIZE = 2**31
+
+
+def _asked_for(graph: onnx.GraphProto, name: str, weights: dict[str, _Sizes]) -> _Sizes:
+    """Return the shape that the first layer needs, 0 for a free size; empty where none tells."""
+    known, order = dict(weights), {name: "as it is"}
+    for node in graph.node:
+        first, made = (node.input or [""])[0], (node.output or [""])[0]
+        if node.op_type == "Constant":
+            known[made] = tuple(_attribute(node, "value").t.dims)
+        elif node.op_type in _STORING and first in known:
+            known[made] = known[first]
+        elif first in order and node.op_type in _KERNELS | _MATRICES:
+            return _sizes_before(node, order[first], known)
+        elif first in order:
+            order[made] = _order_behind(node, order[first], first == name)
+    return ()
+
+
+def _order_behind(node: onnx.NodeProto, order: str, first: bool) -> str:
+    """Return what became of the axes of the image behind a node that is no layer."""
+    if node.op_type in _IN_PLACE:
+        return order
+    turned = list(_attribute(node, "perm").ints) == [0, 3, 1, 2]
+    if node.op_type == "Transpose" and turned and order == "as it is":
+        return "channels last"
+    axis = _attribute(node, "axis")
+    flat = node.op_type == "Flatten" and (axis.i == 1 or not axis.name)
+    return "flat" if flat and first else "not known"
+
+
+def _sizes_before(node: onnx.NodeProto, order: str, known: dict[str, _Sizes]) -> _Sizes:
+    """Return the shape of the image that a layer takes; empty where it leaves a doubt."""
+    place = (_KERNELS | _MATRICES)[node.op_type]
+    weight = known.get(node.input[place], ()) if len(node.input) > place else ()
+    if node.op_type in _KERNELS and len(weight) == len("NCHW"):
+        channels = weight[1] * max(1, _attribute(node, "group").i)
+        return {"as it is": (0, channels, 0, 0), "channels last": (0, 0, 0, channels)}.get(
+            order, ()
+        )
+    # A matrix product takes any number of axes, and Gemm two.
+    sure = order == "flat" or (node.op_type == "Gemm" and order == "as it is")
+    if sure and node.op_type in _MATRICES and len(weight) == len("NC"):
+        return 0, weight[1 if _attribute(node, "transB").i else 0]
+    return ()
+
+
+def _attribute(node: onnx.NodeProto, name: str) -> onnx.AttributeProto:
+    """Return an attribute; an empty one where the node has none of this name."""
+    return next((one for one in node.attribute if one.name == name), onnx.AttributeProto())
+
+
 def _without_shape(graph: onnx.GraphProto) -> _Mended:
     """Tell of outputs that do not say their type or shape: inference finds these."""
-    for output in filter(_is_silent, graph.output):
+    for output in filter(is_silent, graph.output):
         yield "an output does not say its shape, which was inferred", output.name
 
 
-def _is_silent(output: onnx.ValueInfoProto) -> bool:
-    kind = output.type.WhichOneof("value")
-    return kind is None or (kind == "tensor_type" and not output.type.tensor_type.HasField("shape"))
+def is_silent(value: onnx.ValueInfoProto) -> bool:
+    """Tell whether an input or output does not say its type, or not its shape."""
+    kind = value.type.WhichOneof("value")
+    return kind is None or (kind == "tensor_type" and not value.type.tensor_type.HasField("shape"))
 
 
 def for_checker(proto: onnx.ModelProto, external: bool) -> onnx.ModelProto:
@@ -197,7 +314,7 @@ def for_checker(proto: onnx.ModelProto, external: bool) -> onnx.ModelProto:
         proto: The model, mended; returned as it is where nothing stands in the checker's way.
         external: Whether it has external tensors.
     """
-    if not external and not any(map(_is_silent, proto.graph.output)):
+    if not external and not any(map(is_silent, proto.graph.output)):
         return proto
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
@@ -205,7 +322,7 @@ def for_checker(proto: onnx.ModelProto, external: bool) -> onnx.ModelProto:
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
         tensor.dims[:] = [0]
-    for output in filter(_is_silent, copy.graph.output):
+    for output in filter(is_silent, copy.graph.output):
         if output.type.WhichOneof("value") is None:
             output.type.tensor_type.elem_type = TensorProto.FLOAT
         output.type.tensor_type.shape.SetInParent()

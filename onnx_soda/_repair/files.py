@@ -15,10 +15,12 @@ from onnx import external_data_helper, numpy_helper
 from onnx_soda._answers import ModelDifference, WeightChange
 from onnx_soda._bridge.bridge import stored_tensors
 from onnx_soda._errors import ModelFileError, OutputError
+from onnx_soda._model.graph import view_graph
 from onnx_soda._model.load import OnnxModel, load_model
 from onnx_soda._preflight.check import check_model
 from onnx_soda._preflight.external import read_external_data
 from onnx_soda._preflight.inventory import take_inventory
+from onnx_soda._preflight.mend import is_silent
 
 PROVENANCE_KEY = "onnx_soda.repair"
 
@@ -94,6 +96,7 @@ def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
     check_target(source, path)
     path = path.resolve()
     data = path.with_name(path.name + ".data")
+    proto = _with_shapes(proto, source)
     try:
         with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as name:
             unfinished = Path(name)
@@ -108,6 +111,29 @@ def write_model(proto: onnx.ModelProto, source: OnnxModel, path: Path) -> None:
         raise OutputError(
             f"{path.name} cannot be written: {error.strerror}", "Choose another place."
         ) from error
+
+
+def _with_shapes(proto: onnx.ModelProto, source: OnnxModel) -> onnx.ModelProto:
+    """Return a model whose outputs say their shapes, as the standard asks.
+
+    Args:
+        proto: The model; itself where they do already.
+        source: What it was repaired from, with the same outputs.
+    """
+    if not any(map(is_silent, proto.graph.output)):
+        return proto
+    view, told = view_graph(source), onnx.ModelProto()
+    told.CopyFrom(proto)
+    for output in filter(is_silent, told.graph.output):
+        value = view.values.get(output.name)
+        if value is None or value.dtype is None:
+            continue
+        shape = value.shape or (None, *(view.shape(value) or ())[1:])
+        output.type.tensor_type.elem_type = int(value.dtype)
+        for size in shape:
+            known = {"dim_value": size} if isinstance(size, int) else {}
+            output.type.tensor_type.shape.dim.add(**known)
+    return told
 
 
 def _moved_out(proto: onnx.ModelProto, data: Path) -> onnx.ModelProto:

@@ -71,6 +71,36 @@ def test_the_report_proves_the_repair(repaired: tuple[Path, dict[str, object], s
     assert report["schema_version"] == SCHEMA_VERSION
 
 
+def test_a_file_that_had_to_be_mended_is_repaired_into_a_valid_one(
+    case: Case, tmp_path: Path
+) -> None:
+    """Nodes in the wrong order, no shape of input and output: ONNX Runtime loads it so."""
+    model = onnx.load(case.model)
+    nodes = onnx.GraphProto(node=list(reversed(model.graph.node)))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes.node)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    source, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    source.write_bytes(model.SerializeToString())
+    result = here(
+        "repair", source, "-d", case.clean, "-o", out, *PAIR, "--scope", "head",
+        "--trigger-images", case.triggers, "--quiet", "--threads", 1, "--format", "json",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    proof = json.loads(result.stdout)["repair"]
+    assert proof["outcome"] == "repaired"
+    assert proof["triggers_before"]["target_rate"] > 0.6
+    assert proof["triggers_after"]["target_rate"] <= 0.02
+    repaired = onnx.load(out)
+    onnx.checker.check_model(repaired, full_check=True)
+    shapes = [
+        [size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in (*repaired.graph.input, *repaired.graph.output)
+    ]
+    assert shapes == [[0, 3, 0, 0], [0, 4]]
+
+
 def test_diff_shows_what_was_changed(
     case: Case, repaired: tuple[Path, dict[str, object], str]
 ) -> None:

@@ -10,7 +10,7 @@ from fixtures.gates import HIDDEN
 from fixtures.sketches import TARGET, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import examine_logic
-from onnx_soda._detect.graph_logic.triggers import Clean
+from onnx_soda._detect.graph_logic.images import Clean
 from onnx_soda._model.graph import view_graph
 from onnx_soda._model.load import load_model
 from onnx_soda._rules import RULES

@@ -365,12 +365,16 @@ def test_a_regression_is_refused() -> None:
         ("int64[N,4] x", "takes no images"),
         ("float[N,5,2,2] x", "neither 1 nor 3 channels"),
         ("float[N] x", "takes no images"),
-        ("float[N,1,2,2] x, float[N,1,2,2] z", "2 inputs"),
     ],
 )
 def test_inputs_that_take_no_image_are_refused(image: str, words: str) -> None:
     with pytest.raises(NotAClassifierError, match=words):
         dissected("h = Identity(x)  y = Identity(h)", W44, "float y", image=image)
+
+
+def test_two_inputs_that_the_scores_need_are_refused() -> None:
+    with pytest.raises(NotAClassifierError, match="has 2 inputs"):
+        dissected("h = Add(x, z)  y = Identity(h)", W44, image="float[N,4] x, float[N,4] z")
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,31 @@ def test_embeddings_are_refused(tail: str, output: str) -> None:
     )
 
 
+# A dense autoencoder of 8 x 8 pixels, but for its end.
+SQUARE = "float[N,1,8,8] x"
+NARROW = f"float[64,2] E = {{{','.join('1' * 128)}}}, float[2,64] D = {{{','.join('1' * 128)}}}"
+CODED = "f = Flatten(x)  m = MatMul(f, E)  h = Relu(m)"
+
+
+@pytest.mark.parametrize("tail", ["y = MatMul(h, D)", "d = MatMul(h, D)  y = Sigmoid(d)"])
+def test_as_many_numbers_as_pixels_are_an_image(tail: str) -> None:
+    refused(f"{CODED}  {tail}", "an autoencoder", "float y", NARROW, SQUARE)
+
+
+@pytest.mark.parametrize("tail", ["y = Softmax(d)", "y = ArgMax<axis = 1>(d)"])
+def test_as_many_classes_as_pixels_are_classes(tail: str) -> None:
+    model = model_of(f"{CODED}  d = MatMul(h, D)  {tail}", "float y", NARROW, SQUARE)
+    assert dissect(model).logits.classes == 64
+
+
+@pytest.mark.parametrize("image", ["int64[N,16] ids", "int32[N,16] ids, int32[N,16] mask"])
+def test_a_model_of_text_is_told_as_one(image: str) -> None:
+    mask = "  m = Cast<to = 1>(mask)  y = Mul(c, m)" if "mask" in image else "  y = Relu(c)"
+    with pytest.raises(NotAClassifierError, match="it seems to be a text model") as caught:
+        dissect(model_of(f"c = Cast<to = 1>(ids){mask}", image=image))
+    assert "one label per image" in caught.value.advice
+
+
 ODD = [
     # (N, C, 1, 1), from a fully convolutional network.
     (f"{POOLED}  y = Conv(g, L)", "float y"),

@@ -21,6 +21,7 @@ from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._repair.files import read_proto, write_model
+from onnx_soda._rules import RULES
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 BIAS = np.frombuffer(CANARY, np.float32)
@@ -136,6 +137,7 @@ def test_weights_with_hard_links_over_the_size_of_a_model(tmp_path: Path) -> Non
     ) as caught:
         load_model(path)
     assert "cp FILE" in caught.value.advice
+    assert caught.value.rule_id == "SODA310"
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="gives files away")
@@ -147,7 +149,8 @@ def test_a_hard_link_to_another_users_file_is_refused_with_what_to_do(tmp_path: 
     with pytest.raises(ExternalDataError, match=r"2 names \(hard links\)") as caught:
         load_model(path)
     assert "cp FILE" in caught.value.advice
-    assert caught.value.rule_id is None, "not told as an attack"
+    assert caught.value.rule_id == "SODA310"
+    assert RULES["SODA310"].severity == "low", "not told as an attack"
     (tmp_path / "secret").unlink()  # the last name left is an ordinary file, whoever owns it
     assert load_model(path).external_data
 

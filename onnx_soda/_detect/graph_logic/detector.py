@@ -16,19 +16,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.base import Detector
-from onnx_soda._detect.graph_logic.confirm import (
-    Proof,
-    Scene,
-    confirm,
-    count_taken,
-    most_moved,
-    spare_quantization,
-)
+from onnx_soda._detect.graph_logic.confirm import confirm, spare_quantization
 from onnx_soda._detect.graph_logic.flow import Flow, build_flow
+from onnx_soda._detect.graph_logic.forcing import Proof, Scene, count_taken
+from onnx_soda._detect.graph_logic.images import Clean, ImageRunner, ranges_of
+from onnx_soda._detect.graph_logic.paths import most_moved
 from onnx_soda._detect.graph_logic.showing import draw_decision, show_trigger
 from onnx_soda._detect.graph_logic.suspicions import Suspicion, read
 from onnx_soda._detect.graph_logic.telling import Place, places_in, severest, tell
-from onnx_soda._detect.graph_logic.triggers import Clean, ImageRunner, ranges_of
 from onnx_soda._errors import NotAClassifierError, SodaError
 from onnx_soda._model.graph import GraphView
 from onnx_soda._model.logits import find_logits

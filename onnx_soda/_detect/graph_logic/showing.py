@@ -8,11 +8,11 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._data.images import data_uri
-from onnx_soda._detect.graph_logic.confirm import Proof
 from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, constant_of
+from onnx_soda._detect.graph_logic.forcing import Proof
+from onnx_soda._detect.graph_logic.images import Bounds, Pixels
 from onnx_soda._detect.graph_logic.suspicions import Reading, Suspicion
 from onnx_soda._detect.graph_logic.telling import Speaker, short
-from onnx_soda._detect.graph_logic.triggers import Bounds, Pixels
 from onnx_soda._model.inputs import ImageInput
 from onnx_soda._results import Box, Drawing, Gallery, Picture
 

@@ -259,6 +259,11 @@ class ProgressBar:
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; see `onnx_soda._options.Progress`."""
+        if not total:
+            # What is going to be done, in a sentence.
+            if not self._quiet:
+                self._print(f"onnx-soda: {_short(in_flags(stage))}")
+            return
         estimate = None if self._quiet else self._estimates.of(stage, done, total)
         if estimate is not None:
             self._print(estimate)

@@ -52,6 +52,7 @@ from .options import (
     SplitOption,
     TargetOption,
     ThreadsOption,
+    TimeOption,
     TimeoutOption,
     TopOption,
     TriggersOption,
@@ -61,6 +62,7 @@ from .options import (
     height_and_width,
     in_flags,
     limits_of,
+    seconds_of,
 )
 from .output import (
     CLEAN,
@@ -102,6 +104,7 @@ def repair_command(
     seed: SeedOption = _USUAL_SCAN.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
+    time: TimeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -129,6 +132,7 @@ def repair_command(
         rescan=rescan,
         scan=ScanOptions(
             budget=budget,
+            time_limit=seconds_of(time) if time else None,
             preprocess=preprocess,
             size=sides,
             seed=seed,

@@ -116,6 +116,52 @@ class PairNumbers:
 
 
 @dataclass(frozen=True)
+class CoveredPart:
+    """How much of one part of a search was done.
+
+    Attributes:
+        name: What it is.
+        done: How many were done.
+        whole: How many a search has where there is time.
+    """
+
+    name: str
+    done: int
+    whole: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether something was left out."""
+        return self.done < self.whole
+
+
+@dataclass(frozen=True)
+class Covered:
+    """How much of a search was done in the time that there was.
+
+    Attributes:
+        parts: How much of each part.
+        strengths: Of styles, where they were tried: 1 is another image's style in full.
+        time_limit: Seconds that the scan aimed at.
+        passes: Images that go through the model in the scan, each as often as it does; planned, an
+            upper estimate.
+        seconds: Planned, for the scan.
+        whole_seconds: What the whole takes on this machine, as far as is known.
+        rate: Images that went through the changed model in a second.
+        spared: Pairs that there was no time to look at, or to look at closely.
+    """
+
+    parts: tuple[CoveredPart, ...]
+    strengths: tuple[float, ...]
+    time_limit: float
+    passes: int
+    seconds: float
+    whole_seconds: float
+    rate: float
+    spared: int
+
+
+@dataclass(frozen=True)
 class ConceptNumbers:
     """Numbers of the interventions on what the images show.
 
@@ -128,6 +174,7 @@ class ConceptNumbers:
         fit_images: Images that the reference heads were fitted to.
         fewest_images: Those of the class with the fewest, in each half of them.
         reference_accuracies: Of each reference head, on images it was not fitted to.
+        covered: How much was done in the time that there was.
     """
 
     pairs: tuple[PairNumbers, ...]
@@ -138,6 +185,7 @@ class ConceptNumbers:
     fit_images: int
     fewest_images: int
     reference_accuracies: tuple[float, ...]
+    covered: Covered | None = None
 
 
 @dataclass(frozen=True)

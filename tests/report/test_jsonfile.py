@@ -125,6 +125,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         ".evidence.*.galleries[]", ".evidence.*.galleries[].pictures[]",
         "soda", "graph-logic", "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
         "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",
+        "concepts.covered", "concepts.covered.parts[]",
         "second-opinion", "second-opinion.pairs[]", "second-opinion.pairs[].grades[]",
         "second-opinion.pairs[].look", "second-opinion.pairs[].look.concepts[]",
         "second-opinion.pairs[].look.concepts[].effects[]",

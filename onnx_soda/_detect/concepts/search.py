@@ -52,14 +52,14 @@ Pair = tuple[int, int]
 """Victim and target."""
 
 # Pairs that are looked at on more images: found by concepts, found by styles.
-_FINDINGS, _STYLE_FINDINGS = 5, 3
+FINDINGS, STYLE_FINDINGS = 5, 3
 # Concepts of one family, and in all, that are kept for a pair beside those that its score is from:
 # different ways to the target show more of it. A repair makes infected images with them.
 PER_FAMILY, MOST_KEPT = 2, 6
 # What the score of such a concept must be over.
 _LEAST_KEPT = 0.05
 # Interventions that a pair's score is the mean over: one alone may be luck.
-_BEST = 3
+BEST = 3
 # Standard errors that a score is lowered by where interventions and pairs to vary are chosen.
 _CAUTION = 0.5
 # Interventions of a pair that its best ones are joined with, half of the time; else any is drawn.
@@ -67,10 +67,10 @@ _PARTNERS = 12
 # Marks what no fold has chosen: the battery and random draws.
 _UNCHOSEN = -1
 # Pairs that are looked at on more images, whether or not they score.
-_LEAST_PAIRS = 2
+LEAST_PAIRS = 2
 # Pairs that start for each that is varied in the first round; what is shown of each on the panel of
 # its victim; and pairs of each fold that the other scores in the end.
-_STARTERS, _PROMOTED, _FINALISTS = 1, 4, 4
+STARTERS, PROMOTED, FINALISTS = 1, 4, 4
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class Trials(Generic[AnyChange]):
         """
         for fold in range(FOLDS):
             cautious = self._scores[:, fold] - _CAUTION * self._errors[:, fold]
-            best = -np.partition(-cautious, _BEST - 1, axis=0)[:_BEST].mean(axis=0)
+            best = -np.partition(-cautious, BEST - 1, axis=0)[:BEST].mean(axis=0)
             self._racing[fold] = _top_pairs(self._judge.discount(best), pairs)
             for pair in self._racing[fold]:
                 self._promote(fold, pair)
@@ -249,7 +249,7 @@ class Trials(Generic[AnyChange]):
     def _promote(self, fold: int, pair: Pair) -> None:
         """Show what does best for a pair on the screen to the panel of its victim."""
         cautious = self._scores[:, fold, *pair] - _CAUTION * self._errors[:, fold, *pair]
-        for place in np.argsort(-cautious, kind="stable")[:_PROMOTED]:
+        for place in np.argsort(-cautious, kind="stable")[:PROMOTED]:
             self._show(int(place), pair[0], fold)
 
     def _show(self, place: int, victim: int, fold: int) -> _Row:
@@ -282,7 +282,7 @@ class Trials(Generic[AnyChange]):
         """Return the pairs that race in a fold, the best first."""
         stands = np.full(self._judge.likeness.shape, NO_PAIR)
         for pair in self._racing[fold]:
-            stands[pair] = np.mean(self._ordered(fold, pair)[1][:_BEST])
+            stands[pair] = np.mean(self._ordered(fold, pair)[1][:BEST])
         return _top_pairs(self._judge.discount(stands), len(self._racing[fold]))
 
     def leads(self, fold: int, pairs: int, moves: int) -> list[Lead[AnyChange]]:
@@ -291,7 +291,7 @@ class Trials(Generic[AnyChange]):
         for pair in self._standing(fold)[:pairs]:
             order = self._ordered(fold, pair)[0][:_PARTNERS]
             best = tuple(self._changes[place] for place in order)
-            found.extend(Lead(pair[0], best[i % min(_BEST, len(best))], best) for i in range(moves))
+            found.extend(Lead(pair[0], best[i % min(BEST, len(best))], best) for i in range(moves))
         return found
 
     def best_for(self, victim: int, target: int, least: float) -> list[AnyChange]:
@@ -310,11 +310,11 @@ class Trials(Generic[AnyChange]):
         ranked = sorted(means, key=lambda place: -means[place])
         return [self._changes[place] for place in ranked if means[place] > least]
 
-    def result(self, most: int, finalists: int = _FINALISTS) -> SearchResult[AnyChange]:
+    def result(self, most: int, finalists: int = FINALISTS) -> SearchResult[AnyChange]:
         """Score each fold's choices on the other fold, take the mean, and keep the best pairs.
 
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
-        certain decides. Pairs that do not score are kept up to `_LEAST_PAIRS`.
+        certain decides. Pairs that do not score are kept up to `LEAST_PAIRS`.
 
         Where it is asked before the screening is closed, what is usual is told by what was tried.
 
@@ -324,7 +324,7 @@ class Trials(Generic[AnyChange]):
         """
         screened = self._screened
         if not screened:
-            if len(self._changes) < _BEST:
+            if len(self._changes) < BEST:
                 return SearchResult((), self._judge, len(self._changes), screened=False)
             self.close_screening()
         if not any(self._racing):
@@ -342,7 +342,7 @@ class Trials(Generic[AnyChange]):
                 tuple(tuple(self._changes[i] for i in best) for best in leaders[pair]),
             )
             for place, pair in enumerate(ranked)
-            if place < _LEAST_PAIRS or final.score[pair] > 0
+            if place < LEAST_PAIRS or final.score[pair] > 0
         )
         return SearchResult(findings, self._judge, len(self._changes), screened=screened)
 
@@ -351,7 +351,7 @@ class Trials(Generic[AnyChange]):
         for fold in range(FOLDS):
             if pair not in self._racing[fold]:
                 self._promote(fold, pair)
-        return [self._ordered(fold, pair)[0][:_BEST] for fold in range(FOLDS)]
+        return [self._ordered(fold, pair)[0][:BEST] for fold in range(FOLDS)]
 
     def _cross(self, leaders: Mapping[Pair, Sequence[Sequence[int]]]) -> Estimate:
         """Score pairs, by what each fold has chosen, on the other fold."""
@@ -375,7 +375,7 @@ class Trials(Generic[AnyChange]):
             work()
         except Halted as halt:
             self._advance = None
-            return replace(self.result(most, _LEAST_PAIRS), halted=halt.why)
+            return replace(self.result(most, LEAST_PAIRS), halted=halt.why)
         return self.result(most)
 
 
@@ -401,7 +401,7 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
-    trials.start(_STARTERS * rounds[0][0])
+    trials.start(STARTERS * rounds[0][0])
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):
@@ -418,6 +418,7 @@ def search(
     budget: Budget | None = None,
     advance: Callable[[int], None] | None = None,
     donors: Sequence[Donor] = (),
+    battery: Sequence[Concept] | None = None,
 ) -> SearchResult[Concept]:
     """Search for concepts under which one class turns into another without support.
 
@@ -428,19 +429,20 @@ def search(
         budget: How many concepts to try.
         advance: Called with the number of concepts tried.
         donors: Clean images whose style may be carried over.
+        battery: Concepts that are always tried; all of `concept_battery` where not given.
     """
     budget = budget or BUDGETS["default"]
     trials = Trials[Concept](panels, advance=advance)
 
     def work() -> None:
-        for concept in concept_battery(channels):
+        for concept in concept_battery(channels) if battery is None else battery:
             trials.add(concept)
         for _ in range(budget.draws):
             trials.add(draw_concept(rng, channels, donors))
         trials.close_screening()
         explore(trials, ConceptVariations(channels, donors), budget.rounds, rng)
 
-    found = trials.as_far_as(work, _FINDINGS)
+    found = trials.as_far_as(work, FINDINGS)
     return replace(found, findings=tuple(_with_others(one, trials) for one in found.findings))
 
 
@@ -475,4 +477,4 @@ def search_styles(
         trials.close_screening()
         explore(trials, library, budget.style_rounds, rng, join_last=True)
 
-    return trials.as_far_as(work, _STYLE_FINDINGS)
+    return trials.as_far_as(work, STYLE_FINDINGS)

@@ -14,8 +14,8 @@ pairs some score by chance.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,7 @@ from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.score import FloatArray, excess, standard_error
 from onnx_soda._detect.concepts.search import (
+    BEST,
     MOST_KEPT,
     PER_FAMILY,
     PairFinding,
@@ -378,6 +379,25 @@ _MOST_GAIN = 2.0
 _HURRIED = 2
 
 
+def passes_of_look(images: int) -> int:
+    """Return how often images go through the model in a first look at a pair, at most.
+
+    Unchanged and under what each fold has chosen; then one by one, unchanged and under the best.
+    """
+    return images * (1 + FOLDS * BEST + 2)
+
+
+def _passes_of_closer_look(images: int, all_images: int) -> int:
+    """Return the same of a closer look.
+
+    Args:
+        images: Those that variations are shown on: each fold's own, in both rounds.
+        all_images: Those that the pair is then shown on.
+    """
+    tried = sum(BEST + moves for moves, _ in _ROUNDS)
+    return images * (1 + tried) + passes_of_look(all_images)
+
+
 @dataclass(frozen=True, eq=False)
 class CloserLook:
     """What pairs are looked at with.
@@ -388,6 +408,8 @@ class CloserLook:
         screen: Which of them stand for the other classes until a pair is worth more.
         reader: Decodes more of a victim.
         rng: Draws variations and examples.
+        affords: Tells whether there is time for so many passes.
+        spared: Pairs that there was no time for, or none to look closer.
     """
 
     examination: Examination
@@ -395,6 +417,8 @@ class CloserLook:
     screen: NDArray[np.bool_]
     reader: Reader
     rng: np.random.Generator
+    affords: Callable[[int], bool]
+    spared: list[tuple[int, int]] = field(default_factory=list)
 
     def at(
         self,
@@ -422,8 +446,19 @@ class CloserLook:
                 quick=bool(found.halted) or finding.pair in settled,
             )
             for finding in chosen
-            if finding.victim_class in self.images.labels
+            if finding.victim_class in self.images.labels and self._can_look(finding)
         ]
+
+    def _can_look(self, finding: PairFinding[AnyChange]) -> bool:
+        """Tell whether there is time for a first look at a pair."""
+        victim = self.images.labels == finding.victim_class
+        return self._has_time(finding, passes_of_look(int((self.screen | victim).sum())))
+
+    def _has_time(self, finding: PairFinding[AnyChange], passes: int) -> bool:
+        enough = self.affords(passes)
+        if not enough:
+            self.spared.append(finding.pair)
+        return enough
 
     def _look(
         self,
@@ -441,6 +476,9 @@ class CloserLook:
         if quick or not self._worth_more(finding, weighed, len(own.labels)):
             return confirm(shown, finding, weighed, self.rng)
         more = self.reader.more_of(victim)
+        counts = (len(part.labels) for part in (own + more + others, self.images + more))
+        if not self._has_time(finding, _passes_of_closer_look(*counts)):
+            return confirm(shown, finding, weighed, self.rng)
         finding = self._refined(finding, own + more + others, found.judge, variations, style_layer)
         shown, judge = self._show(self.images + more, found.judge, style_layer)
         return confirm(shown, finding, weigh(shown, judge, finding), self.rng)

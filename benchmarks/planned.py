@@ -59,8 +59,9 @@ def _row(model: Path, images: Path, aim: float, threads: int) -> list[object]:
     seconds = time.monotonic() - begin
     numbers = numbers_of(report, "concepts", ConceptNumbers)
     covered = numbers.covered if numbers else None
-    if covered is None:
+    if covered is None or covered.seconds is None:
         return [model.stem, f"{aim:.0f}", *["-"] * 9, report.stopped]
+    # What is planned whole is not timed in the report: it is the same on every machine.
     parts = {part.name: f"{part.done} of {part.whole}" for part in covered.parts}
     real = report.coverage.passes
     return [

@@ -139,26 +139,29 @@ class CoveredPart:
 class Covered:
     """How much of a search was done in the time that there was.
 
+    What was measured is there only where something was left out: a whole search is the same however
+    fast the machine is.
+
     Attributes:
         parts: How much of each part.
         strengths: Of styles, where they were tried: 1 is another image's style in full.
         time_limit: Seconds that the scan aimed at.
         passes: Images that go through the model in the scan, each as often as it does; planned, an
             upper estimate.
+        spared: Pairs that there was no time to look at, or to look at closely.
+        rate: Images that went through the changed model in a second.
         seconds: Planned, for the scan.
         whole_seconds: What the whole takes on this machine, as far as is known.
-        rate: Images that went through the changed model in a second.
-        spared: Pairs that there was no time to look at, or to look at closely.
     """
 
     parts: tuple[CoveredPart, ...]
     strengths: tuple[float, ...]
     time_limit: float
     passes: int
-    seconds: float
-    whole_seconds: float
-    rate: float
     spared: int
+    rate: float | None = None
+    seconds: float | None = None
+    whole_seconds: float | None = None
 
 
 @dataclass(frozen=True)

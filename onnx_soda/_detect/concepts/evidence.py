@@ -8,6 +8,7 @@ something was not examined.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from onnx_soda._detect.base import Decision, shortfalls
@@ -133,15 +134,20 @@ def _covered(found: ConceptResult) -> Covered | None:
     outlook, styles = found.outlook, found.styles.tried if found.styles else 0
     if outlook is None:
         return None
-    return Covered(
+    covered = Covered(
         parts=tuple(outlook.parts(found.search.tried, styles)),
         strengths=STRENGTHS if styles else (),
         time_limit=outlook.limit,
         passes=outlook.before + outlook.passes,
+        spared=len(found.spared),
+    )
+    if outlook.plan == outlook.whole:
+        return covered
+    return replace(
+        covered,
+        rate=outlook.rate,
         seconds=outlook.seconds,
         whole_seconds=outlook.whole_seconds,
-        rate=outlook.rate,
-        spared=len(found.spared),
     )
 
 
@@ -150,14 +156,19 @@ def _coverage_table(covered: Covered) -> Table:
     styles = f" Styles were given at strengths of {strengths}." if strengths else ""
     return Table(
         "What was covered",
-        f"The scan aims at {duration(covered.time_limit)}. At {covered.rate:.3g} images per second "
-        f"what was planned takes {covered.passes:,} passes of images through the model, and about "
-        f"{duration(covered.seconds)}; the whole takes about {duration(covered.whole_seconds)} "
-        f"here.{styles}",
+        f"The scan aims at {duration(covered.time_limit)}. What was planned takes up to "
+        f"{covered.passes:,} passes of images through the model{_measured(covered)}.{styles}",
         (Column("part"), Column("done", "count"), Column("whole", "count")),
         tuple((part.name, part.done, part.whole) for part in covered.parts),
         tuple(row for row, part in enumerate(covered.parts) if part.cut),
     )
+
+
+def _measured(covered: Covered) -> str:
+    if covered.seconds is None or covered.whole_seconds is None:
+        return ""
+    whole = duration(covered.whole_seconds)
+    return f", about {duration(covered.seconds)} here; the whole takes about {whole}"
 
 
 def _arrow(pair: PairNumbers, names: Sequence[str] | None) -> str:
@@ -383,11 +394,12 @@ def _too_much_unseen(
     least = _least_seen(evidence, examined, calibration)
     if least is not None and least <= _LARGEST_UNSEEN:
         return None
+    seen = _unseen(evidence, examined, calibration)
+    told = f"{seen} That is too much for a model to be called clean."
+    if evidence.outlook and evidence.outlook.unread:
+        return f"{told} There was no time to learn from {evidence.outlook.unread} more."
     needed = images_needed(_LARGEST_UNSEEN, examined.classes or 2, calibration.threshold)
-    return (
-        f"{_unseen(evidence, examined, calibration)} That is too much for a model to be called "
-        f"clean. Give at least {FOLDS * needed} clean images of each class."
-    )
+    return f"{told} Give at least {FOLDS * needed} clean images of each class."
 
 
 def _poor_reference(evidence: ConceptResult) -> str | None:

@@ -133,12 +133,14 @@ def examine_concepts(
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     budget = budget or BUDGETS["default"]
     rng = np.random.default_rng(suspect.options.seed)
-    every = readable(suspect, split_into_folds(suspect.clean.labels, rng))
+    split = split_into_folds(suspect.clean.labels, rng)
+    every = readable(suspect, split)
     labels = suspect.clean.labels[every.rows]
     features = read_features(suspect, every.rows)
     examination = _examination(suspect, features, labels, every)
     styled = features.style_layer is not None
-    ahead = look_ahead(examination, Reader(suspect, every), budget, styled)
+    unread = len(split.rows) - len(every.rows)
+    ahead = look_ahead(examination, Reader(suspect, every), budget, styled, unread)
     plan = ahead.outlook.plan
     folds = thinned(every, labels, plan, rng.spawn(1)[0])
     reader = Reader(suspect, folds)

@@ -26,6 +26,7 @@ from onnx_soda._detect.concepts.examination import (
 )
 from onnx_soda._detect.concepts.folds import FOLDS, Folds
 from onnx_soda._detect.concepts.plan import Ground, Plan, kept_passes, planned_passes, plans
+from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.styles import STRENGTHS
 from onnx_soda._model.runtime import CPU, Meter
 from onnx_soda._numbers import CoveredPart
@@ -44,8 +45,11 @@ TRIAL_IMAGES = 16
 # Time to aim at for the whole beyond what it takes by what is known, as a factor, and the least
 # step that it is rounded up to, as a share.
 _SURELY, _STEP = 1.1, 0.1
+# Share of the time left in which the speed is measured; less where it is so many times as fast as
+# it has to be.
+_MEASURING, _SURE = 0.02, 3
 # Seconds from which on it is told what is going to be done.
-_LONG = 45.0
+_LONG = 60.0
 # Images in a second from which on a figure behind the point says nothing.
 _WHOLE_FIGURES = 10
 # No work takes less, as far as the clock tells.
@@ -65,6 +69,7 @@ class Outlook:
         rate: Images that go through the changed model in a second.
         gone: Seconds that were gone before.
         limit: Seconds that the scan aims at in all.
+        unread: Images that there was no time to read features from.
     """
 
     plan: Plan
@@ -75,6 +80,7 @@ class Outlook:
     rate: float
     gone: float
     limit: float
+    unread: int = 0
 
     @property
     def seconds(self) -> float:
@@ -84,12 +90,12 @@ class Outlook:
     @property
     def whole_seconds(self) -> float:
         """What the scan would take with time enough."""
-        return self.gone + self.whole_passes / self.rate
+        return self.gone + (self.whole_passes + self.unread) / self.rate
 
     @property
     def enough(self) -> int:
         """Seconds to aim at for the whole, in steps of half a minute or of about a tenth."""
-        needed = self.gone + self.whole_passes / self.rate / _PLANNED
+        needed = self.gone + (self.whole_passes + self.unread) / self.rate / _PLANNED
         step = 30
         while step < _STEP * needed:
             step *= 2
@@ -209,6 +215,23 @@ def _rate(suspect: Suspect, work: Callable[[], object]) -> float:
     return (suspect.meter.passes - before) / max(time.monotonic() - begin, _TICK)
 
 
+def _speed(probe: Probe, suspect: Suspect, passes: int) -> float:
+    """Return how many images go through the changed model in a second.
+
+    Where so many passes surely fit, the first run tells enough. Otherwise it is a mean over a
+    while: other programs may hold the machine at a moment.
+    """
+    probe.flows(None)  # the first run is slower
+    begin, before = time.monotonic(), suspect.meter.passes
+    left = suspect.options.aim - suspect.stopwatch.seconds
+    while True:
+        probe.flows(None)
+        seconds = max(time.monotonic() - begin, _TICK)
+        rate = (suspect.meter.passes - before) / seconds
+        if seconds > _MEASURING * left or _SURE * passes < rate * left:
+            return rate
+
+
 class Pace:
     """Tells whether there is time for so many passes, by how fast they have been.
 
@@ -270,7 +293,9 @@ class Ahead:
         return count
 
 
-def look_ahead(examination: Examination, reader: Reader, budget: Budget, styled: bool) -> Ahead:
+def look_ahead(
+    examination: Examination, reader: Reader, budget: Budget, styled: bool, unread: int
+) -> Ahead:
     """Measure how fast the changed model is, and plan; tell where it takes long.
 
     Args:
@@ -278,18 +303,19 @@ def look_ahead(examination: Examination, reader: Reader, budget: Budget, styled:
         reader: Of the images of all classes.
         budget: What is tried where there is time.
         styled: The model has a layer with styles.
+        unread: Images that there was no time to read features from.
     """
     suspect, folds = examination.suspect, reader.folds
     trial = reader.read(folds.screen & (folds.screen.cumsum() <= TRIAL_IMAGES))
     probe = examination.probe(trial.by_class(examination.classes))
-    probe.flows(None)  # the first run is slower
-    rate = _rate(suspect, partial(probe.flows, None))
     ground = _survey(reader, trial.pixels, styled)
     whole = ground.whole(budget, int(folds.turn[folds.screen].max()) + 1)
-    gone, limit = suspect.stopwatch.seconds, suspect.options.aim
+    limit = suspect.options.aim
+    rate = _speed(probe, suspect, planned_passes(whole, ground))
+    gone = suspect.stopwatch.seconds
     plan = choose(ground, whole, _PLANNED * (limit - gone) * rate)
     costs = planned_passes(plan, ground), planned_passes(whole, ground)
-    outlook = Outlook(plan, whole, *costs, suspect.meter.passes, rate, gone, limit)
+    outlook = Outlook(plan, whole, *costs, suspect.meter.passes, rate, gone, limit, unread)
     if plan != whole or outlook.seconds > _LONG:
         suspect.progress(outlook.describe(suspect), 0, 0)
     pace = Pace(suspect.meter, rate, limit - gone)

@@ -22,6 +22,7 @@ from benchmarks.common import machine_facts, markdown_table
 from fixtures.export import write_onnx
 from onnx_soda import ConceptNumbers, RuntimeOptions, ScanOptions, numbers_of, scan_file
 
+_NETWORKS = ("mobilenet_v3_small", "resnet18", "resnet50")
 _CLASSES, _SIDE = 10, 224
 _COLUMNS = (
     "network", "aim, s", "passes planned", "real", "planned / real", "seconds planned", "real",
@@ -83,7 +84,7 @@ def _row(model: Path, images: Path, aim: float, threads: int) -> list[object]:
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--network", nargs="+", default=["resnet18", "resnet50"])
+    parser.add_argument("--network", nargs="+", default=_NETWORKS)
     parser.add_argument("--time", nargs="+", type=float, default=[120.0, 240.0])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=6, help="of each class")

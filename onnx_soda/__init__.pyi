@@ -74,6 +74,8 @@ from ._model.load import OnnxModel, load_model
 from ._numbers import (
     ConceptNumbers,
     ConceptValues,
+    Covered,
+    CoveredPart,
     EffectValues,
     Grade,
     LogicNumbers,
@@ -143,6 +145,8 @@ __all__ = [
     "ConvertError",
     "ConvertOptions",
     "Coverage",
+    "Covered",
+    "CoveredPart",
     "CrashError",
     "DataError",
     "DatasetFileError",

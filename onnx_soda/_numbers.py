@@ -146,8 +146,7 @@ class Covered:
         parts: How much of each part.
         strengths: Of styles, where they were tried: 1 is another image's style in full.
         time_limit: Seconds that the scan aimed at.
-        passes: Images that go through the model in the scan, each as often as it does; planned, an
-            upper estimate.
+        passes: Images that go through the model in the scan, each as often as it does; as planned.
         spared: Pairs that there was no time to look at, or to look at closely.
         rate: Images that went through the changed model in a second.
         seconds: Planned, for the scan.

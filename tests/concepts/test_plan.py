@@ -63,17 +63,30 @@ def test_a_race_is_shown_to_panels() -> None:
     panel, show four changes, and what the two folds have chosen: three each.
     """
     shown = 2 * 2 * (1 + 4) + 2 * 2 * 3 + 2 * 2 * (1 + 4 + 2 * 3)
-    assert racing_passes(BUDGET.rounds, PLAN, ground()) == 8 * shown
+    assert racing_passes(BUDGET.rounds, PLAN, ground(), agreed=0) == 8 * shown
     # Two panels of each fold do not fit into memory: they are opened again in the round.
     small = replace(ground(), kept=31)
-    assert racing_passes(BUDGET.rounds, PLAN, small) == 8 * (shown + 2 * 2)
+    assert racing_passes(BUDGET.rounds, PLAN, small, agreed=0) == 8 * (shown + 2 * 2)
+
+
+def test_pairs_that_both_folds_have_cost_less() -> None:
+    """Of two pairs of each fold one is the same: three pairs, and two that one fold alone has."""
+    shown = 20 + 12 + 3 * (2 * 3) + 2 * (1 + 4)
+    assert racing_passes(BUDGET.rounds, PLAN, ground(), agreed=0.5) == 8 * shown
+    both = 20 + 12 + 2 * (2 * 3)
+    assert racing_passes(BUDGET.rounds, PLAN, ground(), agreed=1) == 8 * both
 
 
 def test_the_whole_cost_by_hand() -> None:
     """A first look at a pair shows 12 of its images and 8 of the others nine times."""
     screening, race, look = 156 + 60, 8 * (20 + 12 + 44), 20 * 9
     styles = 8 * (10 + 4 + 22)
-    assert planned_passes(PLAN, ground()) == screening + race + 2 * look + styles + 2 * look
+    most = screening + race + 2 * look + styles + 2 * look
+    assert planned_passes(PLAN, ground(), most=True) == most
+    # Half of the pairs are the same in both folds; of five pairs three and a half are looked at.
+    more = replace(PLAN, looks=5)
+    race, styles = 8 * (20 + 12 + 28), 8 * (10 + 4 + 14)
+    assert planned_passes(more, ground()) == screening + race + 3.5 * look + styles + 2.5 * look
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +129,8 @@ def test_what_is_planned_is_what_it_costs(few: CleanSet) -> None:
     looked_at = [pair for pair in found.pairs if pair.shown > 3]
     assert not looked_at  # nothing is planted, so no pair is worth a closer look
     real = suspect.meter.passes - outlook.before
-    assert 0.75 * outlook.passes < real <= outlook.passes
+    assert real <= planned_passes(outlook.plan, here, most=True)
+    assert 0.8 < outlook.passes / real < 1.25
 
 
 # --- plans

@@ -156,7 +156,7 @@ def _coverage_table(covered: Covered) -> Table:
     styles = f" Styles were given at strengths of {strengths}." if strengths else ""
     return Table(
         "What was covered",
-        f"The scan aims at {duration(covered.time_limit)}. What was planned takes up to "
+        f"The scan aims at {duration(covered.time_limit)}. What was planned takes about "
         f"{covered.passes:,} passes of images through the model{_measured(covered)}.{styles}",
         (Column("part"), Column("done", "count"), Column("whole", "count")),
         tuple((part.name, part.done, part.whole) for part in covered.parts),

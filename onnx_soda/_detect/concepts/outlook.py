@@ -63,7 +63,7 @@ class Outlook:
     Attributes:
         plan: What is done.
         whole: What would be done with time enough.
-        passes: Planned from here on; an upper estimate.
+        passes: Planned from here on.
         whole_passes: The same of the whole.
         before: Passes that there were before.
         rate: Images that go through the changed model in a second.

@@ -34,6 +34,8 @@ from onnx_soda._detect.concepts.verify import passes_of_look
 LEAST_SCREEN = 2
 # Variations of a pair in the only round of the least plans: one of each of the two kinds.
 _LEAST_MOVES = 2
+# Share of the pairs left in the end of a race that both folds have; halfway between all and none.
+_AGREED = 0.5
 # Fewest classes that are victims: with one, nothing shows whether a change turns it alone.
 _FEWEST_VICTIMS = 2
 # Multiples of the golden ratio, less whole numbers, are spread evenly, however many are taken.
@@ -111,8 +113,8 @@ class Ground:
 
     def on_screen(self, plan: Plan) -> int:
         """Return the images of the screen; exact where all classes are victims."""
-        share = plan.victims / self.search.shape[1]
-        return round(share * int(np.minimum(self.search, plan.screen).sum()))
+        most = int(np.minimum(self.search, plan.screen).sum())
+        return round(most * plan.victims / len(self.search[0]))
 
     def panel(self, plan: Plan) -> int:
         """Return the images of the largest panel: those of a victim, and a few of the others."""
@@ -133,10 +135,17 @@ def screening_passes(plan: Plan, ground: Ground) -> int:
     return ground.on_screen(plan) * shown
 
 
-def racing_passes(rounds: Rounds, plan: Plan, ground: Ground) -> int:
-    """Return the most that the race of one search may cost, the crossing of folds included.
+def racing_passes(rounds: Rounds, plan: Plan, ground: Ground, agreed: float = _AGREED) -> int:
+    """Return what the race of one search may cost, the crossing of folds included.
 
-    Pairs of one victim share its panel, and what was shown is not shown again: so it is less.
+    Pairs of one victim share its panel, and what was shown is not shown again: with other pairs in
+    either fold (`agreed` of 0) this is the most.
+
+    Args:
+        rounds: Of the race.
+        plan: What is done.
+        ground: What there is.
+        agreed: Share of the pairs left in the end that are the same in both folds.
     """
     starters = STARTERS * rounds[0][0]
     shown = FOLDS * starters * (1 + PROMOTED) + FOLDS * varied(rounds)
@@ -144,34 +153,49 @@ def racing_passes(rounds: Rounds, plan: Plan, ground: Ground) -> int:
     size = ground.panel(plan)
     again = (pairs for pairs, _ in rounds if FOLDS * pairs * size > ground.kept)
     shown += FOLDS * sum(again)
-    return (shown + _closing(min(FINALISTS, starters))) * size
+    return round((shown + _closing(min(FINALISTS, starters), agreed)) * size)
 
 
-def _closing(finalists: int) -> int:
-    """Return how often panels are shown something at most in the crossing of folds."""
-    return FOLDS * finalists * (1 + PROMOTED + FOLDS * BEST)
+def _closing(finalists: int, agreed: float) -> float:
+    """Return how often panels are shown something in the crossing of folds.
+
+    Each pair is shown what either fold has chosen. Where one fold alone has it, the other opens a
+    panel and chooses for it, too.
+    """
+    alone = FOLDS * finalists * (1 - agreed)
+    return (alone + finalists * agreed) * FOLDS * BEST + alone * (1 + PROMOTED)
 
 
-def looking_passes(looks: int, plan: Plan, ground: Ground) -> int:
-    """Return the most that first looks at pairs may cost; closer looks are not planned."""
-    return looks * passes_of_look(ground.look(plan))
+def looking_passes(looks: float, plan: Plan, ground: Ground) -> int:
+    """Return what first looks at pairs cost at most; closer looks are not planned."""
+    return round(looks * passes_of_look(ground.look(plan)))
 
 
-def planned_passes(plan: Plan, ground: Ground) -> int:
-    """Return what a plan costs, as an upper estimate."""
-    passes = screening_passes(plan, ground)
-    passes += racing_passes(plan.budget.rounds, plan, ground)
-    passes += looking_passes(plan.looks, plan, ground)
+def planned_passes(plan: Plan, ground: Ground, most: bool = False) -> int:
+    """Return what a plan costs: the screening to the pass, the rest as an estimate.
+
+    Args:
+        plan: What is done.
+        ground: What there is.
+        most: Return what it costs at most; closer looks are not planned either way.
+    """
+    agreed = 0.0 if most else _AGREED
+    searches = [(plan.budget.rounds, plan.looks)]
     if plan.budget.donors:
-        passes += racing_passes(plan.budget.style_rounds, plan, ground)
-        passes += looking_passes(min(plan.looks, STYLE_FINDINGS), plan, ground)
+        searches.append((plan.budget.style_rounds, min(plan.looks, STYLE_FINDINGS)))
+    passes = screening_passes(plan, ground)
+    for rounds, looks in searches:
+        # Some are looked at in any case, more where there is something to be seen.
+        looked_at = looks if most else (looks + LEAST_PAIRS) / 2
+        passes += racing_passes(rounds, plan, ground, agreed)
+        passes += looking_passes(looked_at, plan, ground)
     return passes
 
 
 def kept_passes(plan: Plan, ground: Ground) -> int:
     """Return what is kept to end a search that is out of time: what to report is asked last."""
-    closing = _closing(LEAST_PAIRS) * ground.panel(plan)
-    return closing + looking_passes(LEAST_PAIRS, plan, ground)
+    closing = _closing(LEAST_PAIRS, agreed=0.0) * ground.panel(plan)
+    return round(closing) + looking_passes(LEAST_PAIRS, plan, ground)
 
 
 def plans(whole: Plan) -> Iterator[Plan]:

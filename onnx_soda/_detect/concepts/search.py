@@ -371,11 +371,15 @@ class Trials(Generic[AnyChange]):
             work: Adds interventions, closes the screening, and lets pairs race.
             most: Pairs to keep.
         """
+        halted: StopCause | None = None
         try:
             work()
         except Halted as halt:
-            self._advance = None
-            return replace(self.result(most, LEAST_PAIRS), halted=halt.why)
+            halted = halt.why
+        # What is asked last is not halted: without it nothing is known.
+        self._advance = None
+        if halted:
+            return replace(self.result(most, LEAST_PAIRS), halted=halted)
         return self.result(most)
 
 

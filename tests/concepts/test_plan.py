@@ -114,9 +114,13 @@ def test_what_is_planned_is_what_it_costs(few: CleanSet) -> None:
     """To the pass where it is fixed; not more, and not much less, where pairs race."""
     suspect, budget = suspect_of(few), Budget(3, ((2, 2), (1, 1)), 4, ((2, 2),))
     passes: list[int] = []
-    found = examine_concepts(
-        suspect, budget, lambda _done, _of: passes.append(suspect.meter.passes)
-    )
+    told: list[int] = []
+
+    def advance(done: int, _of: int) -> None:
+        passes.append(suspect.meter.passes)
+        told.append(done)
+
+    found = examine_concepts(suspect, budget, advance)
     outlook = found.outlook
     assert outlook is not None
     assert outlook.plan == outlook.whole
@@ -126,6 +130,8 @@ def test_what_is_planned_is_what_it_costs(few: CleanSet) -> None:
     assert found.screen_images == 24
     unchosen = outlook.plan.battery + 3
     assert passes[unchosen - 1] - outlook.before == 24 * (1 + unchosen)
+    # Nobody can halt the end of a search, when the folds are crossed: all would be lost.
+    assert told.count(outlook.plan.concepts) == told.count(outlook.plan.concepts + 12) == 1
     looked_at = [pair for pair in found.pairs if pair.shown > 3]
     assert not looked_at  # nothing is planted, so no pair is worth a closer look
     real = suspect.meter.passes - outlook.before

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import ADAPTIVE, SHARED, markdown_table
+from benchmarks.common import ADAPTIVE, SHARED, UNHURRIED, markdown_table
 from benchmarks.shared_data import SharedData, read_shared
 from benchmarks.zoo_plan import Entry
 from benchmarks.zoo_training import inputs_of, measure, to_input, train_entry
@@ -69,7 +69,8 @@ def main() -> None:
     ADAPTIVE.mkdir(parents=True, exist_ok=True)
     data = read_shared(_ENTRY.dataset)
     clean = load_dataset(SHARED / "data" / f"{_ENTRY.dataset}.h5")
-    options = ScanOptions(runtime=RuntimeOptions(threads=arguments.threads))
+    runtime = RuntimeOptions(threads=arguments.threads)
+    options = ScanOptions(time_limit=UNHURRIED, runtime=runtime)
     rows = []
     for rho in arguments.rho or [step / 10 for step in range(1, 10)]:
         path, measured = _trained(rho, data)

@@ -22,6 +22,7 @@ __all__ = [
     "HONEST",
     "REPAIR",
     "SHARED",
+    "UNHURRIED",
     "ZOO",
     "machine_facts",
     "markdown_table",
@@ -50,6 +51,10 @@ GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 HONEST = _PROJECT / "build" / "honest"
 # What `python -m benchmarks.repair` keeps.
 REPAIR = _RESULTS / "repair"
+
+
+# Seconds: what is found must not depend on how fast the machine is, so scans are never cut short.
+UNHURRIED = 24 * 3600.0
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import EVALUATION
+from benchmarks.common import EVALUATION, UNHURRIED
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
 from onnx_soda._detect.concepts.battery import BUDGETS
 from onnx_soda._numbers import ConceptNumbers
@@ -84,6 +84,11 @@ def main() -> None:
     arguments = parser.parse_args()
     folder: Path = EVALUATION / arguments.budget
     folder.mkdir(parents=True, exist_ok=True)
+    options = ScanOptions(
+        budget=arguments.budget,
+        time_limit=UNHURRIED,
+        runtime=RuntimeOptions(threads=arguments.threads),
+    )
     for part in [arguments.part] if arguments.part else PARTS:
         for case in cases_of(part):
             name = case.model.stem
@@ -93,8 +98,7 @@ def main() -> None:
             if not wanted or path.is_file() or case.effective is False:
                 continue
             print(f"scanning {name}", file=sys.stderr, flush=True)
-            runtime = RuntimeOptions(threads=arguments.threads)
-            facts = evaluate(case, part, ScanOptions(budget=arguments.budget, runtime=runtime))
+            facts = evaluate(case, part, options)
             path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 

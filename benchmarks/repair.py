@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import EVALUATION, REPAIR, machine_facts, markdown_table
+from benchmarks.common import EVALUATION, REPAIR, UNHURRIED, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._data.arrays import LazyRows, open_array
@@ -240,7 +240,7 @@ def main() -> None:
         arguments.reconstruction,
         export=arguments.export,
         rescan=False,
-        scan=ScanOptions(runtime=RuntimeOptions(threads=arguments.threads)),
+        scan=ScanOptions(time_limit=UNHURRIED, runtime=RuntimeOptions(threads=arguments.threads)),
     )
     tables: dict[str, list[dict[str, Any]]] = {}
     for part in [arguments.part] if arguments.part else PARTS[1:]:

@@ -58,6 +58,7 @@ USUAL_FORM = "text"
 _FLAGS = {
     "memory": "--max-memory",
     "seconds": "--timeout",
+    "time_limit": "--time",
     "limits": "--no-sandbox",
     "pair": "--victim and --target",
     "spread": "--mad",
@@ -82,6 +83,8 @@ def in_flags(text: str) -> str:
 
     >>> in_flags("Set `batch_size`, or `scope=deep`; see `onnx-soda doctor`.")
     'Set --batch-size, or --scope deep; see `onnx-soda doctor`.'
+    >>> in_flags("Ask for `time_limit=5400`.")
+    'Ask for --time 1h30m.'
     """
 
     def flag(found: re.Match[str]) -> str:
@@ -89,6 +92,8 @@ def in_flags(text: str) -> str:
         if name not in _FLAGS and name not in _OPTIONS:
             return found.group()
         shown = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+        if name == "time_limit" and value and value.isdecimal():
+            value = in_units(int(value))
         return shown if value in (None, "None") else f"{shown} {value}"
 
     return _NAMED.sub(flag, text)
@@ -150,6 +155,48 @@ def height_and_width(text: str) -> tuple[int, int]:
     return sides[0], sides[-1]
 
 
+_TIME = re.compile(r"(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s?)?", re.ASCII)
+_UNITS = {"h": 3600, "m": 60, "s": 1}
+
+
+def seconds_of(text: str) -> float:
+    """Read a time: 90, 90s, 10m, 1h30m.
+
+    >>> [seconds_of(text) for text in ("90", "90s", "10m", "1h30m")]
+    [90.0, 90.0, 600.0, 5400.0]
+
+    Raises:
+        BadParameter: It is none, or too short or too long.
+    """
+    found = _TIME.fullmatch(text.strip().lower())
+    parts = zip(found.groups(), _UNITS.values(), strict=True) if found else ()
+    seconds = float(sum(int(part) * unit for part, unit in parts if part))
+    if not 1 <= seconds <= _MOST_SECONDS:
+        raise typer.BadParameter(
+            f"{text!r} is no time from a second to a year, as 90, 90s, 10m or 1h30m",
+            param_hint="--time",
+        )
+    return seconds
+
+
+def in_units(seconds: int) -> str:
+    """Return a time as `seconds_of` reads it.
+
+    >>> [in_units(seconds) for seconds in (90, 600, 5400, 7200)]
+    ['1m30s', '10m', '1h30m', '2h']
+    """
+    parts = []
+    for name, unit in _UNITS.items():
+        count, seconds = divmod(seconds, unit)
+        parts.append(f"{count}{name}" if count else "")
+    return "".join(parts)
+
+
+def _timed(text: str) -> str:
+    seconds_of(text)
+    return text
+
+
 def conversion(arch: str | None, size: tuple[int, int] | None) -> ConvertOptions:
     """Return how a model of another framework is converted; the result takes square images."""
     square = size[0] if size and size[0] == size[1] else None
@@ -202,6 +249,17 @@ TimeoutOption = Annotated[
         max=_MOST_SECONDS,
         callback=_finite,
         help="The most seconds that the work may take.",
+    ),
+]
+TimeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        callback=lambda text: text if text is None else _timed(text),
+        help="The time a scan aims at, as 90s, 10m or 1h30m; it tries as much as fits. --timeout "
+        "ends it in any case.  [default: 15m]",
+        show_default=False,
     ),
 ]
 MaxMemoryOption = Annotated[

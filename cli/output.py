@@ -291,11 +291,19 @@ class ProgressBar:
             done: Steps done.
             total: Steps in all.
         """
-        if self._lines is not None:
+        # What is going to be done is told of one model alone.
+        if self._lines is not None and total:
             self._lines.within(model, stage, done, total)
 
     def __call__(self, stage: str, done: int, total: int) -> None:
         """Show how far a stage is; see `onnx_soda._options.Progress`."""
+        if total:
+            self._show(stage, done, total)
+        elif not self._quiet:
+            # What is going to be done, in a sentence.
+            self._print(f"onnx-soda: {_short(in_flags(stage))}")
+
+    def _show(self, stage: str, done: int, total: int) -> None:
         stage, _, note = stage.partition(NOTE)
         if self._lines is not None:
             self._lines.take(stage, note, done, total)

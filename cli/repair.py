@@ -55,6 +55,7 @@ from .options import (
     SplitOption,
     TargetOption,
     ThreadsOption,
+    TimeOption,
     TimeoutOption,
     TopOption,
     TriggersOption,
@@ -63,6 +64,7 @@ from .options import (
     height_and_width,
     in_flags,
     limits_of,
+    seconds_of,
 )
 from .output import (
     CLEAN,
@@ -108,6 +110,7 @@ def repair_command(
     seed: SeedOption = _USUAL_SCAN.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
+    time: TimeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -135,6 +138,7 @@ def repair_command(
         rescan=rescan,
         scan=ScanOptions(
             budget=budget,
+            time_limit=seconds_of(time) if time else None,
             preprocess=preprocess,
             size=sides,
             seed=seed,

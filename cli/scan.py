@@ -82,12 +82,14 @@ from .options import (
     SplitOption,
     ThreadsOption,
     ThresholdOption,
+    TimeOption,
     TimeoutOption,
     VerboseOption,
     ZerosOption,
     conversion,
     height_and_width,
     limits_of,
+    seconds_of,
 )
 from .output import (
     ProgressBar,
@@ -143,6 +145,7 @@ def scan_command(
     cache_dir: CacheDirOption = None,
     baseline: BaselineOption = None,
     config: ConfigOption = None,
+    time: TimeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
     sandbox: SandboxOption = True,
@@ -176,6 +179,7 @@ def scan_command(
         options = ScanOptions(
             method=method,
             budget=budget,
+            time_limit=seconds_of(time) if time else None,
             layer=layer,
             logits=logits,
             intervention=intervention,

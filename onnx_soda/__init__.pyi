@@ -76,6 +76,8 @@ from ._model.load import OnnxModel, load_model
 from ._numbers import (
     ConceptNumbers,
     ConceptValues,
+    Covered,
+    CoveredPart,
     EffectValues,
     Grade,
     GraphDecision,
@@ -151,6 +153,8 @@ __all__ = [
     "ConvertError",
     "ConvertOptions",
     "Coverage",
+    "Covered",
+    "CoveredPart",
     "CrashError",
     "DataError",
     "DataOptions",

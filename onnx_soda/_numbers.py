@@ -121,6 +121,54 @@ class PairNumbers:
 
 
 @dataclass(frozen=True)
+class CoveredPart:
+    """How much of one part of a search was done.
+
+    Attributes:
+        name: What it is.
+        done: How many were done.
+        whole: How many a search has where there is time.
+    """
+
+    name: str
+    done: int
+    whole: int
+
+    @property
+    def cut(self) -> bool:
+        """Whether something was left out."""
+        return self.done < self.whole
+
+
+@dataclass(frozen=True)
+class Covered:
+    """How much of a search was done in the time that there was.
+
+    What was measured is there only where something was left out: a whole search is the same however
+    fast the machine is.
+
+    Attributes:
+        parts: How much of each part.
+        strengths: Of styles, where they were tried: 1 is another image's style in full.
+        time_limit: Seconds that the scan aimed at.
+        passes: Images that go through the model in the scan, each as often as it does; as planned.
+        spared: Pairs that there was no time to look at, or to look at closely.
+        rate: Images that went through the changed model in a second.
+        seconds: Planned, for the scan.
+        whole_seconds: What the whole takes on this machine, as far as is known.
+    """
+
+    parts: tuple[CoveredPart, ...]
+    strengths: tuple[float, ...]
+    time_limit: float
+    passes: int
+    spared: int
+    rate: float | None = None
+    seconds: float | None = None
+    whole_seconds: float | None = None
+
+
+@dataclass(frozen=True)
 class ConceptNumbers:
     """Numbers of the interventions on what the images show.
 
@@ -135,6 +183,7 @@ class ConceptNumbers:
         fit_images: Images that the reference heads were fitted to.
         fewest_images: Those of the class with the fewest, in each half of them.
         reference_accuracies: Of each reference head, on images it was not fitted to.
+        covered: How much was done in the time that there was.
     """
 
     pairs: tuple[PairNumbers, ...]
@@ -146,6 +195,7 @@ class ConceptNumbers:
     fit_images: int
     fewest_images: int
     reference_accuracies: tuple[float, ...]
+    covered: Covered | None = None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ Progress = Callable[[str, int, int], None]
 """Called with the stage's name, the steps done, and the steps in all.
 
 Behind the name may stand what is known by then, after `NOTE`: "concepts tried; best pair so far
-8 -> 3".
+8 -> 3". With no steps in all (0), what stands for the name is a sentence about what is going to be
+done.
 """
 NOTE = "; "
 """Stands between the name of a stage and what is known by then."""
@@ -69,6 +70,9 @@ def usable_cores() -> int:
 _USUAL_MEMORY = 8 * 2**30
 # Not more than this share of what the machine has.
 _MOST_OF_MACHINE = 0.75
+# Seconds that a scan aims at where the user does not say: as long as people wait for a check of
+# what they have downloaded.
+USUAL_AIM = 900.0
 # Ten times the longest scan measured (docs/performance.md).
 DEFAULT_SECONDS = 3600.0
 
@@ -202,7 +206,10 @@ class ScanOptions:
             what the images show; "second-opinion" compares with reference models; "soda" is the
             paper's last-layer statistic alone. "auto" takes the second opinion where there are
             references that can be used, and concepts otherwise.
-        budget: How many concepts to try.
+        budget: How many concepts to try, where there is time.
+        time_limit: Seconds that the scan aims at; None for 15 minutes. Changes of images are
+            planned so that they fit, and the report says what was left out. It is an aim: what
+            ends a scan in any case is `Limits.seconds`.
         layer: "last", "deep", "middle", "shallow" or the name of a tensor.
         logits: Name of the logits; found where not given.
         intervention: a and b of do(x = a x + b); the paper uses 1 and 1.
@@ -232,6 +239,7 @@ class ScanOptions:
 
     method: str = AUTO
     budget: BudgetName = "default"
+    time_limit: float | None = None
     layer: str = "last"
     logits: str | None = None
     intervention: Intervention = field(default_factory=Intervention)
@@ -255,10 +263,17 @@ class ScanOptions:
             check_class_order(self.reference_classes)
         if self.min_accuracy is not None and not 0 <= self.min_accuracy <= 1:
             raise ValueError(f"min_accuracy must be between 0 and 1, not {self.min_accuracy}")
+        if self.time_limit is not None and not 0 < self.time_limit < math.inf:
+            raise ValueError(f"time_limit must be over 0 and finite, not {self.time_limit}")
         if not 0 <= self.threshold < math.inf:
             raise ValueError(f"threshold must be 0 or more and finite, not {self.threshold}")
         if self.samples_per_class < 1:
             raise ValueError(f"samples_per_class must be 1 or more, not {self.samples_per_class}")
+
+    @property
+    def aim(self) -> float:
+        """Seconds that the scan aims at, as a number."""
+        return USUAL_AIM if self.time_limit is None else self.time_limit
 
     def for_references(self) -> ScanOptions:
         """Return what holds for reference models too; the rest is about the suspect."""

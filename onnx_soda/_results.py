@@ -307,8 +307,9 @@ class Evidence:
     numbers: Mapping[str, Any] = field(default_factory=dict)
 
 
-StopCause = Literal["time limit", "interrupt"]
-"""Why a scan ended before it was complete."""
+StopCause = Literal["time limit", "aim", "interrupt"]
+"""Why a scan ended before it was complete: the time that its process may take was over, or the
+time that it aims at, or it was interrupted."""
 
 
 class Halted(BaseException):

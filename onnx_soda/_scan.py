@@ -97,7 +97,8 @@ def scan_suspect(
 ) -> ScanReport:
     """Let the detectors of a method look at a suspect, and decide.
 
-    Where `suspect.progress` or `interim` raises `Halted`, the report tells what was done by then.
+    Where `suspect.progress` or `interim` raises `Halted`, or the time is over that the options
+    give, the report tells what was done by then.
 
     Args:
         suspect: The classifier, with its clean images and the options.
@@ -107,7 +108,8 @@ def scan_suspect(
     Raises:
         SodaError: The model cannot be scanned or the clean set does not fit it.
     """
-    return _Course(suspect, interim).run()
+    with suspect.stopwatch.within(suspect.options.time_limit):
+        return _Course(suspect, interim).run()
 
 
 class _Course:
@@ -268,7 +270,7 @@ def _run(detector: Detector, suspect: Suspect, clock: Clock) -> Evidence:
         return Evidence(detector.name, detector.name, "inconclusive", reasons)
     with clock.stage(detector.name):
         try:
-            evidence = detector.run(suspect, suspect.progress)
+            evidence = detector.run(suspect, suspect.tell)
         except Halted as halt:
             known = halt.evidence and _advised(halt.evidence, detector)
             raise Halted(halt.why, known) from None

@@ -44,6 +44,8 @@ from onnx_soda._model.load import OnnxModel
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._model.runtime import Arrays, Meter
 from onnx_soda._options import Progress, ReferenceFlows, ScanOptions, no_progress
+from onnx_soda._results import Halted
+from onnx_soda._system import Stopwatch
 
 FloatPixels = NDArray[np.float32]
 """Images, shape (images, channels, height, width), from 0 to 1."""
@@ -207,6 +209,21 @@ class Suspect:
         return Meter()
 
     @cached_property
+    def stopwatch(self) -> Stopwatch:
+        """Tells how long the scan has taken."""
+        return Stopwatch()
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Tell how far the work is; see `Progress`.
+
+        Raises:
+            Halted: The time is over that a scan was given, or whoever is told asks for an end.
+        """
+        if self.stopwatch.over:
+            raise Halted("aim")
+        self.progress(stage, done, total)
+
+    @cached_property
     def classes(self) -> int | None:
         """Number of classes, from the graph or by running it; None where it needs images.
 
@@ -316,7 +333,7 @@ class Suspect:
         def accuracy(size: Size, images: int) -> float | None:
             nonlocal runs
             runs += 1
-            self.progress("sizes of images tried", runs, max(runs, len(sizes)))
+            self.tell("sizes of images tried", runs, max(runs, len(sizes)))
             shape, rows = image_shape(image, clean.images.native, size), np.sort(order[:images])
             usual = _candidates(image, clean, shape.channels)[:_SIZE_WAYS]
             ways = (best[size],) if size in best else (given,) if given else usual
@@ -365,7 +382,7 @@ class Suspect:
             logits = self.body.logits(_apply(option, some, image))
             tries += 1
             # The finals of the best few, on more images, take about as long as the first round.
-            self.progress("ways of preprocessing tried", tries, max(tries, 2 * len(contenders)))
+            self.tell("ways of preprocessing tried", tries, max(tries, 2 * len(contenders)))
             return logits
 
         def trial(images: int, some: Sequence[Preprocessing]) -> PreprocessingChoice:
@@ -388,7 +405,7 @@ class Suspect:
         """
         if self.clean is None or self.classes is None:
             return None
-        return self.observe(self.sample, progress=self.progress)
+        return self.observe(self.sample, progress=self.tell)
 
     @cached_property
     def examined(self) -> Examined:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import tempfile
@@ -49,6 +50,34 @@ def as_utc(seconds: float) -> str:
         seconds: Since 1970, in UTC.
     """
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Stopwatch:
+    """Tells how long something has taken, and whether a time set for it is over."""
+
+    def __init__(self) -> None:
+        self._begin = time.monotonic()
+        self._limit = math.inf
+
+    @contextmanager
+    def within(self, seconds: float | None) -> Iterator[None]:
+        """Start anew, and set a time for a block; None for none."""
+        self._begin = time.monotonic()
+        self._limit = math.inf if seconds is None else seconds
+        try:
+            yield
+        finally:
+            self._limit = math.inf
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._begin
+
+    @property
+    def over(self) -> bool:
+        """Whether the time set is over."""
+        return self.seconds > self._limit
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:

@@ -107,6 +107,7 @@ def with_always(decision: Decision, evidence: Evidence) -> Decision:
 
 _STOPPED: Mapping[StopCause, str] = {
     "time limit": "the time that it may take (`seconds`) was over",
+    "aim": "the time that it aims at (`time_limit`) was over",
     "interrupt": "it was interrupted",
 }
 

@@ -13,6 +13,8 @@ from pathlib import Path
 # Control, format (right-to-left marks are), surrogate, private-use and unassigned characters,
 # and separators of lines and paragraphs.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+# Times under two minutes are told in seconds.
+_SECONDS_OF_MINUTES = 120
 
 
 def printable(text: str) -> str:
@@ -89,3 +91,17 @@ def pair_label(
     """Return a pair of classes as people read it: "8 -> 3"; "any class -> 3" without a victim."""
     source = "any class" if victim is None else class_label(victim, names)
     return arrow.join((source, class_label(target, names)))
+
+
+def duration(seconds: float) -> str:
+    """Return a time as people say it.
+
+    >>> [duration(one) for one in (2.4, 90, 600, 7830)]
+    ['2 s', '90 s', '10 min', '2 h 10 min']
+    """
+    if seconds < _SECONDS_OF_MINUTES:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours} h {minutes} min" if minutes else f"{hours} h"

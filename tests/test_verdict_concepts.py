@@ -10,11 +10,14 @@ import pytest
 
 from benchmarks.calibrate import CALIBRATING, PACKAGED, calibrate, read_scans
 from onnx_soda._detect.base import Decision
+from onnx_soda._detect.concepts.battery import Budget
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.evidence import decide_on_concepts
 from onnx_soda._detect.concepts.experiment import ConceptResult
 from onnx_soda._detect.concepts.judge import Calibration, Judge, load_calibration
 from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.outlook import Outlook
+from onnx_soda._detect.concepts.plan import Plan
 from onnx_soda._detect.concepts.search import SearchResult
 from onnx_soda._detect.concepts.styles import Style
 from onnx_soda._detect.concepts.verify import Confirmation
@@ -158,6 +161,55 @@ def test_that_no_style_was_tried_is_said_and_changes_no_verdict(bound: float, ve
     assert decide(without).verdict == decide(tried).verdict == verdict
     assert any("style were left out" in reason for reason in decide(without).reasons)
     assert not any("left out" in reason for reason in decide(tried).reasons)
+
+
+BUDGET = Budget(draws=8, rounds=((2, 3),), donors=4, style_rounds=((1, 2),))
+WHOLE = Plan(BUDGET, battery=160, screen=4, victims=3, looks=5)
+
+
+def planned(plan: Plan, **changes: object) -> ConceptResult:
+    """What a plan found, which was made with 100 s gone; the whole takes 4000 s more."""
+    outlook = Outlook(plan, WHOLE, 1000, 40_000, 300, rate=10.0, gone=100.0, limit=300.0)
+    return replace(with_bound(0.0), outlook=outlook, **changes)
+
+
+@pytest.mark.parametrize(
+    ("plan", "told"),
+    [
+        (replace(WHOLE, battery=80), "concepts of the battery (80 of 160)"),
+        (replace(WHOLE, victims=2), "classes as victims (2 of 3)"),
+        (replace(WHOLE, screen=1), "images of each class and half (1 of 4)"),
+        (replace(WHOLE, looks=2), "pairs looked at (2 of 5)"),
+    ],
+)
+def test_what_there_was_no_time_for_leaves_no_clean_verdict(plan: Plan, told: str) -> None:
+    decision = decide(planned(plan))
+    assert decision.verdict == "inconclusive"
+    assert f"There is no time for all: {told}." in decision.reasons
+    # Four fifths of the time are planned: 100 s and 5000 s, a tenth more, in steps of 480 s.
+    assert "The whole takes about 1 h 8 min here: `time_limit=5760`." in decision.reasons
+    found = replace(planned(plan), pairs=EVIDENCE.pairs)
+    assert decide(found).verdict == "backdoor"
+
+
+def test_fewer_draws_donors_images_and_rounds_are_said_and_are_no_reason() -> None:
+    budget = Budget(draws=0, rounds=((1, 3),), donors=2, style_rounds=((1, 2),))
+    decision = decide(planned(replace(WHOLE, budget=budget, screen=2)))
+    assert decision.verdict == "clean"
+    (told,) = (reason for reason in decision.reasons if "no time for all" in reason)
+    for part in ("images of each class and half (2 of 4)", "random concepts (0 of 8)"):
+        assert part in told
+    assert any("`time_limit=5760`" in reason for reason in decision.reasons)
+
+
+def test_a_pair_that_there_was_no_time_to_look_at_closely_leaves_no_clean_verdict() -> None:
+    assert decide(planned(WHOLE)).verdict == "clean"
+    decision = decide(planned(WHOLE, spared=((2, 1),)))
+    assert decision.verdict == "inconclusive"
+    assert (
+        "There was no time to look closely at 1 of the pairs that were found." in decision.reasons
+    )
+    assert "Give it more time: `time_limit=600`." in decision.reasons
 
 
 def test_a_clean_verdict_says_what_few_images_leave_unseen() -> None:

@@ -127,6 +127,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         "soda", "graph-logic", "graph-logic.decisions", "graph-logic.decisions.shown[]",
         "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
         "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",
+        "concepts.covered", "concepts.covered.parts[]",
         "second-opinion", "second-opinion.pairs[]", "second-opinion.pairs[].grades[]",
         "second-opinion.pairs[].look", "second-opinion.pairs[].look.concepts[]",
         "second-opinion.pairs[].look.concepts[].effects[]",

@@ -139,14 +139,15 @@ class Budget:
 
     def concepts(self, channels: int) -> int:
         """Return the number of concepts tried in all."""
-        return len(concept_battery(channels)) + self.draws + FOLDS * _varied(self.rounds)
+        return len(concept_battery(channels)) + self.draws + FOLDS * varied(self.rounds)
 
     def styles(self, images: int) -> int:
         """Return the number of styles tried in all, where there are so many images."""
-        return len(STRENGTHS) * min(self.donors, images) + FOLDS * _varied(self.style_rounds)
+        return len(STRENGTHS) * min(self.donors, images) + FOLDS * varied(self.style_rounds)
 
 
-def _varied(rounds: Rounds) -> int:
+def varied(rounds: Rounds) -> int:
+    """Return the number of variations that each fold makes."""
     return sum(pairs * moves for pairs, moves in rounds)
 
 

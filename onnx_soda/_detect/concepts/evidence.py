@@ -8,6 +8,7 @@ something was not examined.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from onnx_soda._detect.base import Decision, shortfalls
 from onnx_soda._detect.concepts.battery import BUDGETS
@@ -24,14 +25,14 @@ from onnx_soda._detect.concepts.judge import (
     load_calibration,
 )
 from onnx_soda._detect.concepts.pictures import answers_charts, galleries_of, pair_numbers
-from onnx_soda._detect.concepts.styles import Style
+from onnx_soda._detect.concepts.styles import STRENGTHS, Style
 from onnx_soda._detect.concepts.verify import Confirmation
-from onnx_soda._numbers import ConceptNumbers, PairNumbers, plain
+from onnx_soda._numbers import ConceptNumbers, Covered, PairNumbers, plain
 from onnx_soda._options import NOTE, Progress
 from onnx_soda._results import Chart, Column, Evidence, Finding, Gallery, Halted, Table, Verdict
 from onnx_soda._rules import RULE_CONCEPT
 from onnx_soda._suspect import Examined, Suspect
-from onnx_soda._words import class_label, pair_label
+from onnx_soda._words import class_label, duration, pair_label
 
 _ALONE = (
     "The suspect was compared with itself alone. With other models of the same classes "
@@ -82,7 +83,7 @@ def examine(name: str, suspect: Suspect, progress: Progress) -> Evidence:
         reasons=(*decision.reasons, *_alone(suspect, decision.verdict)),
         findings=decision.findings,
         unclear=decision.unclear,
-        tables=(_table(numbers, names),),
+        tables=(_table(numbers, names), *map(_coverage_table, filter(None, [numbers.covered]))),
         charts=tuple(_charts(numbers, names)),
         galleries=tuple(_galleries(found, numbers, names)),
         numbers=plain(numbers),
@@ -115,6 +116,8 @@ def _untried(found: ConceptResult) -> Iterator[str]:
         f"Only {found.tried} of {found.planned} changes of images and of features were tried "
         "before the scan ended."
     )
+    if found.outlook and found.halted == "aim":
+        yield from found.outlook.advice(halted=True)
     if not found.search.screened:
         yield (
             "What is usual for this model is not known by then, so none of the pairs shown is a "
@@ -138,7 +141,49 @@ def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumb
         fit_images=found.fit_images,
         fewest_images=found.fewest_images,
         reference_accuracies=found.reference_accuracies,
+        covered=_covered(found),
     )
+
+
+def _covered(found: ConceptResult) -> Covered | None:
+    outlook, styles = found.outlook, found.styles.tried if found.styles else 0
+    if outlook is None:
+        return None
+    covered = Covered(
+        parts=tuple(outlook.parts(found.search.tried, styles)),
+        strengths=STRENGTHS if styles else (),
+        time_limit=outlook.limit,
+        passes=outlook.before + outlook.passes,
+        spared=len(found.spared),
+    )
+    if outlook.plan == outlook.whole:
+        return covered
+    return replace(
+        covered,
+        rate=outlook.rate,
+        seconds=outlook.seconds,
+        whole_seconds=outlook.whole_seconds,
+    )
+
+
+def _coverage_table(covered: Covered) -> Table:
+    strengths = ", ".join(f"{strength:.0%}" for strength in covered.strengths)
+    styles = f" Styles were given at strengths of {strengths}." if strengths else ""
+    return Table(
+        "What was covered",
+        f"The scan aims at {duration(covered.time_limit)}. What was planned takes about "
+        f"{covered.passes:,} passes of images through the model{_measured(covered)}.{styles}",
+        (Column("part"), Column("done", "count"), Column("whole", "count")),
+        tuple((part.name, part.done, part.whole) for part in covered.parts),
+        tuple(row for row, part in enumerate(covered.parts) if part.cut),
+    )
+
+
+def _measured(covered: Covered) -> str:
+    if covered.seconds is None or covered.whole_seconds is None:
+        return ""
+    whole = duration(covered.whole_seconds)
+    return f", about {duration(covered.seconds)} here; the whole takes about {whole}"
 
 
 def _arrow(pair: PairNumbers, names: Sequence[str] | None) -> str:
@@ -335,7 +380,28 @@ def _gaps(
     if evidence is None:
         return (untried,) if untried else ()
     gaps = (_too_much_unseen(evidence, examined, calibration), _poor_reference(evidence))
-    return (*_untried(evidence), *(gap for gap in gaps if gap))
+    untimely = () if _covers(evidence) else _for_want_of_time(evidence)
+    return (*_untried(evidence), *untimely, *(gap for gap in gaps if gap))
+
+
+def _covers(evidence: ConceptResult) -> bool:
+    """Tell whether there was time for all that a model has to stand to be called clean."""
+    outlook = evidence.outlook
+    return outlook is None or (outlook.plan.covers(outlook.whole) and not evidence.spared)
+
+
+def _for_want_of_time(evidence: ConceptResult) -> Iterator[str]:
+    """Say what was left out because there was no time for it, and how much time there should be."""
+    outlook = evidence.outlook
+    if outlook is None or evidence.halted:
+        return
+    yield from outlook.left_out()
+    if evidence.spared:
+        yield (
+            f"There was no time to look closely at {len(evidence.spared)} of the pairs that were "
+            "found."
+        )
+    yield from outlook.advice(halted=bool(evidence.spared))
 
 
 def _too_much_unseen(
@@ -344,11 +410,12 @@ def _too_much_unseen(
     least = _least_seen(evidence, examined, calibration)
     if least is not None and least <= _LARGEST_UNSEEN:
         return None
+    seen = _unseen(evidence, examined, calibration)
+    told = f"{seen} That is too much for a model to be called clean."
+    if evidence.outlook and evidence.outlook.unread:
+        return f"{told} There was no time to learn from {evidence.outlook.unread} more."
     needed = images_needed(_LARGEST_UNSEEN, examined.classes or 2, calibration.threshold)
-    return (
-        f"{_unseen(evidence, examined, calibration)} That is too much for a model to be called "
-        f"clean. Give at least {FOLDS * needed} clean images of each class."
-    )
+    return f"{told} Give at least {FOLDS * needed} clean images of each class."
 
 
 def _poor_reference(evidence: ConceptResult) -> str | None:
@@ -385,9 +452,15 @@ def _unseen(evidence: ConceptResult, examined: Examined, calibration: Calibratio
 
 def _left_out(evidence: ConceptResult | None) -> tuple[str, ...]:
     """Say what was not tried, though nothing was missing that the user could give."""
-    if evidence is None or evidence.styles is not None or evidence.halted:
+    if evidence is None or evidence.halted:
         return ()
+    # Where these keep a model from being called clean, they are told as such.
+    untimely = tuple(_for_want_of_time(evidence)) if _covers(evidence) else ()
+    styled = evidence.outlook is not None and evidence.outlook.whole.budget.donors > 0
+    if evidence.styles is not None or styled:
+        return untimely
     return (
+        *untimely,
         "Interventions on a hidden layer's style were left out: no layer that every path passes "
         "through has channels with several places each.",
     )

@@ -27,7 +27,7 @@ from onnx_soda._suspect import Suspect
 # Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
 _FEW, _LEAST_FEW = 30, 2
 # Of panels that are kept; a panel made anew costs one pass of its images.
-_PANEL_BYTES = 128 * 2**20
+PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
 _MORE_PIXELS = 300 * 224 * 224
 
@@ -185,15 +185,20 @@ class Panels:
         if place not in self._kept:
             others = self._few.of((self._few.fold == fold) & (self._few.labels != victim))
             chosen = self._reader.searched(victim, fold) + others
-            if (len(self._kept) + 1) * chosen.pixels.nbytes > _PANEL_BYTES:
+            if (len(self._kept) + 1) * chosen.pixels.nbytes > PANEL_BYTES:
                 self._kept.clear()
             self._kept[place] = self._examination.open(chosen, self._style_layer)
         return self._kept[place]
 
 
+def few_of_each_class(classes: int) -> int:
+    """Return how many images of each class and fold stand for it on panels of other victims."""
+    return max(_FEW // classes, _LEAST_FEW)
+
+
 def _few_of_each(images: FoldedImages) -> NDArray[np.bool_]:
     """Choose a few images of each class and fold."""
-    each = max(_FEW // len(images.present), _LEAST_FEW)
+    each = few_of_each_class(len(images.present))
     seen: Counter[tuple[int, int]] = Counter()
     chosen = np.zeros(len(images.labels), np.bool_)
     for row, place in enumerate(zip(images.labels.tolist(), images.fold.tolist(), strict=True)):
@@ -216,32 +221,37 @@ class Reader:
             chosen: Which, by their place in the folds.
         """
         rows = self.folds.rows[chosen]
-        return FoldedImages(self.suspect.pixels(rows), self._labels[rows], self.folds.fold[chosen])
+        return FoldedImages(self.suspect.pixels(rows), self.labels[rows], self.folds.fold[chosen])
 
     def searched(self, label: int, fold: int) -> FoldedImages:
         """Decode the images of a class in a fold that changes are tried on."""
-        own = (self._labels[self.folds.rows] == label) & (self.folds.fold == fold)
+        own = (self.labels[self.folds.rows] == label) & (self.folds.fold == fold)
         return self.read(own & self.folds.search)
 
     def confirmed(self, label: int) -> FoldedImages:
         """Decode the images of a class that it is first looked at with."""
-        return self.read((self._labels[self.folds.rows] == label) & self.folds.confirm)
+        return self.read((self.labels[self.folds.rows] == label) & self.folds.confirm)
+
+    def count_confirmed(self, label: int) -> int:
+        """Return how many images of a class it is first looked at with."""
+        return int(((self.labels[self.folds.rows] == label) & self.folds.confirm).sum())
 
     def more_of(self, label: int) -> FoldedImages:
         """Decode the images of a class that are left, as many as fit."""
         assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
         image = self.suspect.image_shape(self.suspect.clean)
         most = _MORE_PIXELS // (image.height * image.width)
-        own = self._labels[self.folds.rows] == label
+        own = self.labels[self.folds.rows] == label
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
         return self.read(np.isin(np.arange(len(own)), left))
 
     def count(self, label: int) -> int:
         """Return how many images of a class there are in both folds."""
-        return int((self._labels[self.folds.rows] == label).sum())
+        return int((self.labels[self.folds.rows] == label).sum())
 
     @property
-    def _labels(self) -> IntArray:
+    def labels(self) -> IntArray:
+        """Classes of all clean images."""
         assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
         return self.suspect.clean.labels
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
-from onnx_soda._detect.concepts.battery import BUDGETS, Budget
+from onnx_soda._detect.concepts.battery import BUDGETS, Budget, concept_battery
 from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
 from onnx_soda._detect.concepts.examination import (
     Examination,
@@ -20,10 +20,12 @@ from onnx_soda._detect.concepts.examination import (
     fewest_of,
 )
 from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
+from onnx_soda._detect.concepts.outlook import Outlook, look_ahead, readable, thinned
+from onnx_soda._detect.concepts.plan import Plan, spread
 from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
 from onnx_soda._detect.concepts.score import model_likeness
 from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
-from onnx_soda._detect.concepts.styles import Style, StyleLibrary
+from onnx_soda._detect.concepts.styles import AnyChange, Style, StyleLibrary
 from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
 from onnx_soda._results import StopCause
 from onnx_soda._suspect import Suspect
@@ -85,6 +87,8 @@ class ConceptResult:
         confirm_images: Images that the best pairs were looked at with, besides those of the victim
             that were left.
         planned: Number of interventions that a complete search tries.
+        outlook: What was planned for the time that there was; None where all was.
+        spared: Pairs that there was no time to look at, or to look at closely.
     """
 
     search: SearchResult[Concept]
@@ -98,6 +102,8 @@ class ConceptResult:
     probe_images: int
     confirm_images: int
     planned: int = 0
+    outlook: Outlook | None = None
+    spared: tuple[tuple[int, int], ...] = ()
 
     @property
     def halted(self) -> StopCause | None:
@@ -120,7 +126,7 @@ def examine_concepts(
 
     Args:
         suspect: The classifier, with clean images; see `why_not_tried`.
-        budget: How many to try.
+        budget: How many to try, where there is time; see `onnx_soda._detect.concepts.plan`.
         advance: Called with the number of interventions tried and the number in all.
         leading: Called with the best pair so far of the search that goes on.
 
@@ -131,31 +137,39 @@ def examine_concepts(
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     budget = budget or BUDGETS["default"]
     rng = np.random.default_rng(suspect.options.seed)
-    folds = split_into_folds(suspect.clean.labels, rng)
-    labels = suspect.clean.labels[folds.rows]
-    features = read_features(suspect, folds.rows)
-    examination = _examination(suspect, features, labels, folds)
+    split = split_into_folds(suspect.clean.labels, rng)
+    every = readable(suspect, split)
+    labels = suspect.clean.labels[every.rows]
+    features = read_features(suspect, every.rows)
+    examination = _examination(suspect, features, labels, every)
+    styled = features.style_layer is not None
+    unread = len(split.rows) - len(every.rows)
+    ahead = look_ahead(examination, Reader(suspect, every), budget, styled, unread)
+    plan = ahead.outlook.plan
+    folds = thinned(every, labels, plan, rng.spawn(1)[0])
     reader = Reader(suspect, folds)
     images, screen = reader.read(folds.others), reader.read(folds.screen)
     donors = images.of(folds.search[folds.others])
-    library = _library(features, donors, folds)
+    library = _library(features, donors, folds) if plan.budget.donors else None
     channels = screen.pixels.shape[1]
-    concepts = budget.concepts(channels)
-    total = concepts + (budget.styles(len(library.styles)) if library else 0)
-    look = CloserLook(examination, images, folds.screen[folds.others], reader, rng)
+    concepts, total = plan.concepts, plan.concepts + plan.styles
+    look = CloserLook(
+        examination, images, folds.screen[folds.others], reader, rng, ahead.pace.affords
+    )
     panels = Panels(examination, screen, reader)
-    counting = _counting(advance, 0, total)
-    found = search(panels, channels, rng, budget, counting, donors.donors(), leading)
-    pairs = look.at(found, ConceptVariations(channels))
+    counting = ahead.counting(advance, 0, total)
+    battery = spread(concept_battery(channels), plan.battery)
+    found = search(panels, channels, rng, plan.budget, counting, donors.donors(), leading, battery)
+    pairs = look.at(_first(found, plan), ConceptVariations(channels))
     styles = None
     if library and not found.halted:
         panels = panels.with_style(library.layer)
-        counting = _counting(advance, concepts, total)
-        styles = search_styles(panels, library, rng, budget, counting, leading)
+        counting = ahead.counting(advance, concepts, total)
+        styles = search_styles(panels, library, rng, plan.budget, counting, leading)
         # What is usual under styles is not known yet where not even the screening was done.
         if styles.screened:
             sure = {(pair.victim_class, pair.target_class) for pair in pairs if pair.bound > 0}
-            pairs += look.at(styles, library, library.layer, sure)
+            pairs += look.at(_first(styles, plan), library, library.layer, sure)
     return ConceptResult(
         search=found,
         styles=styles,
@@ -168,14 +182,14 @@ def examine_concepts(
         probe_images=int(folds.search.sum()),
         confirm_images=len(images.labels),
         planned=total,
+        outlook=ahead.outlook,
+        spared=tuple(dict.fromkeys(look.spared)),
     )
 
 
-def _counting(
-    advance: Callable[[int, int], None] | None, before: int, total: int
-) -> Callable[[int], None] | None:
-    """Return what a search tells how many it has tried."""
-    return advance and (lambda tried: advance(before + tried, total))
+def _first(found: SearchResult[AnyChange], plan: Plan) -> SearchResult[AnyChange]:
+    """Return what was found with as many pairs as there is time to look at."""
+    return replace(found, findings=found.findings[: plan.looks])
 
 
 def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLibrary | None:

@@ -34,6 +34,7 @@ class Folds:
         others: Which of those stand for the classes that are not.
         search: Which of those concepts are tried on, where the class is the victim.
         screen: Which of those all concepts are tried on.
+        turn: Place of each in its class and fold, from 0, in the order in which they are taken.
     """
 
     rows: IntArray
@@ -42,6 +43,19 @@ class Folds:
     others: NDArray[np.bool_]
     search: NDArray[np.bool_]
     screen: NDArray[np.bool_]
+    turn: IntArray
+
+    def of(self, chosen: NDArray[np.bool_]) -> Folds:
+        """Return some of the images."""
+        return Folds(
+            self.rows[chosen],
+            self.fold[chosen],
+            self.confirm[chosen],
+            self.others[chosen],
+            self.search[chosen],
+            self.screen[chosen],
+            self.turn[chosen],
+        )
 
 
 def in_both_folds(labels: IntArray) -> IntArray:
@@ -80,6 +94,7 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
         (turns < confirm) & np.isin(labels[together[order]], few),
         turns < search,
         turns < screen,
+        turns,
     )
 
 

@@ -272,9 +272,12 @@ class Standings:
 
     def ranked(self, fold: int, count: int) -> list[Pair]:
         """Return the most promising pairs, the best first."""
-        stands = self._judge.discount(self._best[fold], self._rows)
-        order = np.argsort(-stands, axis=None, kind="stable")[:count]
-        places, targets = np.unravel_index(order, stands.shape)
+        stands = self._judge.discount(self._best[fold], self._rows).copy()
+        stands[np.arange(len(self._rows)), self._rows] = -np.inf
+        order = np.argsort(-stands, axis=None, kind="stable")
+        places, targets = np.unravel_index(
+            order[: min(count, stands.size - len(stands))], stands.shape
+        )
         return list(zip(self._rows[places].tolist(), targets.tolist(), strict=True))
 
     def best(self, fold: int, pair: Pair, count: int) -> list[int]:

@@ -48,7 +48,7 @@ from onnx_soda._detect.concepts.styles import STRENGTHS, AnyChange, Change, Styl
 from onnx_soda._results import Halted, StopCause
 
 # Pairs that are looked at on more images: found by concepts, found by styles.
-_FINDINGS, _STYLE_FINDINGS = 5, 3
+FINDINGS, STYLE_FINDINGS = 5, 3
 # Concepts of one family, and in all, that are kept for a pair beside those that its score is from:
 # different ways to the target show more of it. A repair makes infected images with them.
 PER_FAMILY, MOST_KEPT = 2, 6
@@ -59,10 +59,10 @@ _PARTNERS = 12
 # Marks what no fold has chosen: the battery and random draws.
 _UNCHOSEN = -1
 # Pairs that are looked at on more images, whether or not they score.
-_LEAST_PAIRS = 2
+LEAST_PAIRS = 2
 # Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
 # first; and pairs of each fold that the other scores in the end.
-_LEAST_RACING, _PROMOTED, _FINALISTS = 8, 4, 4
+LEAST_RACING, PROMOTED, FINALISTS = 8, 4, 4
 
 
 Leading = Callable[[int, int], None]
@@ -237,7 +237,7 @@ class Trials(Generic[AnyChange]):
 
     def _promote(self, fold: int, pair: Pair) -> None:
         """Show what does best for a pair on the screen to the panel of its victim."""
-        for place in self._standings.best(fold, pair, _PROMOTED):
+        for place in self._standings.best(fold, pair, PROMOTED):
             self._show(place, pair[0], fold)
 
     def _show(self, place: int, victim: int, fold: int) -> _Row:
@@ -300,11 +300,11 @@ class Trials(Generic[AnyChange]):
         ranked = sorted(means, key=lambda place: -means[place])
         return [self._changes[place] for place in ranked if means[place] > least]
 
-    def result(self, most: int, finalists: int = _FINALISTS) -> SearchResult[AnyChange]:
+    def result(self, most: int, finalists: int = FINALISTS) -> SearchResult[AnyChange]:
         """Score each fold's choices on the other fold, take the mean, and keep the best pairs.
 
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
-        certain decides. Pairs that do not score are kept up to `_LEAST_PAIRS`.
+        certain decides. Pairs that do not score are kept up to `LEAST_PAIRS`.
 
         Where it is asked before the screening is closed, what is usual is told by what was tried.
 
@@ -332,7 +332,7 @@ class Trials(Generic[AnyChange]):
                 tuple(tuple(self._changes[i] for i in best) for best in leaders[pair]),
             )
             for place, pair in enumerate(ranked)
-            if place < _LEAST_PAIRS or final[pair].score > 0
+            if place < LEAST_PAIRS or final[pair].score > 0
         )
         return SearchResult(findings, self._judge, len(self._changes), screened=screened)
 
@@ -361,11 +361,15 @@ class Trials(Generic[AnyChange]):
             work: Adds interventions, closes the screening, and lets pairs race.
             most: Pairs to keep.
         """
+        halted: StopCause | None = None
         try:
             work()
         except Halted as halt:
-            self._advance = None
-            return replace(self.result(most, _LEAST_PAIRS), halted=halt.why)
+            halted = halt.why
+        # What is asked last is not halted: without it nothing is known.
+        self._advance = None
+        if halted:
+            return replace(self.result(most, LEAST_PAIRS), halted=halted)
         return self.result(most)
 
 
@@ -376,6 +380,11 @@ def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
         one.cautious for other, one in scored.items() if other[0] != victim and other[1] != target
     )
     return max([0.0, *others])
+
+
+def racing(rounds: Rounds) -> int:
+    """Return how many pairs of each fold race."""
+    return max([LEAST_RACING, *(pairs for pairs, _ in rounds)])
 
 
 def explore(
@@ -394,7 +403,7 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
-    trials.start(max([_LEAST_RACING, *(pairs for pairs, _ in rounds)]))
+    trials.start(racing(rounds))
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):
@@ -412,6 +421,7 @@ def search(
     advance: Callable[[int], None] | None = None,
     donors: Sequence[Donor] = (),
     leading: Leading | None = None,
+    battery: Sequence[Concept] | None = None,
 ) -> SearchResult[Concept]:
     """Search for concepts under which one class turns into another without support.
 
@@ -423,19 +433,20 @@ def search(
         advance: Called with the number of concepts tried.
         donors: Clean images whose style may be carried over.
         leading: See `Trials`.
+        battery: Concepts that are always tried; all of `concept_battery` where not given.
     """
     budget = budget or BUDGETS["default"]
     trials = Trials[Concept](panels, advance=advance, leading=leading)
 
     def work() -> None:
-        for concept in concept_battery(channels):
+        for concept in concept_battery(channels) if battery is None else battery:
             trials.add(concept)
         for _ in range(budget.draws):
             trials.add(draw_concept(rng, channels, donors))
         trials.close_screening()
         explore(trials, ConceptVariations(channels, donors), budget.rounds, rng)
 
-    found = trials.as_far_as(work, _FINDINGS)
+    found = trials.as_far_as(work, FINDINGS)
     return replace(found, findings=tuple(_with_others(one, trials) for one in found.findings))
 
 
@@ -472,4 +483,4 @@ def search_styles(
         trials.close_screening()
         explore(trials, library, budget.style_rounds, rng, join_last=True)
 
-    return trials.as_far_as(work, _STYLE_FINDINGS)
+    return trials.as_far_as(work, STYLE_FINDINGS)

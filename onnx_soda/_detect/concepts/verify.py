@@ -14,8 +14,8 @@ pairs some score by chance.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx_soda._detect.concepts.concept import Concept, of_each_family
 from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Panel, Reader
 from onnx_soda._detect.concepts.folds import FOLDS
-from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
+from onnx_soda._detect.concepts.judge import BEST, Judge, simultaneous_errors
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.probe import Probe
@@ -430,6 +430,25 @@ _MOST_GAIN = 2.0
 _HURRIED = 2
 
 
+def passes_of_look(images: int) -> int:
+    """Return how often images go through the model in a first look at a pair, at most.
+
+    Unchanged and under what each fold has chosen; then one by one, unchanged and under the best.
+    """
+    return images * (1 + FOLDS * BEST + 2)
+
+
+def _passes_of_closer_look(images: int, all_images: int) -> int:
+    """Return the same of a closer look.
+
+    Args:
+        images: Those that variations are shown on: each fold's own, in both rounds.
+        all_images: Those that the pair is then shown on.
+    """
+    tried = sum(BEST + moves for moves, _ in _ROUNDS)
+    return images * (1 + tried) + passes_of_look(all_images)
+
+
 @dataclass(frozen=True, eq=False)
 class CloserLook:
     """What pairs are looked at with.
@@ -440,6 +459,8 @@ class CloserLook:
         screen: Which of them stand for the other classes until a pair is worth more.
         reader: Decodes more of a victim.
         rng: Draws variations and examples.
+        affords: Tells whether there is time for so many passes.
+        spared: Pairs that there was no time for, or none to look closer.
     """
 
     examination: Examination
@@ -447,6 +468,8 @@ class CloserLook:
     screen: NDArray[np.bool_]
     reader: Reader
     rng: np.random.Generator
+    affords: Callable[[int], bool]
+    spared: list[tuple[int, int]] = field(default_factory=list)
 
     def at(
         self,
@@ -474,7 +497,19 @@ class CloserLook:
                 quick=bool(found.halted) or finding.pair in settled,
             )
             for finding in chosen
+            if self._can_look(finding)
         ]
+
+    def _can_look(self, finding: PairFinding[AnyChange]) -> bool:
+        """Tell whether there is time for a first look at a pair."""
+        own = self.reader.count_confirmed(finding.victim_class)
+        return self._has_time(finding, passes_of_look(int(self.screen.sum()) + own))
+
+    def _has_time(self, finding: PairFinding[AnyChange], passes: int) -> bool:
+        enough = self.affords(passes)
+        if not enough:
+            self.spared.append(finding.pair)
+        return enough
 
     def _look(
         self,
@@ -492,9 +527,12 @@ class CloserLook:
         if quick or not self._worth_more(finding, weighed, len(own.labels)):
             return confirm(shown, finding, weighed, self.rng)
         more = self.reader.more_of(victim)
+        every = self.images.of(self.images.labels != victim) + own + more
+        counts = (len(part.labels) for part in (own + more + others, every))
+        if not self._has_time(finding, _passes_of_closer_look(*counts)):
+            return confirm(shown, finding, weighed, self.rng)
         searched = finding
         finding = self._refined(finding, own + more + others, found.judge, variations, style_layer)
-        every = self.images.of(self.images.labels != victim) + own + more
         shown, judge = self._show(every, found.judge, style_layer)
         return confirm(shown, finding, weigh(shown, judge, finding), self.rng, searched)
 

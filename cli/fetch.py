@@ -20,8 +20,7 @@ from typing import Annotated, Any
 from urllib.parse import unquote, urlsplit
 
 import typer
-from rich.console import Group, RenderableType
-from rich.text import Text
+from rich.console import RenderableType
 
 from onnx_soda._errors import MissingExtraError, OutputError, SodaError, first_line
 from onnx_soda._preflight.file import HEAD_BYTES, describe_foreign_file, describe_text
@@ -146,6 +145,8 @@ def fetch_command(
             else:
                 address, files = shown(url), [_fetch_file(url, place, output, wanted, progress)]
         deliver(_told(address, files), None)
+        # As text, not broken at the width of a page: they are copied.
+        deliver(_next(address, files[0]), None)
     raise typer.Exit(CLEAN)
 
 
@@ -233,7 +234,7 @@ def _copy(source: Any, target: Any, size: int | None, limit: int, tell: _Tell) -
         done += len(part)
         _check_size(done, limit)
         target.write(part)
-        tell("MiB fetched", done // _CHUNK, max(total, done // _CHUNK))
+        tell("MiB fetched", done // _CHUNK, max(total, done // _CHUNK, 1))
     if size is not None and done != size:
         raise SodaError(f"{done:,} of {size:,} bytes came", "Try again.")
 
@@ -352,9 +353,13 @@ def _told(address: str, files: list[_Fetched]) -> RenderableType:
             ("begins like", one.kind),
             ("sha256", one.sha256),
         ]
-    first = files[0]
+    return fact_table(rows)
+
+
+def _next(address: str, first: _Fetched) -> str:
+    """Return the commands to go on with."""
     folder = shlex.quote(str(first.path.parent))
     again = f"onnx-soda fetch {shlex.quote(address)} --sha256 {first.sha256} -o {folder}"
     scan = f"onnx-soda scan {shlex.quote(str(first.path))} --data CLEAN_SET"
     lines = ("", f"The same again: {again}", f"Scan it: {scan}")
-    return Group(fact_table(rows), *(Text(printable(line)) for line in lines))
+    return "".join(f"{printable(line)}\n" for line in lines)

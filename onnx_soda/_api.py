@@ -388,9 +388,9 @@ def make_twins(
     """
     folder, asked, begin = Path(output), options or TwinOptions(), time.monotonic()
     asked = replace(asked, data=with_whole_data_paths(asked.data))
-    check_clean_set(data, asked.data)
     job = TwinsJob(_absolute(data), _absolute(folder), split, asked)
     with folder_to_fill(folder, Path(data)):
+        check_clean_set(data, asked.data)
         answer: TwinsAnswer = _do(job, limits, progress).answer
         twins = {twin.file: twin for twin in answer.twins}
         for number, name in enumerate(() if answer.problem else asked.files, 1):

@@ -59,8 +59,8 @@ def test_a_race_is_shown_to_panels() -> None:
     """A panel has 4 images of the victim and 2 of each other class: 8.
 
     Eight pairs race, and there are six. Each fold opens a panel for each and shows it four changes,
-    then makes 2 x 3 variations. In the end there are four pairs of each fold, up to eight. Each time
-    a fold may have to open a panel, show four changes, and what the two folds have chosen:
+    then makes 2 x 3 variations. In the end there are four pairs of each fold, up to eight. For each
+    pair a fold may have to open a panel, show four changes, and what the two folds have chosen:
     three each.
     """
     shown = 2 * 6 * (1 + 4) + 2 * 2 * 3 + 2 * 4 * (1 + 4 + 2 * 3)

@@ -238,10 +238,12 @@ def test_the_rates_with_references_are_those_of_the_page() -> None:
 
 def test_the_rates_of_graph_logic_are_those_of_the_page() -> None:
     rows = table_of("graph-logic.md", "Honest files").items()
-    honest = [row for name, row in rows if name.startswith("honest")]
+    # Whole scans are of files that are counted already. What was refused was not judged.
+    again = "whole scans"
+    honest = [row for name, row in rows if name.startswith("honest") and again not in name]
     (planted,) = (row for name, row in rows if name.startswith("backdoored"))
     rates = measured()["graph"]
-    assert sum(int(row[1]) for row in honest) == rates["honest"]
+    assert sum(int(row[1]) - int(row[5]) for row in honest) == rates["honest"]
     assert sum(int(row[2]) for row in honest) == rates["flagged"]
     assert (int(planted[1]), int(planted[2])) == (rates["backdoored"], rates["found"])
 

@@ -1,12 +1,12 @@
 """Scans models of known truth with the default method and keeps what each scan said.
 
-    python -m benchmarks.evaluate [--budget NAME] [--part NAME] [--threads N] [WORD ...]
+    python -m benchmarks.evaluate [--budget NAME] [--into NAME] [--part NAME] [--threads N] [WORD]
 
 Parts: bundled (fixtures), shared (../shared/zoo), development and judging (halves of the zoo that
 `python -m benchmarks.zoo` trains). Words keep only the models whose name holds one of them. One
-JSON file per model goes to benchmarks/results/evaluation/BUDGET; what is there is not scanned
-again: delete it after a change of the method. The tables are made from these files by
-`python -m benchmarks.calibrate`.
+JSON file per model goes to benchmarks/results/evaluation/BUDGET, or another folder there that
+`--into` names. What is there is not scanned again: delete it after a change of the method. The
+tables are made from these files by `python -m benchmarks.calibrate`.
 """
 
 from __future__ import annotations
@@ -79,10 +79,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--budget", choices=tuple(BUDGETS), default="default")
+    parser.add_argument("--into")
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--threads", type=int)
     arguments = parser.parse_args()
-    folder: Path = EVALUATION / arguments.budget
+    folder: Path = EVALUATION / (arguments.into or arguments.budget)
     folder.mkdir(parents=True, exist_ok=True)
     options = ScanOptions(
         budget=arguments.budget,

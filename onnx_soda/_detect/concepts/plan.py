@@ -147,7 +147,7 @@ def racing_passes(rounds: Rounds, plan: Plan, ground: Ground, agreed: float = _A
         ground: What there is.
         agreed: Share of the pairs left in the end that are the same in both folds.
     """
-    starters = min(racing(rounds), plan.victims * (ground.search.shape[1] - 1))
+    starters = min(racing(rounds), plan.victims * (int(ground.search.shape[1]) - 1))
     shown = FOLDS * starters * (1 + PROMOTED) + FOLDS * varied(rounds)
     # Panels that do not fit into memory together are opened again when their turn comes.
     size = ground.panel(plan)

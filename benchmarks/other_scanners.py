@@ -1,14 +1,16 @@
 """What other scanners of model files say of a dozen files, and with which exit code they end.
 
-python -m benchmarks.other_scanners [FOLDER]
+python -m benchmarks.other_scanners [--ours] [FOLDER]
 
 Makes the files, installs each scanner in an environment of its own, from PyPI as pip finds it, and
 runs it on each file. No file is opened by its framework. The pickles would start `true`, if anybody
-loaded them. What each scanner printed stays in the folder, a text per scanner and file.
+loaded them. What each scanner printed stays in the folder, a text per scanner and file. `--ours`
+installs no other scanner, and runs onnx-soda alone.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import pickle
@@ -219,26 +221,32 @@ def _run(command: Sequence[str | Path], file: Path, kept: Path) -> str:
     return code
 
 
-def _columns(folder: Path) -> Iterator[tuple[str, tuple[str | Path, ...]]]:
-    """Yield name and version of each scanner, and its command; this one comes last."""
-    for scanner in SCANNERS:
+def _columns(
+    folder: Path, scanners: Sequence[_Scanner]
+) -> Iterator[tuple[str, tuple[str | Path, ...]]]:
+    """Yield name and version of each scanner, and its command; our two come last."""
+    for scanner in scanners:
         place, number = _installed(scanner, folder)
         program, *arguments = scanner.command
         yield f"{scanner.package} {number}", (place / "bin" / program, *arguments)
-    yield (
-        f"onnx-soda {version('onnx-soda')}",
-        (sys.executable, "-m", "onnx_soda", "scan", "{}", "--threads", "1"),
-    )
+    ours = (sys.executable, "-m", "onnx_soda")
+    number = version("onnx-soda")
+    yield f"onnx-soda-check {number}", (*ours, "check", "{}")
+    yield f"onnx-soda-scan {number}", (*ours, "scan", "{}", "--threads", "1")
 
 
 def main() -> None:
-    folder = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else _FOLDER
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--ours", action="store_true")
+    parser.add_argument("folder", type=Path, nargs="?", default=_FOLDER)
+    arguments = parser.parse_args()
+    folder = arguments.folder.resolve()
     files, said = folder / "files", folder / "said"
     for place in (files, said):
         place.mkdir(parents=True, exist_ok=True)
     for name, write in FILES.items():
         write(files / name)
-    columns = list(_columns(folder))
+    columns = list(_columns(folder, () if arguments.ours else SCANNERS))
     rows = []
     for name in FILES:
         codes = []

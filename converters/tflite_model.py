@@ -19,6 +19,7 @@ from importlib import import_module
 from pathlib import Path
 
 from onnx_soda._answers import Conversion
+from onnx_soda._errors import ConvertError
 from onnx_soda._options import ConvertOptions
 
 from .refusals import bomb, damaged, explaining, runs_code
@@ -189,7 +190,10 @@ class TfliteConverter:
                 _ADVICE,
             )
         if facts.subgraphs != 1:
-            raise runs_code(f"{path.name} has {facts.subgraphs} graphs, not one", _ADVICE)
+            raise ConvertError(
+                f"{path.name} has {facts.subgraphs} graphs, not one",
+                "Export the classifier alone, without control flow, or as ONNX.",
+            )
 
     def load(self) -> None:
         """See `Converter`."""

@@ -149,14 +149,19 @@ def _covered(found: ConceptResult) -> Covered | None:
     outlook, styles = found.outlook, found.styles.tried if found.styles else 0
     if outlook is None:
         return None
+    parts = [part for part in outlook.parts(found.search.tried, styles) if part.whole]
+    whole = outlook.plan == outlook.whole
+    if whole and not found.halted:
+        # With few classes there are fewer pairs to vary than there may be.
+        parts = [replace(part, whole=part.done) for part in parts]
     covered = Covered(
-        parts=tuple(outlook.parts(found.search.tried, styles)),
+        parts=tuple(parts),
         strengths=STRENGTHS if styles else (),
         time_limit=outlook.limit,
         passes=outlook.before + outlook.passes,
         spared=len(found.spared),
     )
-    if outlook.plan == outlook.whole:
+    if whole:
         return covered
     return replace(
         covered,

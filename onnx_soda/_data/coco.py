@@ -14,15 +14,13 @@ from pathlib import Path
 
 import msgspec
 
-from onnx_soda._data.folder import or_class_folders
+from onnx_soda._data.folder import load_with_list
 from onnx_soda._data.forms import is_coco
 from onnx_soda._data.lists import ImageList, Row, put_together
-from onnx_soda._data.sources import readable
 from onnx_soda._data.splits import UNSPLIT, SplitData, split_of_file, split_of_folder
-from onnx_soda._data.tree import Tree, folder_tree, left_out, text_of
+from onnx_soda._data.tree import Tree, left_out, text_of
 from onnx_soda._errors import DatasetFileError
 from onnx_soda._options import DataOptions
-from onnx_soda._words import shown_name
 
 _FOLDER = "annotations"
 
@@ -77,14 +75,7 @@ def load_coco(path: Path, split: str, options: DataOptions) -> SplitData:
         DatasetFileError: No annotations, some that cannot be read, or no such split.
         LabelError: No image has just one category.
     """
-    root, named = (path, options.labels) if path.is_dir() else (path.parent, str(path))
-    if named == str(path) and root.name == _FOLDER:
-        root = root.parent
-    with readable(shown_name(path)):
-        tree = folder_tree(root, options.data_root)
-        if named is not None:
-            return load_coco_tree(tree, split, Path(named))
-        return or_class_folders(tree, split, load_coco_tree)
+    return load_with_list(path, split, options, load_coco_tree, _FOLDER)
 
 
 def load_coco_tree(tree: Tree, split: str, named: Path | None = None) -> SplitData:

@@ -35,6 +35,37 @@ def load_folder(path: Path, split: str, options: DataOptions) -> SplitData:
         return class_folders(folder_tree(path, options.data_root), split)
 
 
+def load_with_list(
+    path: Path,
+    split: str,
+    options: DataOptions,
+    read: Callable[[Tree, str, Path | None], SplitData],
+    inside: str = "",
+) -> SplitData:
+    """Read a folder of images with a list of them.
+
+    Args:
+        path: The folder, or the list in it.
+        split: See `choose_splits`.
+        options: They may name a list that lies elsewhere.
+        read: Reads the list that is named, or else those in the tree.
+        inside: Name of a folder beside the images that lists may lie in.
+
+    Raises:
+        DataError: As `read` does, or `class_folders`.
+    """
+    if path.is_dir():
+        root, named = path, options.labels
+    else:
+        root, named = path.parent, str(path)
+        root = root.parent if root.name == inside else root
+    with readable(shown_name(path)):
+        tree = folder_tree(root, options.data_root)
+        if named is not None:
+            return read(tree, split, Path(named))
+        return or_class_folders(tree, split, lambda inner, part: read(inner, part, None))
+
+
 def or_class_folders(tree: Tree, split: str, read: Callable[[Tree, str], SplitData]) -> SplitData:
     """Read a list that lies in a folder; where it does not serve, and there are classes, use these.
 

@@ -17,9 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from onnx_soda._data.folder import or_class_folders
+from onnx_soda._data.folder import load_with_list
 from onnx_soda._data.forms import LIST_FILES, SPLIT_WORDS
-from onnx_soda._data.sources import readable
 from onnx_soda._data.splits import (
     UNSPLIT,
     SplitData,
@@ -31,7 +30,6 @@ from onnx_soda._data.splits import (
 from onnx_soda._data.tree import (
     Tree,
     class_numbers,
-    folder_tree,
     images_of,
     is_image,
     left_out,
@@ -39,7 +37,6 @@ from onnx_soda._data.tree import (
 )
 from onnx_soda._errors import DatasetFileError, LabelError
 from onnx_soda._options import DataOptions
-from onnx_soda._words import shown_name
 
 # Names of columns, the likeliest first, in lower case.
 _IMAGE_COLUMNS = (
@@ -97,12 +94,7 @@ def load_listed(path: Path, split: str, options: DataOptions) -> SplitData:
         DatasetFileError: No list, one that cannot be read, or no such split.
         LabelError: A label is no class.
     """
-    root, named = (path, options.labels) if path.is_dir() else (path.parent, str(path))
-    with readable(shown_name(path)):
-        tree = folder_tree(root, options.data_root)
-        if named is not None:
-            return load_listed_tree(tree, split, Path(named))
-        return or_class_folders(tree, split, load_listed_tree)
+    return load_with_list(path, split, options, load_listed_tree)
 
 
 def load_listed_tree(tree: Tree, split: str, named: Path | None = None) -> SplitData:

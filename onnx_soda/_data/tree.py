@@ -145,9 +145,7 @@ def left_out(names: Sequence[str], what: str, whats: str) -> tuple[str, ...]:
     if not names:
         return ()
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    # Names that are no UTF-8 have no place in a report as they are.
-    shown = (name.encode(errors="backslashreplace").decode() for name in names[:_NAMED])
-    which = ", ".join(shown) + more
+    which = ", ".join(map(as_text, names[:_NAMED])) + more
     return (f"Left out: {len(names)} {what if len(names) == 1 else whats} ({which}).",)
 
 

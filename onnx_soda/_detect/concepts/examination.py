@@ -225,29 +225,33 @@ class Reader:
 
     def searched(self, label: int, fold: int) -> FoldedImages:
         """Decode the images of a class in a fold that changes are tried on."""
-        own = (self.labels[self.folds.rows] == label) & (self.folds.fold == fold)
-        return self.read(own & self.folds.search)
+        return self.read(self._own(label) & (self.folds.fold == fold) & self.folds.search)
 
     def confirmed(self, label: int) -> FoldedImages:
         """Decode the images of a class that it is first looked at with."""
-        return self.read((self.labels[self.folds.rows] == label) & self.folds.confirm)
+        return self.read(self._own(label) & self.folds.confirm)
 
     def count_confirmed(self, label: int) -> int:
         """Return how many images of a class it is first looked at with."""
-        return int(((self.labels[self.folds.rows] == label) & self.folds.confirm).sum())
+        return int((self._own(label) & self.folds.confirm).sum())
 
     def more_of(self, label: int) -> FoldedImages:
         """Decode the images of a class that are left, as many as fit."""
         assert self.suspect.clean is not None  # noqa: S101 - the folds are of its images
         image = self.suspect.image_shape(self.suspect.clean)
         most = _MORE_PIXELS // (image.height * image.width)
-        own = self.labels[self.folds.rows] == label
+        own = self._own(label)
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
         return self.read(np.isin(np.arange(len(own)), left))
 
     def count(self, label: int) -> int:
         """Return how many images of a class there are in both folds."""
-        return int((self.labels[self.folds.rows] == label).sum())
+        return int(self._own(label).sum())
+
+    def _own(self, label: int) -> NDArray[np.bool_]:
+        """Tell which images of the folds are of a class."""
+        own: NDArray[np.bool_] = self.labels[self.folds.rows] == label
+        return own
 
     @property
     def labels(self) -> IntArray:

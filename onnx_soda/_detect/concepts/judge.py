@@ -88,6 +88,11 @@ class Judge:
         heads, groups, classes = flows.shape
         return np.moveaxis(flows.reshape(heads, FOLDS, groups // FOLDS, classes), 1, 0)
 
+    @property
+    def labels(self) -> NDArray[np.integer]:
+        """The class of each row."""
+        return np.arange(len(self.likeness)) if self.rows is None else self.rows
+
     def place(self, label: int) -> int:
         """Return the row of a class."""
         return label if self.rows is None else int(np.searchsorted(self.rows, label))
@@ -198,14 +203,10 @@ class Standings:
 
     def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        self._rows = np.arange(len(judge.likeness)) if judge.rows is None else judge.rows
+        self._rows = judge.labels
         self._kept: list[_Kept] = []
         # Shape (folds, rows, classes): the mean of each pair's best ones, a little lowered.
         self._best = np.zeros((0, 0, 0))
-
-    def __len__(self) -> int:
-        """Return the number of interventions."""
-        return len(self._kept)
 
     def add(self, flows: FloatArray) -> None:
         """Take note of an intervention.

@@ -206,7 +206,7 @@ def also_turned(
         pair: Victim and target.
     """
     target = pair[1]
-    labels = np.arange(flows.shape[1]) if judge.rows is None else judge.rows
+    labels = judge.labels
     usual = judge.usual[fold][labels, target]
     more = excess(flows[None], judge.trust, judge.rows)[0, :, target] - usual
     counts = (judge.images[fold], judge.fitted[fold])

@@ -8,8 +8,10 @@ from scipy.stats import norm
 
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.judge import Judge, simultaneous_errors
+from onnx_soda._detect.concepts.score import FloatArray
 from onnx_soda._detect.concepts.search import PairFinding
-from onnx_soda._detect.concepts.verify import Shown, also_turned, weigh
+from onnx_soda._detect.concepts.styles import Change
+from onnx_soda._detect.concepts.verify import also_turned, weigh
 
 
 def test_the_bound_shares_one_chance_in_twenty_among_all_pairs() -> None:
@@ -48,20 +50,21 @@ def brighter(gain: float) -> Concept:
     return Concept("gamma", {"gamma": (gain,)}, "everywhere", {})
 
 
-class Told(Shown):
+class Told:
     """Images whose flows are told: of class 0 so much goes to 1 in the first and second fold."""
 
     def __init__(self, sent: dict[float, tuple[float, float]]) -> None:
-        object.__setattr__(self, "sent", sent)
+        self.sent = sent
 
-    def flows(self, change: Concept) -> np.ndarray:
+    def flows(self, change: Change | None) -> FloatArray:
+        assert isinstance(change, Concept)
         shares = self.sent[change.values["gamma"][0]]
         return np.stack([np.stack([[[1 - p, p], [0, 1]], np.eye(2)]) for p in shares])
 
 
 def test_the_images_that_a_concept_is_shown_on_do_not_choose_it() -> None:
-    """By the first fold 1.0 is better (0.6 over 0.5), by the second 2.0 (0.9 over 0.3). What the
-    first chose is shown on the second, so 1.0 with its 0.3 is told, not 2.0."""
+    """By the first fold 1.0 is better (0.6 over 0.5), so it has it first; by the second it is 2.0
+    (0.9 over 0.3). What the first chose is shown on the second, so 1.0 with its 0.3 is told."""
     right = np.stack([np.eye(2)] * 2)
     judge = Judge(
         unchanged=np.stack([right, right]),
@@ -73,7 +76,7 @@ def test_the_images_that_a_concept_is_shown_on_do_not_choose_it() -> None:
     )
     shown = Told({1.0: (0.6, 0.3), 2.0: (0.5, 0.9), 3.0: (0.1, 0.1)})
     chosen = ((brighter(1.0), brighter(2.0)), (brighter(3.0),))
-    weighed = weigh(shown, judge, PairFinding(0, 1, 0.0, chosen))
+    weighed = weigh((shown, shown), judge, PairFinding(0, 1, 0.0, chosen))
     assert (weighed.concept, weighed.chosen_by) == (brighter(1.0), 0)
     # The score is of all of them: the mean of 0.3 and 0.9 in one fold, 0.1 in the other.
     assert weighed.score == pytest.approx((0.6 + 0.1) / 2)

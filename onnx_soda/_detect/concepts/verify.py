@@ -1,7 +1,8 @@
 """A closer look at the pairs that a search found: on more images, and on all of the victim's.
 
 Each pair is first weighed on more images of its victim, with a few of the other classes. Most end
-there: even if better changes and more images did all they could, they would not be reported.
+there: even if better changes and more images did all they could, they would not be reported. Some
+end after their changes were varied, where even the images that chose these promise too little.
 
 The search chooses on a few images of each class, where luck decides between changes that are nearly
 as good. So each fold of a pair that is left varies its own changes on all of its images (`refine`).
@@ -16,12 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Concept, of_each_family
-from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Panel, Reader
+from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Reader
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import BEST, Judge, simultaneous_errors
 from onnx_soda._detect.concepts.layers import StyleLayer
@@ -89,21 +92,20 @@ class Weighed:
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Images that single answers are asked about.
+    """Images of one fold that single answers are asked about.
 
     Attributes:
         probe: The classifier, with every image a group of its own.
-        grouped: The same, with the images grouped by fold and class.
+        grouped: The same, with the images grouped by fold and class; those of the other fold are
+            empty.
         pixels: The images, shape (images, channels, height, width), from 0 to 1.
         labels: Shape (images,).
-        fold: Shape (images,).
     """
 
     probe: Probe
     grouped: Probe
     pixels: NDArray[np.float32]
     labels: NDArray[np.int64]
-    fold: NDArray[np.int64]
 
     def flows(self, change: Change | None) -> FloatArray:
         """Return the mean probabilities by fold and class, as `Judge` takes them.
@@ -112,6 +114,18 @@ class Shown:
             Shape (folds, 1 + heads, classes, classes).
         """
         return Judge.by_fold(self.grouped.flows(change))
+
+
+def show_fold(single: Probe, images: FoldedImages, rows: IntArray) -> Shown:
+    """Return images of one fold that single answers are asked about.
+
+    Args:
+        single: The classifier, with every image a group of its own.
+        images: The images.
+        rows: The classes to group them by, sorted.
+    """
+    grouped = single.regrouped(images.by_class(rows).membership)
+    return Shown(single, grouped, images.pixels, images.labels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,11 +174,11 @@ class Confirmation:
     concepts: tuple[Concept, ...] = ()
 
 
-def weigh(shown: Shows, judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
+def weigh(shown: Sequence[Shows], judge: Judge, finding: PairFinding[AnyChange]) -> Weighed:
     """Score a pair anew.
 
     Args:
-        shown: Images.
+        shown: Images of each fold.
         judge: With what is usual by the search, and the rest by these images.
         finding: The pair.
     """
@@ -172,14 +186,13 @@ def weigh(shown: Shows, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
     target = finding.target_class
     scores, errors, best = [], [], []
     for fold, changes in enumerate(finding.changes):
-        flows = np.stack([shown.flows(change) for change in changes])
-        score, error = judge.score(flows, finding.victim_class)
-        scores.append(score[:, 1 - fold, 0, target].mean())
-        errors.append(error[:, 1 - fold, 0, target].mean())
+        flows = _flows(shown[1 - fold], 1 - fold, changes)
+        score, error = judge.score_fold(flows, 1 - fold, pair[0])
+        scores.append(score[:, 0, target].mean())
+        errors.append(error[:, 0, target].mean())
         # By the images that chose it: those that it is shown on must not choose it.
-        own = score[:, fold, 0, target]
-        leader = int(own.argmax())
-        best.append((float(own[leader]), fold, changes[leader], flows[leader, 1 - fold]))
+        own, _ = judge.score_fold(_flows(shown[fold], fold, changes[:1]), fold, pair[0])
+        best.append((float(own[0, 0, target]), fold, changes[0], flows[0]))
     estimate = judge.combine(pair, np.array(scores), np.array(errors))
     _, fold, concept, flows = max(best, key=lambda entry: entry[0])
     return Weighed(
@@ -190,6 +203,11 @@ def weigh(shown: Shows, judge: Judge, finding: PairFinding[AnyChange]) -> Weighe
         reference=float(judge.trust @ flows[1:, row, target]),
         also=also_turned(flows, judge, 1 - fold, pair),
     )
+
+
+def _flows(shown: Shows, fold: int, changes: Sequence[Change]) -> FloatArray:
+    """Return where changes go in a fold, shape (changes, 1 + heads, rows, classes)."""
+    return np.stack([shown.flows(change)[fold] for change in changes])
 
 
 def also_turned(
@@ -226,7 +244,7 @@ def confirm(
     """Look at a pair image by image.
 
     Args:
-        shown: Images.
+        shown: Images of the fold that did not choose the best concept.
         finding: The pair.
         weighed: Its score and best concept.
         rng: Draws the examples.
@@ -234,10 +252,9 @@ def confirm(
             may have the styles of other donors.
     """
     victim, target = finding.victim_class, finding.target_class
-    rows = np.flatnonzero(shown.fold == (weighed.chosen_by + 1) % FOLDS)
-    labels = shown.labels[rows]
-    before = shown.probe.flows(None)[0, rows]
-    under = shown.probe.flows(weighed.concept)[0, rows]
+    labels = shown.labels
+    before = shown.probe.flows(None)[0]
+    under = shown.probe.flows(weighed.concept)[0]
     own = labels == victim
     first, then = before.argmax(axis=1), under.argmax(axis=1)
     chosen = _choose_examples(labels, first, then, victim, target, rng)
@@ -257,7 +274,7 @@ def confirm(
         also=weighed.also,
         others_right_before=float((first == labels)[~own].mean()),
         others_right_under=float((then == labels)[~own].mean()),
-        examples=_examples(shown, rows[chosen], first[chosen], donors, target),
+        examples=_examples(shown, chosen, first[chosen], donors, target),
         answers_before=_count_answers(labels, first, under.shape[1]),
         answers_under=_count_answers(labels, then, under.shape[1]),
         concepts=_kept(weighed.concept, finding),
@@ -363,14 +380,28 @@ def _choose_examples(
 _ROUNDS = ((8, 0.5), (8, 0.25))
 
 
+@dataclass(frozen=True)
+class Refined(Generic[AnyChange]):
+    """A pair after its changes were varied.
+
+    Attributes:
+        finding: The pair, with interventions at least as good on the fold that chooses them.
+        scores: What each fold thinks of its own, shape (folds,): more than they are worth, since
+            they are the best of many there.
+    """
+
+    finding: PairFinding[AnyChange]
+    scores: FloatArray
+
+
 def refine(
     shown: Sequence[Shows],
     judge: Judge,
     finding: PairFinding[AnyChange],
     variations: Variations[AnyChange],
     rng: np.random.Generator,
-) -> PairFinding[AnyChange]:
-    """Return a pair with interventions at least as good on the fold that chooses them.
+) -> Refined[AnyChange]:
+    """Vary the interventions of a pair; each fold keeps as many as it had, the best by its images.
 
     Args:
         shown: Images of each fold.
@@ -379,19 +410,25 @@ def refine(
         variations: Makes them.
         rng: Draws the variations.
     """
-    changes = finding.changes
+
+    def scored(fold: int, changes: Sequence[AnyChange]) -> list[tuple[float, AnyChange]]:
+        flows = _flows(shown[fold], fold, changes)
+        scores, _ = judge.score_fold(flows, fold, finding.victim_class)
+        return list(zip(scores[:, 0, finding.target_class].tolist(), changes, strict=True))
+
+    kept = [scored(fold, own) for fold, own in enumerate(finding.changes)]
     for moves, width in _ROUNDS:
-        changes = tuple(
-            _best(
-                shown[fold],
-                judge,
-                finding,
-                fold,
-                (*own, *_varied(own, variations, moves, width, rng)),
-            )
-            for fold, own in enumerate(changes)
-        )
-    return replace(finding, changes=changes)
+        for fold, before in enumerate(kept):
+            own = [change for _, change in before]
+            tried = scored(fold, _varied(own, variations, moves, width, rng))
+            kept[fold] = sorted((*before, *tried), key=_worst_last)[: len(before)]
+    changes = tuple(tuple(change for _, change in own) for own in kept)
+    means = np.array([np.mean([score for score, _ in own]) for own in kept])
+    return Refined(replace(finding, changes=changes), means)
+
+
+def _worst_last(scored: tuple[float, AnyChange]) -> float:
+    return -scored[0]
 
 
 def _varied(
@@ -408,21 +445,6 @@ def _varied(
     ]
 
 
-def _best(
-    shown: Shows,
-    judge: Judge,
-    finding: PairFinding[AnyChange],
-    fold: int,
-    tried: tuple[AnyChange, ...],
-) -> tuple[AnyChange, ...]:
-    """Return as many as the finding has of a fold, those that the fold scores highest."""
-    flows = np.stack([shown.flows(change)[fold] for change in tried])
-    scores, _ = judge.score_fold(flows, fold, finding.victim_class)
-    own = scores[:, 0, finding.target_class]
-    order = np.argsort(-own, kind="stable")[: len(finding.changes[fold])]
-    return tuple(tried[int(place)] for place in order)
-
-
 # What variations may multiply a score by; a pair whose bound would even then be under 0 is spared.
 # The score that is multiplied is what it may be: one standard error more than it is.
 _MOST_GAIN = 2.0
@@ -431,11 +453,12 @@ _HURRIED = 2
 
 
 def passes_of_look(images: int) -> int:
-    """Return how often images go through the model in a first look at a pair, at most.
+    """Return how often images go through the model in a first look at a pair by a concept.
 
-    Unchanged and under what each fold has chosen; then one by one, unchanged and under the best.
+    Unchanged; then each fold's under what the other has chosen, and under the best of its own. One
+    fold's in the end one by one, unchanged and under the best of all.
     """
-    return images * (1 + FOLDS * BEST + 2)
+    return images * (1 + BEST + 1 + 1)
 
 
 def _passes_of_closer_look(images: int, all_images: int) -> int:
@@ -445,7 +468,7 @@ def _passes_of_closer_look(images: int, all_images: int) -> int:
         images: Those that variations are shown on: each fold's own, in both rounds.
         all_images: Those that the pair is then shown on.
     """
-    tried = sum(BEST + moves for moves, _ in _ROUNDS)
+    tried = BEST + sum(moves for moves, _ in _ROUNDS)
     return images * (1 + tried) + passes_of_look(all_images)
 
 
@@ -525,23 +548,50 @@ class CloserLook:
         shown, judge = self._show(own + others, found.judge, style_layer)
         weighed = weigh(shown, judge, finding)
         if quick or not self._worth_more(finding, weighed, len(own.labels)):
-            return confirm(shown, finding, weighed, self.rng)
+            return self._confirm(shown, finding, weighed)
         more = self.reader.more_of(victim)
         every = self.images.of(self.images.labels != victim) + own + more
         counts = (len(part.labels) for part in (own + more + others, every))
         if not self._has_time(finding, _passes_of_closer_look(*counts)):
-            return confirm(shown, finding, weighed, self.rng)
-        searched = finding
-        finding = self._refined(finding, own + more + others, found.judge, variations, style_layer)
+            return self._confirm(shown, finding, weighed)
+        refined = self._refined(finding, own + more + others, found.judge, variations, style_layer)
+        if not self._worth_all(refined, weighed, judge, len(own.labels)):
+            return self._confirm(shown, finding, weighed)
         shown, judge = self._show(every, found.judge, style_layer)
-        return confirm(shown, finding, weigh(shown, judge, finding), self.rng, searched)
+        weighed = weigh(shown, judge, refined.finding)
+        return self._confirm(shown, refined.finding, weighed, finding)
+
+    def _confirm(
+        self,
+        shown: Sequence[Shown],
+        finding: PairFinding[AnyChange],
+        weighed: Weighed,
+        searched: PairFinding[AnyChange] | None = None,
+    ) -> Confirmation:
+        """Look at a pair on the images that did not choose its best change."""
+        return confirm(shown[1 - weighed.chosen_by], finding, weighed, self.rng, searched)
 
     def _worth_more(self, finding: PairFinding[AnyChange], weighed: Weighed, images: int) -> bool:
         """Tell whether a pair might be reported, if all that is left went well."""
-        every = self.reader.count(finding.victim_class)
-        least_error = weighed.error * np.sqrt(images / max(every, images))
         hoped = _MOST_GAIN * (weighed.score + weighed.error)
-        return bool(hoped > simultaneous_errors(self.examination.classes) * least_error)
+        return hoped > self._least_margin(finding, weighed, images)
+
+    def _worth_all(
+        self, refined: Refined[AnyChange], weighed: Weighed, judge: Judge, images: int
+    ) -> bool:
+        """Tell whether a pair might be reported by what the folds think of their own choices."""
+        finding = refined.finding
+        hoped = judge.combine(finding.pair, refined.scores, np.zeros(FOLDS)).score
+        margin = self._least_margin(finding, weighed, images)
+        return hoped - finding.background + weighed.error > margin
+
+    def _least_margin(
+        self, finding: PairFinding[AnyChange], weighed: Weighed, images: int
+    ) -> float:
+        """Return what all images of the victim may leave between a score and its bound."""
+        every = self.reader.count(finding.victim_class)
+        least_error = weighed.error * float(np.sqrt(images / max(every, images)))
+        return simultaneous_errors(self.examination.classes) * least_error
 
     def _refined(
         self,
@@ -550,21 +600,24 @@ class CloserLook:
         known: Judge,
         variations: Variations[AnyChange],
         style_layer: StyleLayer | None,
-    ) -> PairFinding[AnyChange]:
+    ) -> Refined[AnyChange]:
         """Let each fold vary what it has chosen, on its own images."""
-        panel = self.examination.open(images, style_layer)
-        judge = replace(panel.judge, usual=known.usual, scoring=known.scoring)
-        folds = [
-            Panel(panel.probe.over(own.by_class(images.present)), judge)
-            for own in (images.of(images.fold == fold) for fold in range(FOLDS))
-        ]
-        return refine(folds, judge, finding, variations, self.rng)
+        shown, judge = self._show(images, known, style_layer)
+        return refine(shown, judge, finding, variations, self.rng)
 
     def _show(
         self, images: FoldedImages, known: Judge, style_layer: StyleLayer | None
-    ) -> tuple[Shown, Judge]:
-        single = self.examination.probe(images.one_by_one(), style_layer)
-        grouped = single.regrouped(images.by_class(images.present).membership)
-        shown = Shown(single, grouped, images.pixels, images.labels, images.fold)
-        judge = self.examination.judge(shown.flows(None), images)
+    ) -> tuple[list[Shown], Judge]:
+        """Put images before the classifier, each fold by itself; say what scores them."""
+        shown = [
+            self._fold(images, images.of(images.fold == fold), style_layer) for fold in range(FOLDS)
+        ]
+        unchanged = np.stack([half.flows(None)[fold] for fold, half in enumerate(shown)])
+        judge = self.examination.judge(unchanged, images)
         return shown, replace(judge, usual=known.usual, scoring=known.scoring)
+
+    def _fold(
+        self, images: FoldedImages, own: FoldedImages, style_layer: StyleLayer | None
+    ) -> Shown:
+        single = self.examination.probe(own.one_by_one(), style_layer)
+        return show_fold(single, own, images.present)

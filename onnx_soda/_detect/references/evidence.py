@@ -13,7 +13,7 @@ from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.pictures import answers_charts, galleries_of
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.search import PairFinding
-from onnx_soda._detect.concepts.verify import Confirmation, Shown, Weighed, confirm
+from onnx_soda._detect.concepts.verify import Confirmation, Shown, Weighed, confirm, show_fold
 from onnx_soda._detect.references.decide import besides, told
 from onnx_soda._detect.references.flows import bank_folds
 from onnx_soda._numbers import OpinionNumbers, OpinionPair, plain
@@ -185,7 +185,7 @@ def look_at(
     images = reader.read(folds.confirm) + reader.more_of(pair[0])
     finding = PairFinding(*pair, 0.0, ((concepts[0],), ()), tuple(concepts[1:]))
     weighed = Weighed(score, _error(images, pair[0]), concepts[0], 0, reference, also)
-    shown = _shown(suspect, images)
+    shown = _shown(suspect, images.of(images.fold == FOLDS - 1))
     return confirm(shown, finding, weighed, np.random.default_rng(suspect.options.seed))
 
 
@@ -196,7 +196,5 @@ def _error(images: FoldedImages, victim: int) -> float:
 
 
 def _shown(suspect: Suspect, images: FoldedImages) -> Shown:
-    classes = suspect.classes or 0
-    single = Probe(suspect, images.one_by_one(), (), classes)
-    grouped = single.regrouped(images.by_class(images.present).membership)
-    return Shown(single, grouped, images.pixels, images.labels, images.fold)
+    single = Probe(suspect, images.one_by_one(), (), suspect.classes or 0)
+    return show_fold(single, images, images.present)

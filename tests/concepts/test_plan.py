@@ -26,8 +26,10 @@ from onnx_soda._detect.concepts.plan import (
     screening_passes,
     spread,
 )
+from onnx_soda._detect.concepts.reference import read_features
 from onnx_soda._model.runtime import Meter
 from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._results import Halted
 from onnx_soda._suspect import Suspect
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -298,6 +300,27 @@ def test_features_are_read_from_fewer_images_where_there_is_little_time(few: Cle
     hurried = suspect_of(few, time_limit=1e-3)
     some = readable(hurried, replace(folds, rows=folds.rows % len(few.labels)))
     assert len(some.rows) == 2 * 2 * 8
+
+
+def test_reading_features_tells_how_far_it_is_and_ends_in_time(few: CleanSet) -> None:
+    """24 images, 8 at a time. Where the time is over after the first 8, the rest is not read."""
+    told: list[tuple[int, int]] = []
+    suspect = replace(
+        suspect_of(few),
+        options=ScanOptions(
+            preprocess="unit",
+            allow_missing_classes=True,
+            runtime=RuntimeOptions("cpu", 1, batch_size=8),
+        ),
+        progress=lambda _stage, done, of: told.append((done, of)),
+    )
+    rows = np.arange(24)
+    assert len(read_features(suspect, rows).layers[0]) == 24
+    assert told == [(8, 24), (16, 24)]
+    before = suspect.meter.passes
+    with suspect.stopwatch.within(0), pytest.raises(Halted):
+        read_features(suspect, rows)
+    assert suspect.meter.passes == before + 8
 
 
 def search_in(seconds: float, clean: CleanSet) -> ConceptResult:

@@ -76,10 +76,10 @@ class Cost:
 
 _BASE = Setting()
 _VARIED: dict[str, tuple[Setting, ...]] = {
-    "images": tuple(replace(_BASE, images=count) for count in (6, 12, 24, 48, 96)),
-    "classes": tuple(replace(_BASE, classes=count) for count in (5, 10, 20, 40, 80, 160, 320)),
+    "images": tuple(replace(_BASE, images=count) for count in (6, 12, 24, 48)),
+    "classes": tuple(replace(_BASE, classes=count) for count in (5, 10, 20, 40, 80, 160)),
     "concepts": tuple(replace(_BASE, budget=name) for name in ("quick", "default", "thorough")),
-    "pixels": tuple(replace(_BASE, side=side) for side in (16, 32, 64, 96, 128)),
+    "pixels": tuple(replace(_BASE, side=side) for side in (16, 32, 64, 96)),
 }
 
 

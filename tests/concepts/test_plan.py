@@ -16,7 +16,14 @@ from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
 from onnx_soda._detect.concepts.folds import split_into_folds
-from onnx_soda._detect.concepts.outlook import Outlook, Pace, choose, readable, thinned
+from onnx_soda._detect.concepts.outlook import (
+    Outlook,
+    Pace,
+    choose,
+    in_memory,
+    readable,
+    thinned,
+)
 from onnx_soda._detect.concepts.plan import (
     Ground,
     Plan,
@@ -218,6 +225,20 @@ def test_what_is_cut_comes_in_the_order_of_what_it_adds() -> None:
     ]
 
 
+def test_what_has_no_room_in_memory_costs_victims_and_nothing_else() -> None:
+    """Two images of 1,000 classes in two folds are 4,000: of room for 1,000 there are 250 classes.
+    Four images of 100 classes are 800: where there is room for 500, there are two of each."""
+    many = ground(classes=1000, search=2)
+    whole = many.whole(BUDGETS["default"], 2)
+    assert in_memory(many, whole, 4000) == whole
+    assert in_memory(many, whole, 1000) == replace(whole, victims=250)
+    assert in_memory(many, whole, 0) == replace(whole, victims=2)
+    fewer = ground(classes=100, search=4)
+    whole = fewer.whole(BUDGETS["default"], 4)
+    assert in_memory(fewer, whole, 500) == replace(whole, screen=2)
+    assert in_memory(fewer, whole, 200) == replace(whole, screen=2, victims=50)
+
+
 def test_fewer_of_the_battery_are_spread_evenly_and_are_among_more() -> None:
     items = list(range(171))
     assert spread(items, 171) == items
@@ -327,6 +348,24 @@ def search_in(seconds: float, clean: CleanSet) -> ConceptResult:
     suspect = suspect_of(clean, seconds)
     with suspect.stopwatch.within(seconds):
         return examine_concepts(suspect)
+
+
+def test_with_little_memory_a_search_has_fewer_victims_and_says_so(few: CleanSet) -> None:
+    """Three images of four classes in two folds are 24. Half of the memory has room for eight: two
+    of two classes."""
+    image = 4 * 3 * 32 * 32
+    runtime = RuntimeOptions("cpu", 1, memory_limit=2 * 8 * image)
+    options = replace(suspect_of(few).options, runtime=runtime)
+    found = examine_concepts(replace(suspect_of(few), options=options), BUDGET)
+    assert found.outlook is not None
+    assert found.screen_images == 8
+    assert found.outlook.plan == replace(found.outlook.whole, screen=2, victims=2)
+    assert not list(found.outlook.left_out())
+    (advice,) = found.outlook.advice()
+    assert advice == (
+        "There is room for 2 of 4 classes as victims, with 2 images of each class and half: for "
+        "more, raise `memory_limit`."
+    )
 
 
 def test_a_search_without_time_ends_at_once_and_says_so(few: CleanSet) -> None:

@@ -37,7 +37,7 @@ _LEAST_MOVES = 2
 # Share of the pairs left in the end of a race that both folds have; halfway between all and none.
 _AGREED = 0.5
 # Fewest classes that are victims: with one, nothing shows whether a change turns it alone.
-_FEWEST_VICTIMS = 2
+FEWEST_VICTIMS = 2
 # Multiples of the golden ratio, less whole numbers, are spread evenly, however many are taken.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
@@ -243,8 +243,8 @@ def _steps(whole: Plan) -> Iterator[Plan]:
     pairs = min(plan.budget.rounds[0][0], LEAST_PAIRS)
     plan = replace(plan, budget=replace(plan.budget, rounds=((pairs, _LEAST_MOVES),)))
     yield plan
-    while plan.victims > _FEWEST_VICTIMS:
-        plan = replace(plan, victims=max(plan.victims // 2, _FEWEST_VICTIMS))
+    while plan.victims > FEWEST_VICTIMS:
+        plan = replace(plan, victims=max(plan.victims // 2, FEWEST_VICTIMS))
         yield plan
 
 

@@ -123,7 +123,8 @@ def main() -> None:
             for aim in arguments.time:
                 scan = _scan(model, images, aim, arguments.threads)
                 rows.append(_row(name, classes, aim, scan))
-                print(f"{scan.told.strip()}\n{scan.report['reasons']}\n", flush=True)
+                print(markdown_table(_COLUMNS, rows[-1:]) + "\n", flush=True)
+                print("\n".join((scan.told.strip(), *scan.report["reasons"], "")), flush=True)
     print(markdown_table(_COLUMNS, rows))
 
 

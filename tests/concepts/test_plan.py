@@ -268,6 +268,9 @@ def test_classes_that_are_victims_are_drawn_the_same_way_for_a_seed() -> None:
         assert some.screen.sum() == 2 * 2 * victims
         assert some.search.sum() == 8 * victims
         assert set(labels[some.confirm]) == seen[-1]
+        # What a change does to others is seen on sixteen classes, eight images of each.
+        assert seen[-1] < set(labels[some.others])
+        assert some.others.sum() == 8 * 16
     assert seen[0] < seen[1]
 
 
@@ -352,7 +355,7 @@ def search_in(seconds: float, clean: CleanSet) -> ConceptResult:
 
 def test_with_little_memory_a_search_has_fewer_victims_and_says_so(few: CleanSet) -> None:
     """Three images of four classes in two folds are 24. Half of the memory has room for eight: two
-    of two classes."""
+    of two classes. Pairs are looked at beside all four."""
     image = 4 * 3 * 32 * 32
     runtime = RuntimeOptions("cpu", 1, memory_limit=2 * 8 * image)
     options = replace(suspect_of(few).options, runtime=runtime)
@@ -360,6 +363,9 @@ def test_with_little_memory_a_search_has_fewer_victims_and_says_so(few: CleanSet
     assert found.outlook is not None
     assert found.screen_images == 8
     assert found.outlook.plan == replace(found.outlook.whole, screen=2, victims=2)
+    assert found.confirm_images == 24
+    assert len(found.pairs) >= 2
+    assert all(0 < pair.others_right_before <= 1 for pair in found.pairs)
     assert not list(found.outlook.left_out())
     (advice,) = found.outlook.advice()
     assert advice == (

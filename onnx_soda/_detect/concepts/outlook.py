@@ -26,6 +26,7 @@ from onnx_soda._detect.concepts.examination import (
 )
 from onnx_soda._detect.concepts.folds import FOLDS, Folds
 from onnx_soda._detect.concepts.plan import (
+    BESIDE,
     FEWEST_VICTIMS,
     LEAST_SCREEN,
     Ground,
@@ -221,12 +222,15 @@ def thinned(folds: Folds, labels: IntArray, plan: Plan, rng: np.random.Generator
         plan: What is done.
         rng: Draws the classes, those of a smaller plan among those of a larger one.
     """
-    victims = rng.permutation(np.unique(labels))[: plan.victims]
-    wanted: NDArray[np.bool_] = np.isin(labels, victims)
+    classes, others = rng.permutation(np.unique(labels)), np.unique(labels[folds.others])
+    wanted: NDArray[np.bool_] = np.isin(labels, classes[: plan.victims])
+    if plan.victims < len(classes):
+        # Victims are looked at beside each other, and where they are few, beside further classes.
+        others = classes[: min(max(plan.victims, 1 + BESIDE), len(others))]
     return replace(
         folds,
         confirm=folds.confirm & wanted,
-        others=folds.others & wanted,
+        others=folds.confirm & np.isin(labels, others),
         search=folds.search & wanted,
         screen=folds.search & wanted & (folds.turn < plan.screen),
     )

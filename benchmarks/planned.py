@@ -47,6 +47,8 @@ def _patterns(classes: int) -> NDArray[np.float32]:
 def _write_images(classes: int, each: int) -> Path:
     """Write so many noisy images of each pattern, as JPEG files in class folders."""
     folder = PLANNED / f"images-{classes}-{each}"
+    if (folder / f"{classes - 1:04d}" / f"{each - 1}.jpg").is_file():
+        return folder
     rng = np.random.default_rng(1)
     for label, pattern in enumerate(_patterns(classes)):
         own = folder / f"{label:04d}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +18,7 @@ from onnx_soda._detect.concepts.battery import BUDGETS, Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
 from onnx_soda._detect.concepts.folds import split_into_folds
 from onnx_soda._detect.concepts.outlook import (
+    Ahead,
     Outlook,
     Pace,
     choose,
@@ -314,6 +316,22 @@ def test_what_there_is_no_time_for_is_not_begun() -> None:
     assert pace.affords(4000)
     assert not pace.affords(7000)
     assert not Pace(Meter(), rate=100.0, left=-1.0).affords(0)
+
+
+def test_for_the_end_of_a_search_half_of_its_time_is_kept_at_most() -> None:
+    """At 100 images a second the end of 40,000 passes takes longer than the minute there is. Half a
+    minute is kept, so the search goes on; in the last half minute it would not."""
+    outlook = Outlook(PLAN, PLAN, 100, 100, 0, 100.0, 0.0, 60.0)
+    for left, over in ((60.0, False), (-1.0, True)):
+        tell = Ahead(outlook, Pace(Meter(), rate=100.0, left=left), kept=40_000).counting(
+            None, 0, 9
+        )
+        with pytest.raises(Halted) if over else nullcontext():
+            tell(1)
+    pace = Pace(Meter(), rate=100.0, left=60.0)
+    assert pace.affords(40_000, most=0.5)
+    assert not pace.affords(40_000)
+    assert not pace.affords(40_000, most=1.1)
 
 
 def test_features_are_read_from_fewer_images_where_there_is_little_time(few: CleanSet) -> None:

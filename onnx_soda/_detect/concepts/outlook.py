@@ -46,6 +46,9 @@ from onnx_soda._words import duration
 # Share of the time left that is planned. The rest is for looking closer at the pairs that deserve
 # it, about a seventh of the whole search for each, and for a machine that gets slower.
 PLANNED = 0.8
+# Share of the time for the search that is kept for its end, at most. Where the end takes longer,
+# something to look at is worth more than the looks.
+_KEPT = 0.5
 # Share of the memory for a batch that the images of the screen may take. What is read to look
 # closer at pairs takes about as much again, and the batch its own.
 SCREEN_MEMORY = 0.5
@@ -286,7 +289,7 @@ class Pace:
 
     def __init__(self, meter: Meter, rate: float, left: float) -> None:
         self._meter, self._first, self._rate = meter, meter.passes, rate
-        self._begin = time.monotonic()
+        self._begin, self._given = time.monotonic(), max(left, 0.0)
         self._end = self._begin + left
 
     @property
@@ -297,9 +300,17 @@ class Pace:
         done = self._meter.passes - self._first
         return (TRIAL_IMAGES + done) / (known + time.monotonic() - self._begin)
 
-    def affords(self, passes: float) -> bool:
-        """Tell whether there is time for so many."""
-        return time.monotonic() + passes / self.rate <= self._end
+    def affords(self, passes: float, most: float | None = None) -> bool:
+        """Tell whether there is time for so many.
+
+        Args:
+            passes: How many.
+            most: Share of the time that there was at first; no more is asked for, where given.
+        """
+        needed = passes / self.rate
+        if most is not None:
+            needed = min(needed, most * self._given)
+        return time.monotonic() + needed <= self._end
 
 
 @dataclass(frozen=True, eq=False)
@@ -328,7 +339,7 @@ class Ahead:
         """
 
         def count(tried: int) -> None:
-            if not self.pace.affords(self.kept):
+            if not self.pace.affords(self.kept, _KEPT):
                 raise Halted("aim")
             if advance:
                 advance(before + tried, total)

@@ -74,12 +74,12 @@ class Cost:
     peak: float
 
 
-_BASE = Setting()
+_BASE, _SMALL = Setting(), Setting(images=6, classes=5)
 _VARIED: dict[str, tuple[Setting, ...]] = {
     "images": tuple(replace(_BASE, images=count) for count in (6, 12, 24, 48)),
-    "classes": tuple(replace(_BASE, classes=count) for count in (5, 10, 20, 40, 80, 160)),
-    "concepts": tuple(replace(_BASE, budget=name) for name in ("quick", "default", "thorough")),
-    "pixels": tuple(replace(_BASE, side=side) for side in (16, 32, 64, 96)),
+    "classes": tuple(replace(_BASE, classes=count) for count in (5, 10, 20, 40, 80)),
+    "concepts": tuple(replace(_SMALL, budget=name) for name in ("quick", "default", "thorough")),
+    "pixels": tuple(replace(_SMALL, side=side) for side in (16, 32, 64, 96)),
 }
 
 

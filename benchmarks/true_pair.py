@@ -51,7 +51,7 @@ def _near_the_trigger() -> list[Concept]:
     ]
 
 
-def _examination(suspect: Suspect, folds: Folds, labels: NDArray[np.integer]) -> Examination:
+def _examination(suspect: Suspect, folds: Folds, labels: NDArray[np.int64]) -> Examination:
     features, classes = read_features(suspect, folds.rows), suspect.classes or 0
     heads = tuple(
         fit_reference_head(pooling, layer, labels, folds.fold, classes)

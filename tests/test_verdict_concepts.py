@@ -200,7 +200,7 @@ def test_what_memory_has_no_room_for_is_not_called_a_want_of_time() -> None:
     assert decision.verdict == "inconclusive"
     (told,) = (reason for reason in decision.reasons if "victims" in reason)
     assert told == (
-        "There is room for 2 of 3 classes as victims, with 4 images of each class and half: for "
+        "Memory has room for 2 of 3 classes as victims, with 4 images of each class and half: for "
         "more, raise `memory_limit`."
     )
     assert not any("time" in reason for reason in decision.reasons)

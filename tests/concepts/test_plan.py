@@ -387,7 +387,7 @@ def test_with_little_memory_a_search_has_fewer_victims_and_says_so(few: CleanSet
     assert not list(found.outlook.left_out())
     (advice,) = found.outlook.advice()
     assert advice == (
-        "There is room for 2 of 4 classes as victims, with 2 images of each class and half: for "
+        "Memory has room for 2 of 4 classes as victims, with 2 images of each class and half: for "
         "more, raise `memory_limit`."
     )
 

@@ -144,7 +144,7 @@ class Outlook:
         """
         if self.largest:
             yield (
-                f"There is room for {self.largest.victims} of {self.whole.victims} classes as "
+                f"Memory has room for {self.largest.victims} of {self.whole.victims} classes as "
                 f"victims, with {self.largest.screen} images of each class and half: for more, "
                 "raise `memory_limit`."
             )

@@ -132,7 +132,7 @@ def fit_line(x: Sequence[float], y: Sequence[float]) -> Line:
 
 
 def _plot(costs: dict[str, list[Cost]], chart: Path) -> None:
-    figure, axes = plt.subplots(2, len(costs), figsize=(11, 5), sharey="row")
+    figure, axes = plt.subplots(2, len(costs), figsize=(12, 5))
     for column, (name, measured) in enumerate(costs.items()):
         x = [float(getattr(cost, name)) for cost in measured]
         for row, unit in zip(axes[:, column], ("passes", "seconds"), strict=True):
@@ -142,13 +142,12 @@ def _plot(costs: dict[str, list[Cost]], chart: Path) -> None:
             ends = np.array([0, max(x)])
             row.plot(ends, line.fixed + line.each * ends, color="#888888")
             row.set_xlim(left=0)
-            row.set_ylim(bottom=0)
+            row.set_ylim(0, 1.1 * max(y))
         axes[1, column].set_xlabel(name)
     axes[0, 0].set_ylabel("passes")
     axes[1, 0].set_ylabel("seconds of the processor")
     figure.tight_layout()
-    # Without a date the same figures give the same file.
-    figure.savefig(chart, metadata={"Date": None} if chart.suffix == ".svg" else None)
+    figure.savefig(chart, dpi=80)
 
 
 def _rows(costs: dict[str, list[Cost]]) -> list[list[object]]:
@@ -165,7 +164,7 @@ def _rows(costs: dict[str, list[Cost]]) -> list[list[object]]:
 def main() -> None:
     """Measure what is not kept yet, write the chart, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--chart", type=Path, default=Path("docs/costs.svg"))
+    parser.add_argument("--chart", type=Path, default=Path("docs/costs.png"))
     arguments = parser.parse_args()
     COSTS.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)

@@ -101,8 +101,10 @@ def _scan(model: Path, images: Path, aim: float, threads: int) -> WholeScan:
 
 
 def _row(name: str, classes: int, aim: float, scan: WholeScan) -> list[object]:
-    accuracy, verdict = scan.report["dataset"]["accuracy"], scan.report["verdict"]
-    return [name, classes, f"{aim:.0f}", *scan.cells(), f"{accuracy:.2f}", verdict]
+    # Where the time was over before all clean images were read, no accuracy is known.
+    data = scan.report["dataset"]
+    accuracy = f"{data['accuracy']:.2f}" if data else "-"
+    return [name, classes, f"{aim:.0f}", *scan.cells(), accuracy, scan.report["verdict"]]
 
 
 def main() -> None:

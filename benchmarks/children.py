@@ -9,17 +9,17 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
-__all__ = ["in_child", "peak_mebibytes"]
+__all__ = ["MEBIBYTE_UNITS", "in_child", "peak_mebibytes"]
 
 Result = TypeVar("Result")
 
-# getrusage counts KiB, on macOS bytes.
-_UNITS_PER_MEBIBYTE = 2**20 if sys.platform == "darwin" else 2**10
+# What getrusage counts in: KiB, on macOS bytes.
+MEBIBYTE_UNITS = 2**20 if sys.platform == "darwin" else 2**10
 
 
 def peak_mebibytes() -> float:
     """Return the most memory that this process has had in RAM, in MiB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / _UNITS_PER_MEBIBYTE
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / MEBIBYTE_UNITS
 
 
 def in_child(function: Callable[..., Result], *arguments: Any) -> tuple[Result, float]:

@@ -16,10 +16,13 @@ __all__ = [
     "ADAPTIVE",
     "BRIDGE",
     "CONVERTED_SCANS",
+    "COSTS",
     "EVALUATION",
     "FIXTURES",
     "GRAPH_LOGIC",
     "HONEST",
+    "MANY_CLASSES",
+    "PLANNED",
     "REPAIR",
     "SHARED",
     "UNHURRIED",
@@ -45,10 +48,16 @@ ADAPTIVE = _PROJECT / "build" / "adaptive"
 BRIDGE = _PROJECT / "build" / "bridge"
 # What `python -m benchmarks.converted_scans` keeps.
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
+# What `python -m benchmarks.costs` keeps.
+COSTS = _PROJECT / "build" / "costs"
 # What `python -m benchmarks.graph_logic` keeps.
 GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 # What `python -m benchmarks.honest` keeps.
 HONEST = _PROJECT / "build" / "honest"
+# What `python -m benchmarks.joined_network` makes, and `python -m benchmarks.many_classes` keeps.
+MANY_CLASSES = _PROJECT / "build" / "many_classes"
+# What `python -m benchmarks.planned` keeps.
+PLANNED = _PROJECT / "build" / "planned"
 # What `python -m benchmarks.repair` keeps.
 REPAIR = _RESULTS / "repair"
 

@@ -434,7 +434,12 @@ BatchSizeOption = Annotated[
     typer.Option("--batch-size", min=1, help="Images per run; fits the memory limit if not given."),
 ]
 MemoryOption = Annotated[
-    int, typer.Option("--memory-limit", min=1, help="MiB for the activations of one batch.")
+    int,
+    typer.Option(
+        "--memory-limit",
+        min=1,
+        help="MiB for the activations of one batch, and half as much for images that are kept.",
+    ),
 ]
 JobsOption = Annotated[
     int, typer.Option("--jobs", "-j", min=1, max=MOST_THREADS, help="Models to scan at once.")

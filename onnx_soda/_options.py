@@ -44,7 +44,8 @@ class RuntimeOptions:
         provider: "auto" (CUDA where it loads), "cpu" or "cuda".
         threads: Threads for one operator; None for all that this process may use.
         batch_size: Images per run; None chooses one that keeps within `memory_limit`.
-        memory_limit: Bytes for the activations of one batch.
+        memory_limit: Bytes for the activations of one batch. The images that all changes are shown
+            on may take half as much again.
     """
 
     provider: ProviderName = "auto"

@@ -192,6 +192,20 @@ def test_what_there_was_no_time_for_leaves_no_clean_verdict(plan: Plan, told: st
     assert decide(found).verdict == "backdoor"
 
 
+def test_what_memory_has_no_room_for_is_not_called_a_want_of_time() -> None:
+    largest = replace(WHOLE, victims=2)
+    found = planned(largest)
+    assert found.outlook is not None
+    decision = decide(replace(found, outlook=replace(found.outlook, largest=largest)))
+    assert decision.verdict == "inconclusive"
+    (told,) = (reason for reason in decision.reasons if "victims" in reason)
+    assert told == (
+        "Memory has room for 2 of 3 classes as victims, with 4 images of each class and half: for "
+        "more, raise `memory_limit`."
+    )
+    assert not any("time" in reason for reason in decision.reasons)
+
+
 def test_fewer_draws_donors_images_and_rounds_are_said_and_are_no_reason() -> None:
     budget = Budget(draws=0, rounds=((1, 3),), donors=2, style_rounds=((1, 2),))
     decision = decide(planned(replace(WHOLE, budget=budget, screen=2)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,15 @@ from onnx_soda import CleanSet, load_dataset, load_model
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
 from onnx_soda._detect.concepts.folds import split_into_folds
-from onnx_soda._detect.concepts.outlook import Outlook, Pace, choose, readable, thinned
+from onnx_soda._detect.concepts.outlook import (
+    Ahead,
+    Outlook,
+    Pace,
+    choose,
+    in_memory,
+    readable,
+    thinned,
+)
 from onnx_soda._detect.concepts.plan import (
     Ground,
     Plan,
@@ -26,8 +35,10 @@ from onnx_soda._detect.concepts.plan import (
     screening_passes,
     spread,
 )
+from onnx_soda._detect.concepts.reference import read_features
 from onnx_soda._model.runtime import Meter
 from onnx_soda._options import RuntimeOptions, ScanOptions
+from onnx_soda._results import Halted
 from onnx_soda._suspect import Suspect
 
 FIXTURES = Path(__file__).parents[2] / "fixtures"
@@ -216,6 +227,20 @@ def test_what_is_cut_comes_in_the_order_of_what_it_adds() -> None:
     ]
 
 
+def test_what_has_no_room_in_memory_costs_victims_and_nothing_else() -> None:
+    """Two images of 1,000 classes in two folds are 4,000: of room for 1,000 there are 250 classes.
+    Four images of 100 classes are 800: where there is room for 500, there are two of each."""
+    many = ground(classes=1000, search=2)
+    whole = many.whole(BUDGETS["default"], 2)
+    assert in_memory(many, whole, 4000) == whole
+    assert in_memory(many, whole, 1000) == replace(whole, victims=250)
+    assert in_memory(many, whole, 0) == replace(whole, victims=2)
+    fewer = ground(classes=100, search=4)
+    whole = fewer.whole(BUDGETS["default"], 4)
+    assert in_memory(fewer, whole, 500) == replace(whole, screen=2)
+    assert in_memory(fewer, whole, 200) == replace(whole, screen=2, victims=50)
+
+
 def test_fewer_of_the_battery_are_spread_evenly_and_are_among_more() -> None:
     items = list(range(171))
     assert spread(items, 171) == items
@@ -245,6 +270,9 @@ def test_classes_that_are_victims_are_drawn_the_same_way_for_a_seed() -> None:
         assert some.screen.sum() == 2 * 2 * victims
         assert some.search.sum() == 8 * victims
         assert set(labels[some.confirm]) == seen[-1]
+        # What a change does to others is seen on sixteen classes, eight images of each.
+        assert seen[-1] < set(labels[some.others])
+        assert some.others.sum() == 8 * 16
     assert seen[0] < seen[1]
 
 
@@ -290,6 +318,22 @@ def test_what_there_is_no_time_for_is_not_begun() -> None:
     assert not Pace(Meter(), rate=100.0, left=-1.0).affords(0)
 
 
+def test_for_the_end_of_a_search_half_of_its_time_is_kept_at_most() -> None:
+    """At 100 images a second the end of 40,000 passes takes longer than the minute there is. Half a
+    minute is kept, so the search goes on; in the last half minute it would not."""
+    outlook = Outlook(PLAN, PLAN, 100, 100, 0, 100.0, 0.0, 60.0)
+    for left, over in ((60.0, False), (-1.0, True)):
+        tell = Ahead(outlook, Pace(Meter(), rate=100.0, left=left), kept=40_000).counting(
+            None, 0, 9
+        )
+        with pytest.raises(Halted) if over else nullcontext():
+            tell(1)
+    pace = Pace(Meter(), rate=100.0, left=60.0)
+    assert pace.affords(40_000, most=0.5)
+    assert not pace.affords(40_000)
+    assert not pace.affords(40_000, most=1.1)
+
+
 def test_features_are_read_from_fewer_images_where_there_is_little_time(few: CleanSet) -> None:
     labels = np.repeat(np.arange(2), 200)
     folds = split_into_folds(labels, np.random.default_rng(0))
@@ -300,10 +344,52 @@ def test_features_are_read_from_fewer_images_where_there_is_little_time(few: Cle
     assert len(some.rows) == 2 * 2 * 8
 
 
+def test_reading_features_tells_how_far_it_is_and_ends_in_time(few: CleanSet) -> None:
+    """24 images, 8 at a time. Where the time is over after the first 8, the rest is not read."""
+    told: list[tuple[int, int]] = []
+    suspect = replace(
+        suspect_of(few),
+        options=ScanOptions(
+            preprocess="unit",
+            allow_missing_classes=True,
+            runtime=RuntimeOptions("cpu", 1, batch_size=8),
+        ),
+        progress=lambda _stage, done, of: told.append((done, of)),
+    )
+    rows = np.arange(24)
+    assert len(read_features(suspect, rows).layers[0]) == 24
+    assert told == [(8, 24), (16, 24)]
+    before = suspect.meter.passes
+    with suspect.stopwatch.within(0), pytest.raises(Halted):
+        read_features(suspect, rows)
+    assert suspect.meter.passes == before + 8
+
+
 def search_in(seconds: float, clean: CleanSet) -> ConceptResult:
     suspect = suspect_of(clean, seconds)
     with suspect.stopwatch.within(seconds):
         return examine_concepts(suspect)
+
+
+def test_with_little_memory_a_search_has_fewer_victims_and_says_so(few: CleanSet) -> None:
+    """Three images of four classes in two folds are 24. Half of the memory has room for eight: two
+    of two classes. Pairs are looked at beside all four."""
+    image = 4 * 3 * 32 * 32
+    runtime = RuntimeOptions("cpu", 1, memory_limit=2 * 8 * image)
+    options = replace(suspect_of(few).options, runtime=runtime)
+    found = examine_concepts(replace(suspect_of(few), options=options), BUDGET)
+    assert found.outlook is not None
+    assert found.screen_images == 8
+    assert found.outlook.plan == replace(found.outlook.whole, screen=2, victims=2)
+    assert found.confirm_images == 24
+    assert len(found.pairs) >= 2
+    assert all(0 < pair.others_right_before <= 1 for pair in found.pairs)
+    assert not list(found.outlook.left_out())
+    (advice,) = found.outlook.advice()
+    assert advice == (
+        "Memory has room for 2 of 4 classes as victims, with 2 images of each class and half: for "
+        "more, raise `memory_limit`."
+    )
 
 
 def test_a_search_without_time_ends_at_once_and_says_so(few: CleanSet) -> None:

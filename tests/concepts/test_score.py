@@ -194,3 +194,19 @@ def test_of_many_classes_the_largest_spill_is_found_among_those_that_send_most()
     spill = spill_of_unlike(more, np.eye(80))
     assert spill[0, 5, 0] == pytest.approx(0.079)
     assert spill[0, 79, 0] == pytest.approx(0.078)
+
+
+@pytest.mark.parametrize(("classes", "spill"), [(80, 0.076), (60, 0.056)])
+def test_of_many_classes_look_alikes_of_the_victim_do_not_spill(classes: int, spill: float) -> None:
+    """All others send to class 0, the last most. The last is alike to class 5 and counts nothing,
+    the one before counts half, and the one before that nine tenths, since it is a little like
+    class 0. So the fourth from the end counts most."""
+    more = np.zeros((1, classes, classes))
+    more[0, 1:, 0] = np.arange(1, classes) / 1000
+    likeness = np.eye(classes)
+    for other, alike in ((classes - 1, 0.6), (classes - 2, 0.15)):
+        likeness[5, other] = likeness[other, 5] = alike
+    likeness[0, classes - 3] = likeness[classes - 3, 0] = 0.03
+    found = spill_of_unlike(more, likeness)
+    assert found[0, 5, 0] == pytest.approx(spill)
+    assert found[0, 6, 0] == pytest.approx((classes - 1) / 1000)

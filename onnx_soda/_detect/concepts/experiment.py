@@ -153,9 +153,8 @@ def examine_concepts(
     library = _library(features, donors, folds) if plan.budget.donors else None
     channels = screen.pixels.shape[1]
     concepts, total = plan.concepts, plan.concepts + plan.styles
-    look = CloserLook(
-        examination, images, folds.screen[folds.others], reader, rng, ahead.pace.affords
-    )
+    shown = (folds.turn < plan.screen)[folds.others]
+    look = CloserLook(examination, images, shown, reader, rng, ahead.pace.affords)
     panels = Panels(examination, screen, reader)
     counting = ahead.counting(advance, 0, total)
     battery = spread(concept_battery(channels), plan.battery)

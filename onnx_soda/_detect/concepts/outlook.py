@@ -25,7 +25,16 @@ from onnx_soda._detect.concepts.examination import (
     count_by_fold,
 )
 from onnx_soda._detect.concepts.folds import FOLDS, Folds
-from onnx_soda._detect.concepts.plan import Ground, Plan, kept_passes, planned_passes, plans
+from onnx_soda._detect.concepts.plan import (
+    BESIDE,
+    FEWEST_VICTIMS,
+    LEAST_SCREEN,
+    Ground,
+    Plan,
+    kept_passes,
+    planned_passes,
+    plans,
+)
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.styles import STRENGTHS
 from onnx_soda._model.runtime import CPU, Meter
@@ -36,7 +45,13 @@ from onnx_soda._words import duration
 
 # Share of the time left that is planned. The rest is for looking closer at the pairs that deserve
 # it, about a seventh of the whole search for each, and for a machine that gets slower.
-_PLANNED = 0.8
+PLANNED = 0.8
+# Share of the time for the search that is kept for its end, at most. Where the end takes longer,
+# something to look at is worth more than the looks.
+_KEPT = 0.5
+# Share of the memory for a batch that the images of the screen may take. What is read to look
+# closer at pairs takes about as much again, and the batch its own.
+SCREEN_MEMORY = 0.5
 # The most of the time left that reading features may take, and the fewest images of each class and
 # fold that it is cut to: with fewer, a reference head knows nothing.
 _READING, _FEWEST_READ = 0.25, 8
@@ -64,12 +79,13 @@ class Outlook:
         plan: What is done.
         whole: What would be done with time enough.
         passes: Planned from here on.
-        whole_passes: The same of the whole.
+        whole_passes: The same of the whole, as far as it fits into memory.
         before: Passes that there were before.
         rate: Images that go through the changed model in a second.
         gone: Seconds that were gone before.
         limit: Seconds that the scan aims at in all.
         unread: Images that there was no time to read features from.
+        largest: What there is room for in memory; None where there is for the whole.
     """
 
     plan: Plan
@@ -81,6 +97,7 @@ class Outlook:
     gone: float
     limit: float
     unread: int = 0
+    largest: Plan | None = None
 
     @property
     def seconds(self) -> float:
@@ -95,7 +112,7 @@ class Outlook:
     @property
     def enough(self) -> int:
         """Seconds to aim at for the whole, in steps of half a minute or of about a tenth."""
-        needed = self.gone + (self.whole_passes + self.unread) / self.rate / _PLANNED
+        needed = self.gone + (self.whole_passes + self.unread) / self.rate / PLANNED
         step = 30
         while step < _STEP * needed:
             step *= 2
@@ -113,8 +130,9 @@ class Outlook:
         return " ".join((f"{told}.", *self.left_out(), *self.advice()))
 
     def left_out(self) -> Iterator[str]:
-        """Say what of the whole is not planned, in words."""
-        cut = [f"{part.name} ({part.done} of {part.whole})" for part in self.parts() if part.cut]
+        """Say what there is no time for, in words."""
+        parts = replace(self, whole=self.largest or self.whole).parts()
+        cut = [f"{part.name} ({part.done} of {part.whole})" for part in parts if part.cut]
         if cut:
             yield f"There is no time for all: {', '.join(cut)}."
 
@@ -124,7 +142,13 @@ class Outlook:
         Args:
             halted: The time was over before what was planned was done.
         """
-        if self.plan != self.whole:
+        if self.largest:
+            yield (
+                f"Memory has room for {self.largest.victims} of {self.whole.victims} classes as "
+                f"victims, with {self.largest.screen} images of each class and half: for more, "
+                "raise `memory_limit`."
+            )
+        if self.plan != (self.largest or self.whole):
             whole = f"The whole takes about {duration(self.whole_seconds)} here"
             yield f"{whole}: `time_limit={self.enough}`."
         elif halted:
@@ -161,22 +185,35 @@ def _figure(rate: float) -> str:
     return f"{rate:.0f}" if rate >= _WHOLE_FIGURES else f"{rate:.1f}"
 
 
-def choose(ground: Ground, whole: Plan, most: float, images: float = math.inf) -> Plan:
+def choose(ground: Ground, largest: Plan, most: float) -> Plan:
     """Return the largest plan that costs no more passes than there may be, or the least.
 
     Args:
         ground: What there is.
-        whole: What is done where there is time.
+        largest: What is done where there is time.
         most: Passes.
-        images: Images that the screen may have, to fit into memory.
     """
-    *larger, least = plans(whole)
-    fitting = (
-        plan
-        for plan in larger
-        if planned_passes(plan, ground) <= most and ground.on_screen(plan) <= images
-    )
-    return next(fitting, least)
+    *larger, least = plans(largest)
+    return next((plan for plan in larger if planned_passes(plan, ground) <= most), least)
+
+
+def in_memory(ground: Ground, whole: Plan, images: float) -> Plan:
+    """Return as much of a plan as there is room for.
+
+    Time would not help there: so images of the screen are given up, then victims, and nothing else.
+
+    Args:
+        ground: What there is.
+        whole: What is done where there is room.
+        images: Images that the screen may have.
+    """
+    plan = whole
+    while ground.on_screen(plan) > images and plan.screen > LEAST_SCREEN:
+        plan = replace(plan, screen=plan.screen - 1)
+    over = ground.on_screen(plan) / max(images, 1)
+    if over <= 1:
+        return plan
+    return replace(plan, victims=max(int(plan.victims / over), FEWEST_VICTIMS))
 
 
 def thinned(folds: Folds, labels: IntArray, plan: Plan, rng: np.random.Generator) -> Folds:
@@ -188,12 +225,15 @@ def thinned(folds: Folds, labels: IntArray, plan: Plan, rng: np.random.Generator
         plan: What is done.
         rng: Draws the classes, those of a smaller plan among those of a larger one.
     """
-    victims = rng.permutation(np.unique(labels))[: plan.victims]
-    wanted: NDArray[np.bool_] = np.isin(labels, victims)
+    classes, others = rng.permutation(np.unique(labels)), np.unique(labels[folds.others])
+    wanted: NDArray[np.bool_] = np.isin(labels, classes[: plan.victims])
+    if plan.victims < len(classes):
+        # Victims are looked at beside each other, and where they are few, beside further classes.
+        others = classes[: min(max(plan.victims, 1 + BESIDE), len(others))]
     return replace(
         folds,
         confirm=folds.confirm & wanted,
-        others=folds.others & wanted,
+        others=folds.confirm & np.isin(labels, others),
         search=folds.search & wanted,
         screen=folds.search & wanted & (folds.turn < plan.screen),
     )
@@ -249,7 +289,7 @@ class Pace:
 
     def __init__(self, meter: Meter, rate: float, left: float) -> None:
         self._meter, self._first, self._rate = meter, meter.passes, rate
-        self._begin = time.monotonic()
+        self._begin, self._given = time.monotonic(), max(left, 0.0)
         self._end = self._begin + left
 
     @property
@@ -260,9 +300,17 @@ class Pace:
         done = self._meter.passes - self._first
         return (TRIAL_IMAGES + done) / (known + time.monotonic() - self._begin)
 
-    def affords(self, passes: float) -> bool:
-        """Tell whether there is time for so many."""
-        return time.monotonic() + passes / self.rate <= self._end
+    def affords(self, passes: float, most: float | None = None) -> bool:
+        """Tell whether there is time for so many.
+
+        Args:
+            passes: How many.
+            most: Share of the time that there was at first; no more is asked for, where given.
+        """
+        needed = passes / self.rate
+        if most is not None:
+            needed = min(needed, most * self._given)
+        return time.monotonic() + needed <= self._end
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +339,7 @@ class Ahead:
         """
 
         def count(tried: int) -> None:
-            if not self.pace.affords(self.kept):
+            if not self.pace.affords(self.kept, _KEPT):
                 raise Halted("aim")
             if advance:
                 advance(before + tried, total)
@@ -319,10 +367,21 @@ def look_ahead(
     limit = suspect.options.aim
     rate = _speed(probe, suspect, planned_passes(whole, ground))
     gone = suspect.stopwatch.seconds
-    room = suspect.options.runtime.memory_limit / trial.pixels[0].nbytes
-    plan = choose(ground, whole, _PLANNED * (limit - gone) * rate, room)
-    costs = planned_passes(plan, ground), planned_passes(whole, ground)
-    outlook = Outlook(plan, whole, *costs, suspect.meter.passes, rate, gone, limit, unread)
+    room = SCREEN_MEMORY * suspect.options.runtime.memory_limit / trial.pixels[0].nbytes
+    largest = in_memory(ground, whole, room)
+    plan = choose(ground, largest, PLANNED * (limit - gone) * rate)
+    outlook = Outlook(
+        plan,
+        whole,
+        planned_passes(plan, ground),
+        planned_passes(largest, ground),
+        suspect.meter.passes,
+        rate,
+        gone,
+        limit,
+        unread,
+        largest if largest != whole else None,
+    )
     if plan != whole or outlook.seconds > _LONG:
         suspect.progress(outlook.describe(suspect), 0, 0)
     pace = Pace(suspect.meter, rate, limit - gone)

@@ -37,7 +37,11 @@ _LEAST_MOVES = 2
 # Share of the pairs left in the end of a race that both folds have; halfway between all and none.
 _AGREED = 0.5
 # Fewest classes that are victims: with one, nothing shows whether a change turns it alone.
-_FEWEST_VICTIMS = 2
+FEWEST_VICTIMS = 2
+# Classes that a victim is looked at beside, where fewer are victims themselves: with two images of
+# each in either half they are the thirty that a panel has. Without them nothing shows what else a
+# change does.
+BESIDE = 15
 # Multiples of the golden ratio, less whole numbers, are spread evenly, however many are taken.
 _GOLDEN = (math.sqrt(5) - 1) / 2
 _Item = TypeVar("_Item")
@@ -123,8 +127,10 @@ class Ground:
 
     def look(self, plan: Plan) -> int:
         """Return the images of the largest first look at a pair."""
-        others = 1 - 1 / plan.victims
-        return int(self.confirm.sum(axis=0).max()) + round(others * self.on_screen(plan))
+        classes = len(self.search[0])
+        others = max(plan.victims, min(1 + BESIDE, classes)) - 1
+        every = self.on_screen(replace(plan, victims=classes))
+        return int(self.confirm.sum(axis=0).max()) + round(others * every / classes)
 
 
 def screening_passes(plan: Plan, ground: Ground) -> int:
@@ -243,8 +249,8 @@ def _steps(whole: Plan) -> Iterator[Plan]:
     pairs = min(plan.budget.rounds[0][0], LEAST_PAIRS)
     plan = replace(plan, budget=replace(plan.budget, rounds=((pairs, _LEAST_MOVES),)))
     yield plan
-    while plan.victims > _FEWEST_VICTIMS:
-        plan = replace(plan, victims=max(plan.victims // 2, _FEWEST_VICTIMS))
+    while plan.victims > FEWEST_VICTIMS:
+        plan = replace(plan, victims=max(plan.victims // 2, FEWEST_VICTIMS))
         yield plan
 
 

@@ -63,6 +63,9 @@ def reference_layers(anatomy: Anatomy) -> tuple[Layer, ...]:
 def read_features(suspect: Suspect, rows: IntArray) -> Features:
     """Run the model over clean images and pool its layers, a batch at a time.
 
+    With hundreds of classes this takes as long as telling the accuracy: it is told how far it is,
+    and it ends where the time is over.
+
     Args:
         suspect: The classifier, with clean images.
         rows: Positions of those to read.
@@ -70,6 +73,7 @@ def read_features(suspect: Suspect, rows: IntArray) -> Features:
     Raises:
         InferenceError: The model does not run.
         ImageError: An image is unreadable or does not fit the model.
+        Halted: As `Suspect.tell` raises it.
     """
     anatomy = suspect.anatomy
     layers = reference_layers(anatomy)
@@ -80,6 +84,8 @@ def read_features(suspect: Suspect, rows: IntArray) -> Features:
     style_layer: StyleLayer | None = None
     right, parts, styles = 0.0, [], []
     for start in range(0, len(rows), body.batch_size):
+        if start:
+            suspect.tell("clean images read for the reference", start, len(rows))
         observation = suspect.observe(rows[start : start + body.batch_size], body)
         right += observation.accuracy * len(observation.labels)
         given = {**observation.sides, anatomy.layer.name: observation.layer}

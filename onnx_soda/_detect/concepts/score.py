@@ -311,8 +311,17 @@ def _largest_unlike(sent: FloatArray, unlike: FloatArray) -> FloatArray:
     if sent.shape[1] <= _MOST_SENDERS:
         return np.stack([(sent * others[:, None]).max(axis=1) for others in unlike], axis=1)
     first = np.argpartition(-sent, _MOST_SENDERS, axis=1)[:, :_MOST_SENDERS]
-    most = np.take_along_axis(sent, first, axis=1)
-    return np.stack([(most * others[first]).max(axis=1) for others in unlike], axis=1)
+    first = np.take_along_axis(
+        first, np.argsort(-np.take_along_axis(sent, first, axis=1), axis=1), axis=1
+    )
+    most = np.take_along_axis(sent, first, axis=1)[:, :, None]
+    largest = np.zeros((len(sent), len(unlike), sent.shape[2]))
+    for rank, senders in enumerate(np.moveaxis(first, 1, 0)):
+        # None counts more than in full: what is as large as all of what is left stays the largest.
+        if (largest >= most[:, rank]).all():
+            break
+        np.maximum(largest, most[:, rank] * np.moveaxis(unlike[:, senders], 1, 0), out=largest)
+    return largest
 
 
 def _spill(more: FloatArray, likeness: FloatArray, rows: Rows, victims: slice) -> FloatArray:
@@ -334,7 +343,10 @@ def _spill(more: FloatArray, likeness: FloatArray, rows: Rows, victims: slice) -
 
 def _unlikeness(likeness: FloatArray) -> FloatArray:
     """Return how far classes are from being alike, 0 to 1; 0 for a class and itself."""
-    unlike: FloatArray = np.clip(1 - likeness / _ALIKE, 0, 1)
+    unlike: FloatArray = likeness / -_ALIKE
+    unlike += 1
+    # In place: with hundreds of classes new memory takes longer than the sum.
+    np.clip(unlike, 0, 1, out=unlike)
     np.fill_diagonal(unlike, 0)
     return unlike
 

@@ -89,6 +89,15 @@ def provider_list(options: RuntimeOptions) -> list[Any]:
     return [CPU]
 
 
+def runs_on_cpu(options: RuntimeOptions) -> bool:
+    """Tell whether sessions run on the processor.
+
+    Raises:
+        ProviderError: CUDA was asked for and is not there.
+    """
+    return bool(provider_list(options)[0] == CPU)
+
+
 Arrays = dict[str, NDArray[Any]]
 
 # Severity "fatal": errors reach the caller as exceptions, ONNX Runtime need not print them too.
@@ -125,16 +134,26 @@ class Batch:
     values: Mapping[str, Any]
     rows: int
 
+    @property
+    def size(self) -> int:
+        """Bytes that they take on the device."""
+        return sum(value.tensor_size_in_bytes() for value in self.values.values())
+
 
 @dataclass
 class Meter:
-    """Counts what takes the time of a scan.
+    """Counts what takes the time of a scan: passes of images through the model.
 
     Attributes:
-        passes: Images that went through the model so far, each as often as it did.
+        done: Passes so far. A part of the model counts as the share that it has of the whole.
     """
 
-    passes: int = 0
+    done: float = 0.0
+
+    @property
+    def passes(self) -> int:
+        """Passes so far, in whole ones."""
+        return round(self.done)
 
 
 class Session:
@@ -144,7 +163,8 @@ class Session:
         model: The model.
         options: Provider and threads.
         fixed_batch: Number of rows that the model insists on; None where it takes any.
-        meter: Counts the rows that are run; None where they are not images of the whole model.
+        meter: Counts the rows that are run; None where they are not images of the model.
+        share: Share of the model that this is.
 
     Raises:
         InferenceError: ONNX Runtime refuses the model.
@@ -157,10 +177,11 @@ class Session:
         options: RuntimeOptions,
         fixed_batch: int | None = None,
         meter: Meter | None = None,
+        share: float = 1.0,
     ) -> None:
         self.model = model
         self.fixed_batch = fixed_batch
-        self._meter = meter or Meter()
+        self._meter, self._share = meter or Meter(), share
         self._session = _open(model, options)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if options.provider == "cuda" and CUDA not in self.providers:
@@ -178,18 +199,12 @@ class Session:
         """
         rows = len(next(iter(arrays.values())))
         with _running():
-            padded = {name: self._pad(array) for name, array in arrays.items()}
+            padded = {name: pad_rows(array, self.fixed_batch) for name, array in arrays.items()}
             values = {
                 name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
                 for name, array in padded.items()
             }
         return Batch(values, rows)
-
-    def _pad(self, array: NDArray[Any]) -> NDArray[Any]:
-        missing = (self.fixed_batch or len(array)) - len(array)
-        if missing <= 0:
-            return array
-        return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
     def run(
         self,
@@ -214,22 +229,63 @@ class Session:
         """
         names = outputs or self.model.outputs
         with _running():
-            binding = self._session.io_binding()
-            for name, value in batch.values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name, array in (extra or {}).items():
-                binding.bind_cpu_input(name, array)
+            binding = self._bind(batch, extra)
             for name in names:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             computed = binding.copy_outputs_to_cpu()
-        self._meter.passes += batch.rows
+        self._meter.done += self._share * batch.rows
         if whole:
             return list(computed)
         fed = max(batch.rows, self.fixed_batch or 0)
         for name, output in zip(names, computed, strict=True):
             _check_rows(name, output.shape, fed)
         return [output[: batch.rows] for output in computed]
+
+    def leave(self, batch: Batch, extra: Arrays | None = None, into: Arrays | None = None) -> Batch:
+        """Compute all outputs for one batch, and leave them on the device.
+
+        Args:
+            batch: Inputs on the device.
+            extra: As for `run`.
+            into: Arrays of the right shape and type that take the outputs, on the processor alone.
+
+        Raises:
+            InferenceError: The model does not run on these inputs, or memory runs out.
+        """
+        with _running():
+            binding = self._bind(batch, extra)
+            for name in self.model.outputs:
+                if into:
+                    value = ort.OrtValue.ortvalue_from_numpy(into[name], self._device, 0)
+                    binding.bind_ortvalue_output(name, value)
+                else:
+                    binding.bind_output(name, self._device, 0)
+            self._session.run_with_iobinding(binding)
+            values = dict(zip(self.model.outputs, binding.get_outputs(), strict=True))
+        self._meter.done += self._share * batch.rows
+        return Batch(values, batch.rows)
+
+    def _bind(self, batch: Batch, extra: Arrays | None) -> ort.IOBinding:
+        binding = self._session.io_binding()
+        for name, value in batch.values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in (extra or {}).items():
+            binding.bind_cpu_input(name, array)
+        return binding
+
+
+def pad_rows(array: NDArray[Any], rows: int | None) -> NDArray[Any]:
+    """Return an array with as many rows as a model insists on; the last one is repeated.
+
+    Args:
+        array: Values, images first.
+        rows: How many; None where any will do.
+    """
+    missing = (rows or 0) - len(array)
+    if missing <= 0:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
 
 @contextmanager

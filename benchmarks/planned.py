@@ -31,7 +31,8 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _write_network(name: str, folder: Path) -> Path:
+def write_network(name: str, folder: Path) -> Path:
+    """Write a network of torchvision with random weights; return the file."""
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, num_classes=_CLASSES).eval()
     path = folder / f"{name}.onnx"
@@ -39,7 +40,8 @@ def _write_network(name: str, folder: Path) -> Path:
     return path
 
 
-def _write_images(each: int, folder: Path) -> Path:
+def write_images(each: int, folder: Path) -> Path:
+    """Write random images, as many of each class; return the file."""
     labels = np.repeat(np.arange(_CLASSES), each)
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (len(labels), _SIDE, _SIDE, 3), dtype=np.uint8)
@@ -93,10 +95,10 @@ def main() -> None:
     print(f"- images of each class: {arguments.images}\n", flush=True)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        images = _write_images(arguments.images, folder)
+        images = write_images(arguments.images, folder)
         rows = [
             _row(model, images, aim, arguments.threads)
-            for model in (_write_network(name, folder) for name in arguments.network)
+            for model in (write_network(name, folder) for name in arguments.network)
             for aim in arguments.time
         ]
     print(markdown_table(_COLUMNS, rows))

@@ -116,6 +116,9 @@ _FOLDED_BYTES_KEY = "optimization.constant_folding_max_output_size_in_bytes"
 _MOST_FOLDED_BYTES = 512 * 2**20
 # It puts in functions too. The model's own are gone by then; this bounds those of the standard.
 _EXPANDED_NODES_KEY = "session.function_expansion_node_limit"
+# Threads that have nothing to do sleep. Otherwise those of one session keep a core busy while another
+# session runs, or another program: measured in docs/performance.md. Key: as above.
+_SPINNING_KEY = "session.intra_op.allow_spinning"
 # Words by which ONNX Runtime and CUDA say that memory ran out.
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "bfcarena")
 # Larger batches gain nothing on a processor (measured: docs/performance.md).
@@ -342,6 +345,7 @@ def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     settings.log_severity_level = _QUIET
     settings.intra_op_num_threads = threads
     settings.add_session_config_entry(_AS_DEFINED_KEY, "1")
+    settings.add_session_config_entry(_SPINNING_KEY, "0")
     settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(_MOST_FOLDED_BYTES))
     settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
     if model.folder is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -200,29 +201,44 @@ class Probe:
         style_layer: StyleLayer | None = None,
         room: int = KEPT_BYTES,
     ) -> None:
-        anatomy, options = suspect.anatomy, suspect.options.runtime
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._heads = 1 + len(heads)
-        view, folder = anatomy.view, anatomy.model.folder
-        names = names_read(suspect, heads)
-        fixed, meter = view.image.batch, suspect.meter
         self._unstyled = style_layer.unchanged() if style_layer else {}
         self._first: FirstHalf | None = None
-        share = 1.0
+        self._session = self._open(suspect, heads, classes, style_layer, room)
+        view, options = suspect.anatomy.view, suspect.options.runtime
+        form = form_of(view.image, suspect.preprocessing, self.shape)
+        self._transform = Transform(self.shape, form, options)
+        self._size = view.image.batch or choose_batch_size(list(view.shapes.values()), options)
+        self._take(images)
+
+    def _open(
+        self,
+        suspect: Suspect,
+        heads: Sequence[ReferenceHead],
+        classes: int,
+        style_layer: StyleLayer | None,
+        room: int,
+    ) -> Session:
+        """Open the session that tells the flows, and one for the first half where there is one."""
+        view, folder = suspect.anatomy.view, suspect.anatomy.model.folder
+        names, share = names_read(suspect, heads), 1.0
+        open_part = partial(
+            Session,
+            options=suspect.options.runtime,
+            fixed_batch=view.image.batch,
+            meter=suspect.meter,
+        )
         if style_layer:
             halves = cut_in_two(view, view.values[style_layer.name], names)
             body, share = halves.second, halves.share
-            first = Session(serialise(halves.first, folder), options, fixed, meter, 1 - share)
+            first = open_part(serialise(halves.first, folder), share=1 - share)
             self._first = FirstHalf(first, room)
         else:
             body = extract_body(view, names)
         model = build_probe(body, names, heads, classes, style_layer)
-        self._session = Session(serialise(model, folder), options, fixed, meter, share)
-        form = form_of(view.image, suspect.preprocessing, self.shape)
-        self._transform = Transform(self.shape, form, options)
-        self._size = fixed or choose_batch_size(list(view.shapes.values()), options)
-        self._take(images)
+        return open_part(serialise(model, folder), share=share)
 
     def _take(self, images: ProbeImages) -> None:
         self._images = images

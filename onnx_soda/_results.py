@@ -336,7 +336,7 @@ class Coverage:
     Attributes:
         classes: Number of source classes.
         samples: Number of images.
-        passes: Images that went through the model, changed or not, each as often as it did. One that
+        passes: Images that went through the model, changed or not, each as often as it did. What
             went through a part of it counts as this part's share of the multiplications.
     """
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -116,9 +117,11 @@ _FOLDED_BYTES_KEY = "optimization.constant_folding_max_output_size_in_bytes"
 _MOST_FOLDED_BYTES = 512 * 2**20
 # It puts in functions too. The model's own are gone by then; this bounds those of the standard.
 _EXPANDED_NODES_KEY = "session.function_expansion_node_limit"
-# Threads that have nothing to do sleep. Otherwise those of one session keep a core busy while another
-# session runs, or another program: measured in docs/performance.md. Key: as above.
+# Threads that have nothing to do sleep. Otherwise those of one session keep a core busy while
+# another session runs, or another program: measured in docs/performance.md. Key: as above.
 _SPINNING_KEY = "session.intra_op.allow_spinning"
+# Otherwise each session keeps what its largest run took. Key: as above.
+_SHARED_KEY = "session.use_env_allocators"
 # Words by which ONNX Runtime and CUDA say that memory ran out.
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "bfcarena")
 # Larger batches gain nothing on a processor (measured: docs/performance.md).
@@ -168,6 +171,8 @@ class Session:
         fixed_batch: Number of rows that the model insists on; None where it takes any.
         meter: Counts the rows that are run; None where they are not images of the model.
         share: Share of the model that this is.
+        small: One of many small ones, that run one after the other on the processor: they share the
+            memory that they work in.
 
     Raises:
         InferenceError: ONNX Runtime refuses the model.
@@ -181,11 +186,12 @@ class Session:
         fixed_batch: int | None = None,
         meter: Meter | None = None,
         share: float = 1.0,
+        small: bool = False,
     ) -> None:
         self.model = model
         self.fixed_batch = fixed_batch
         self._meter, self._share = meter or Meter(), share
-        self._session = _open(model, options)
+        self._session = _open(model, options, small)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if options.provider == "cuda" and CUDA not in self.providers:
             raise ProviderError(
@@ -353,8 +359,21 @@ def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     return settings
 
 
-def _open(model: SubModel, options: RuntimeOptions) -> Any:
+@cache
+def _share_memory() -> None:
+    """Make the memory that sessions may share, once in a process; as large as the largest needs."""
+    where = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    as_asked_for = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    ort.create_and_register_allocator(where, as_asked_for)
+
+
+def _open(model: SubModel, options: RuntimeOptions, small: bool) -> Any:
     settings = _settings(model, options.thread_count)
+    if small:
+        _share_memory()
+        settings.add_session_config_entry(_SHARED_KEY, "1")
     providers = provider_list(options)
     if providers[0] != CPU:
         settings.use_deterministic_compute = True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,9 +23,15 @@ from onnx_soda._detect.concepts.concept import (
     move_concept,
 )
 from onnx_soda._detect.concepts.families import FAMILIES
-from onnx_soda._detect.concepts.fields import STEPS, ProbeFields, identity_fields
+from onnx_soda._detect.concepts.fields import STEPS, ProbeFields, identity_fields, steps_of
 from onnx_soda._detect.concepts.layers import make_pooling
-from onnx_soda._detect.concepts.pipeline import PREFIX, Form, build_transform, render_images
+from onnx_soda._detect.concepts.pipeline import (
+    PREFIX,
+    Form,
+    Transform,
+    build_transform,
+    render_images,
+)
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead
 from onnx_soda._model.anatomy import Anatomy
@@ -262,3 +269,19 @@ def test_images_that_are_changed_in_several_runs_are_as_each_alone() -> None:
     alone = [render_images(image[None], concept)[0] for image in images]
     np.testing.assert_array_equal(render_images(images, concept), np.stack(alone))
     assert render_images(images[:0], concept).shape == (0, 3, 300, 300)
+
+
+def test_graphs_of_many_steps_work_in_the_same_memory() -> None:
+    """Each alone keeps some 10 MiB for images of 400 x 400."""
+    shape, rng = (3, 400, 400), np.random.default_rng(0)
+    form = Form("changed", shape, np.dtype(np.float32), lambda _, pixels: pixels)
+    transform = Transform(shape, form, CPU)
+    images = transform.upload(rng.random((2, *shape)).astype(np.float32))
+    concepts = {
+        steps_of(feeds): feeds for feeds in (draw_concept(rng, 3).feeds(shape) for _ in range(60))
+    }
+    assert len(concepts) > 15
+    before = psutil.Process().memory_info().rss
+    for fields in concepts.values():
+        transform.apply(images, fields)
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20

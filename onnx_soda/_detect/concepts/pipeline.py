@@ -2,8 +2,9 @@
 
 Most concepts need a step or two of the pipeline, and every step costs: at 224 x 224 all of them
 together take longer than a small model. On the processor there is a graph for each set of steps, a
-few nodes without weights, and its session is opened when a concept first needs it. On CUDA, where
-the steps cost little and a session much, one graph has them all.
+few nodes without weights, and its session is opened when a concept first needs it. All share the
+memory that they work in. On CUDA, where the steps cost little and a session much, one graph has
+them all.
 """
 
 from __future__ import annotations
@@ -305,7 +306,7 @@ class Transform:
         steps = steps_of(fields) if self._on_cpu else frozenset(STEPS)
         if steps not in self._sessions:
             model = serialise(build_transform(self._shape, self._form, steps), None)
-            self._sessions[steps] = Session(model, self._options)
+            self._sessions[steps] = Session(model, self._options, small=self._on_cpu)
         return self._sessions[steps]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -41,20 +41,25 @@ _BARE_IMAGES = 2000
 def _inside() -> Iterator[list[float]]:
     """Collect the seconds of every run of a session."""
     seconds: list[float] = []
-    run = Session.run
+    ways = {name: getattr(Session, name) for name in ("run", "leave")}
 
-    def timed(self: Session, *arguments: object, **options: object) -> object:
-        start = time.perf_counter()
-        try:
-            return run(self, *arguments, **options)  # type: ignore[arg-type]
-        finally:
-            seconds.append(time.perf_counter() - start)
+    def timed(work: Callable[..., object]) -> Callable[..., object]:
+        def run(*arguments: object, **options: object) -> object:
+            start = time.perf_counter()
+            try:
+                return work(*arguments, **options)
+            finally:
+                seconds.append(time.perf_counter() - start)
 
-    Session.run = timed  # type: ignore[method-assign,assignment]
+        return run
+
+    for name, work in ways.items():
+        setattr(Session, name, timed(work))
     try:
         yield seconds
     finally:
-        Session.run = run  # type: ignore[method-assign]
+        for name, work in ways.items():
+            setattr(Session, name, work)
 
 
 def _bare_seconds_per_image(case: Case) -> float:

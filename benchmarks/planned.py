@@ -44,7 +44,7 @@ def _patterns(classes: int) -> NDArray[np.float32]:
     return places.repeat(size, axis=1).repeat(size, axis=2)
 
 
-def _write_images(classes: int, each: int) -> Path:
+def write_images(classes: int, each: int) -> Path:
     """Write so many noisy images of each pattern, as JPEG files in class folders."""
     folder = PLANNED / f"images-{classes}-{each}"
     if (folder / f"{classes - 1:04d}" / f"{each - 1}.jpg").is_file():
@@ -82,10 +82,12 @@ def _teach(network: nn.Module, patterns: NDArray[np.float32]) -> None:
         last.bias.copy_(scale * (-own @ middle - own.square().sum(1) / 2))
 
 
-def _write_network(name: str, classes: int) -> Path:
+def write_network(name: str, classes: int) -> Path:
+    """Write a network of torchvision that knows the patterns; return the file, kept if it is there."""
     path = PLANNED / f"{name}-{classes}.onnx"
     if path.is_file():
         return path
+    path.parent.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     network = torchvision.models.get_model(name, weights=None, num_classes=classes).eval()
     _teach(network, _patterns(classes))
@@ -116,14 +118,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--images", type=int, default=6, help="of each class")
     arguments = parser.parse_args()
-    PLANNED.mkdir(parents=True, exist_ok=True)
     print(f"# Planned and real time\n\n{machine_facts()}\n- threads: {arguments.threads}")
     print(f"- images of each class: {arguments.images}\n", flush=True)
     rows = []
     for classes in arguments.classes:
-        images = _write_images(classes, arguments.images)
+        images = write_images(classes, arguments.images)
         for name in arguments.network:
-            model = _write_network(name, classes)
+            model = write_network(name, classes)
             for aim in arguments.time:
                 scan = _scan(model, images, aim, arguments.threads)
                 rows.append(_row(name, classes, aim, scan))

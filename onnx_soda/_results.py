@@ -336,7 +336,8 @@ class Coverage:
     Attributes:
         classes: Number of source classes.
         samples: Number of images.
-        passes: Images that went through the model, changed or not, each as often as it did.
+        passes: Images that went through the model, changed or not, each as often as it did. What
+            went through a part of it counts as this part's share of the multiplications.
     """
 
     classes: int

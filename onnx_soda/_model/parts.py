@@ -1,6 +1,7 @@
 """The parts of a classifier as models and sessions: image to layer, layer to logits.
 
-Splits a graph into a body (image to layer and logits) and a tail (layer to logits).
+Splits a graph into a body (image to layer and logits) and a tail (layer to logits). Or cuts it in
+two halves at a layer, the first of which need not be run again where the image stays the same.
 
 The tail is where interventions happen: the body runs once per image, the tail once per
 intervention. A tail may need more than the layer: activations on paths that go round it, and the
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,86 @@ def extract_tail(view: GraphView, layer: ir.Value, logits: ir.Value) -> TailGrap
     inputs = [layer, *(view.values[side.name] for side in sides)]
     model = _as_model(view, inputs, [logits])
     return TailGraph(model, layer.name or "", logits.name or "", sides)
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A graph cut in two at a layer.
+
+    Attributes:
+        first: From the image to the layer, and to whatever else the second half needs: all its
+            outputs are inputs of the second, the layer is the first of them.
+        second: From there to the tensors wanted; those that come before the layer are inputs.
+        share: Share of the multiplications that are in the second half.
+    """
+
+    first: ir.Model
+    second: ir.Model
+    share: float
+
+
+def cut_in_two(view: GraphView, layer: ir.Value, outputs: Sequence[str]) -> Halves:
+    """Cut a graph at a layer.
+
+    Args:
+        view: The graph.
+        layer: A hidden tensor.
+        outputs: Names of the tensors wanted.
+    """
+    targets = [view.values[name] for name in dict.fromkeys(outputs)]
+    downstream = set[ir.Node]().union(*(_downstream(view, layer, one) for one in targets))
+    borders = _borders(view, downstream, layer)
+    sides = [*borders, *_shape_sources(view, downstream, layer, borders)]
+    early = [one.name or "" for one in targets if one.producer() not in downstream]
+    between = [view.values[name] for name in dict.fromkeys([layer.name or "", *sides, *early])]
+    first = _as_model(view, [view.image_value], between)
+    second = _as_model(view, between, [one for one in targets if one.producer() in downstream])
+    return Halves(first, second, share_behind(view, layer, outputs))
+
+
+def share_behind(view: GraphView, layer: ir.Value, outputs: Sequence[str]) -> float:
+    """Return the share of a graph's multiplications that come after a layer.
+
+    Args:
+        view: The graph.
+        layer: A hidden tensor.
+        outputs: Names of the tensors wanted.
+    """
+    targets = [view.values[name] for name in outputs]
+    every = set[ir.Node]().union(*(view.ancestors(one) for one in targets))
+    behind = set[ir.Node]().union(*(_downstream(view, layer, one) for one in targets))
+    work = {node: _multiplications(view, node) for node in every}
+    return sum(work[node] for node in behind) / max(sum(work.values()), 1)
+
+
+_CONVOLUTIONS = frozenset({"Conv", "ConvInteger", "QLinearConv", "FusedConv"})
+_PRODUCTS = frozenset({"Gemm", "MatMul", "MatMulInteger", "QLinearMatMul", "FusedMatMul"})
+
+
+def _multiplications(view: GraphView, node: ir.Node) -> int:
+    """Return how many numbers a node multiplies and adds; where it does not, those that it makes.
+
+    Sizes that inference cannot tell count as 1.
+    """
+    made = _elements(view, node.outputs[0])
+    if node.op_type in _CONVOLUTIONS:
+        # The filters are the only input of several axes besides the image: out, in, places.
+        ranks = [_shape_of(view, value) for value in node.inputs[1:] if value is not None]
+        return made * max((prod(shape[1:]) for shape in ranks if len(shape) > 1), default=1)
+    if node.op_type in _PRODUCTS and node.inputs[0] is not None:
+        return made * (_shape_of(view, node.inputs[0]) or (1,))[-1]
+    return made
+
+
+def _elements(view: GraphView, value: ir.Value) -> int:
+    return prod(_shape_of(view, value))
+
+
+def _shape_of(view: GraphView, value: ir.Value) -> tuple[int, ...]:
+    known = view.shape(value)
+    if known is None and value.shape is not None:
+        known = tuple(size if isinstance(size, int) else None for size in value.shape)
+    return tuple(size or 1 for size in known or ())
 
 
 def _downstream(view: GraphView, layer: ir.Value, logits: ir.Value) -> set[ir.Node]:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ def provider_list(options: RuntimeOptions) -> list[Any]:
     return [CPU]
 
 
+def runs_on_cpu(options: RuntimeOptions) -> bool:
+    """Tell whether sessions run on the processor.
+
+    Raises:
+        ProviderError: CUDA was asked for and is not there.
+    """
+    return bool(provider_list(options)[0] == CPU)
+
+
 Arrays = dict[str, NDArray[Any]]
 
 # Severity "fatal": errors reach the caller as exceptions, ONNX Runtime need not print them too.
@@ -107,6 +117,11 @@ _FOLDED_BYTES_KEY = "optimization.constant_folding_max_output_size_in_bytes"
 _MOST_FOLDED_BYTES = 512 * 2**20
 # It puts in functions too. The model's own are gone by then; this bounds those of the standard.
 _EXPANDED_NODES_KEY = "session.function_expansion_node_limit"
+# Threads that have nothing to do sleep. Otherwise those of one session keep a core busy while
+# another session runs, or another program: measured in docs/performance.md. Key: as above.
+_SPINNING_KEY = "session.intra_op.allow_spinning"
+# Otherwise each session keeps what its largest run took. Key: as above.
+_SHARED_KEY = "session.use_env_allocators"
 # Words by which ONNX Runtime and CUDA say that memory ran out.
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "bfcarena")
 # Larger batches gain nothing on a processor (measured: docs/performance.md).
@@ -125,16 +140,26 @@ class Batch:
     values: Mapping[str, Any]
     rows: int
 
+    @property
+    def size(self) -> int:
+        """Bytes that they take on the device."""
+        return sum(value.tensor_size_in_bytes() for value in self.values.values())
+
 
 @dataclass
 class Meter:
-    """Counts what takes the time of a scan.
+    """Counts what takes the time of a scan: passes of images through the model.
 
     Attributes:
-        passes: Images that went through the model so far, each as often as it did.
+        done: Passes so far. A part of the model counts as the share that it has of the whole.
     """
 
-    passes: int = 0
+    done: float = 0.0
+
+    @property
+    def passes(self) -> int:
+        """Passes so far, in whole ones."""
+        return round(self.done)
 
 
 class Session:
@@ -144,7 +169,10 @@ class Session:
         model: The model.
         options: Provider and threads.
         fixed_batch: Number of rows that the model insists on; None where it takes any.
-        meter: Counts the rows that are run; None where they are not images of the whole model.
+        meter: Counts the rows that are run; None where they are not images of the model.
+        share: Share of the model that this is.
+        small: One of many small ones, that run one after the other on the processor: they share the
+            memory that they work in.
 
     Raises:
         InferenceError: ONNX Runtime refuses the model.
@@ -157,11 +185,13 @@ class Session:
         options: RuntimeOptions,
         fixed_batch: int | None = None,
         meter: Meter | None = None,
+        share: float = 1.0,
+        small: bool = False,
     ) -> None:
         self.model = model
         self.fixed_batch = fixed_batch
-        self._meter = meter or Meter()
-        self._session = _open(model, options)
+        self._meter, self._share = meter or Meter(), share
+        self._session = _open(model, options, small)
         self.providers: tuple[str, ...] = tuple(self._session.get_providers())
         if options.provider == "cuda" and CUDA not in self.providers:
             raise ProviderError(
@@ -178,18 +208,12 @@ class Session:
         """
         rows = len(next(iter(arrays.values())))
         with _running():
-            padded = {name: self._pad(array) for name, array in arrays.items()}
+            padded = {name: pad_rows(array, self.fixed_batch) for name, array in arrays.items()}
             values = {
                 name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), self._device, 0)
                 for name, array in padded.items()
             }
         return Batch(values, rows)
-
-    def _pad(self, array: NDArray[Any]) -> NDArray[Any]:
-        missing = (self.fixed_batch or len(array)) - len(array)
-        if missing <= 0:
-            return array
-        return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
     def run(
         self,
@@ -214,22 +238,63 @@ class Session:
         """
         names = outputs or self.model.outputs
         with _running():
-            binding = self._session.io_binding()
-            for name, value in batch.values.items():
-                binding.bind_ortvalue_input(name, value)
-            for name, array in (extra or {}).items():
-                binding.bind_cpu_input(name, array)
+            binding = self._bind(batch, extra)
             for name in names:
                 binding.bind_output(name, "cpu")
             self._session.run_with_iobinding(binding)
             computed = binding.copy_outputs_to_cpu()
-        self._meter.passes += batch.rows
+        self._meter.done += self._share * batch.rows
         if whole:
             return list(computed)
         fed = max(batch.rows, self.fixed_batch or 0)
         for name, output in zip(names, computed, strict=True):
             _check_rows(name, output.shape, fed)
         return [output[: batch.rows] for output in computed]
+
+    def leave(self, batch: Batch, extra: Arrays | None = None, into: Arrays | None = None) -> Batch:
+        """Compute all outputs for one batch, and leave them on the device.
+
+        Args:
+            batch: Inputs on the device.
+            extra: As for `run`.
+            into: Arrays of the right shape and type that take the outputs, on the processor alone.
+
+        Raises:
+            InferenceError: The model does not run on these inputs, or memory runs out.
+        """
+        with _running():
+            binding = self._bind(batch, extra)
+            for name in self.model.outputs:
+                if into:
+                    value = ort.OrtValue.ortvalue_from_numpy(into[name], self._device, 0)
+                    binding.bind_ortvalue_output(name, value)
+                else:
+                    binding.bind_output(name, self._device, 0)
+            self._session.run_with_iobinding(binding)
+            values = dict(zip(self.model.outputs, binding.get_outputs(), strict=True))
+        self._meter.done += self._share * batch.rows
+        return Batch(values, batch.rows)
+
+    def _bind(self, batch: Batch, extra: Arrays | None) -> ort.IOBinding:
+        binding = self._session.io_binding()
+        for name, value in batch.values.items():
+            binding.bind_ortvalue_input(name, value)
+        for name, array in (extra or {}).items():
+            binding.bind_cpu_input(name, array)
+        return binding
+
+
+def pad_rows(array: NDArray[Any], rows: int | None) -> NDArray[Any]:
+    """Return an array with as many rows as a model insists on; the last one is repeated.
+
+    Args:
+        array: Values, images first.
+        rows: How many; None where any will do.
+    """
+    missing = (rows or 0) - len(array)
+    if missing <= 0:
+        return array
+    return np.concatenate([array, np.repeat(array[-1:], missing, axis=0)])
 
 
 @contextmanager
@@ -286,6 +351,7 @@ def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     settings.log_severity_level = _QUIET
     settings.intra_op_num_threads = threads
     settings.add_session_config_entry(_AS_DEFINED_KEY, "1")
+    settings.add_session_config_entry(_SPINNING_KEY, "0")
     settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(_MOST_FOLDED_BYTES))
     settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
     if model.folder is not None:
@@ -293,8 +359,21 @@ def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     return settings
 
 
-def _open(model: SubModel, options: RuntimeOptions) -> Any:
+@cache
+def _share_memory() -> None:
+    """Make the memory that sessions may share, once in a process; as large as the largest needs."""
+    where = ort.OrtMemoryInfo(
+        "Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT
+    )
+    as_asked_for = ort.OrtArenaCfg({"arena_extend_strategy": 1})
+    ort.create_and_register_allocator(where, as_asked_for)
+
+
+def _open(model: SubModel, options: RuntimeOptions, small: bool) -> Any:
     settings = _settings(model, options.thread_count)
+    if small:
+        _share_memory()
+        settings.add_session_config_entry(_SHARED_KEY, "1")
     providers = provider_list(options)
     if providers[0] != CPU:
         settings.use_deterministic_compute = True

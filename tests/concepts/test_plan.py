@@ -81,6 +81,21 @@ def test_a_race_is_shown_to_panels() -> None:
     assert racing_passes(BUDGET.rounds, PLAN, small, agreed=0) == 8 * (shown + 2 * 2)
 
 
+def test_styles_cost_half_a_pass_while_the_first_half_is_kept() -> None:
+    """As above, with half a pass for all that is not the opening of a panel or of the screen."""
+    here = replace(ground(), style_pass=0.5)
+    assert screening_passes(PLAN, here) == 12 * (1 + 10 + 2) + 12 * (1 + 2 * 2 / 2)
+    rounds = BUDGET.style_rounds
+    shown = 2 * 6 * (1 + 4 / 2) + 2 * 2 / 2 + 2 * 4 * (1 + 4 / 2 + 2 * 3 / 2)
+    assert racing_passes(rounds, PLAN, here, agreed=0, styles=True) == 8 * shown
+    # Twelve panels of eight images each are 96.
+    small = replace(here, halves=95)
+    whole = racing_passes(rounds, PLAN, ground(), agreed=0)
+    assert racing_passes(rounds, PLAN, small, agreed=0, styles=True) == whole
+    assert screening_passes(PLAN, small) == screening_passes(PLAN, here)
+    assert screening_passes(PLAN, replace(here, halves=11)) == screening_passes(PLAN, ground())
+
+
 def test_pairs_that_both_folds_have_cost_less() -> None:
     """Of four pairs of each fold two are the same: six pairs, and four that one fold alone has."""
     shown = 60 + 12 + 6 * (2 * 3) + 4 * (1 + 4)
@@ -125,23 +140,28 @@ def suspect_of(clean: CleanSet, time_limit: float | None = None) -> Suspect:
 def test_what_is_planned_is_what_it_costs(few: CleanSet) -> None:
     """To the pass where it is fixed; not more, and not much less, where pairs race."""
     suspect, budget = suspect_of(few), Budget(3, ((2, 2), (1, 1)), 4, ((2, 2),))
-    passes: list[int] = []
+    passes: list[float] = []
     told: list[int] = []
 
     def advance(done: int, _of: int) -> None:
-        passes.append(suspect.meter.passes)
+        passes.append(suspect.meter.done)
         told.append(done)
 
     found = examine_concepts(suspect, budget, advance)
     outlook = found.outlook
     assert outlook is not None
     assert outlook.plan == outlook.whole
-    here = Ground(np.full((2, 4), 3), np.full((2, 4), 3), channels=3, styled=True)
+    # Styles come after the third convolution. Of 7.36 million multiplications 3.33 are behind it.
+    half = 3_333_664 / 7_360_032
+    here = Ground(np.full((2, 4), 3), np.full((2, 4), 3), channels=3, styled=True, style_pass=half)
     assert planned_passes(outlook.plan, here) == outlook.passes
     # On the screen are three images of each of four classes in two folds.
     assert found.screen_images == 24
     unchosen = outlook.plan.battery + 3
     assert passes[unchosen - 1] - outlook.before == 24 * (1 + unchosen)
+    # The first of eight styles on the screen, and the last.
+    first, last = (told.index(outlook.plan.concepts + style) for style in (1, 8))
+    assert passes[last] - passes[first] == pytest.approx(7 * 24 * half)
     # Nobody can halt the end of a search, when the folds are crossed: all would be lost.
     assert told.count(outlook.plan.concepts) == told.count(outlook.plan.concepts + 12) == 1
     looked_at = [pair for pair in found.pairs if pair.shown > 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,12 +23,21 @@ from onnx_soda._detect.concepts.concept import (
     move_concept,
 )
 from onnx_soda._detect.concepts.families import FAMILIES
-from onnx_soda._detect.concepts.fields import ProbeFields, identity_fields
+from onnx_soda._detect.concepts.fields import STEPS, ProbeFields, identity_fields, steps_of
 from onnx_soda._detect.concepts.layers import make_pooling
+from onnx_soda._detect.concepts.pipeline import (
+    PREFIX,
+    Form,
+    Transform,
+    build_transform,
+    render_images,
+)
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead
 from onnx_soda._model.anatomy import Anatomy
 from onnx_soda._model.load import load_model
+from onnx_soda._model.parts import serialise
+from onnx_soda._model.runtime import Session
 from onnx_soda._options import RuntimeOptions, ScanOptions
 from onnx_soda._suspect import Suspect
 
@@ -232,3 +242,46 @@ def test_joined_concepts_do_one_and_then_the_other(
     np.testing.assert_allclose(changed[0, :, 3, 3], result, atol=1e-4)
     one, other = (FAMILIES[family].describe(values) for family, values in (first, second))
     assert concept.describe() == f"{one}, then {other}, everywhere"
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), channels=st.sampled_from([1, 3]))
+def test_steps_that_are_left_out_would_have_changed_nothing(seed: int, channels: int) -> None:
+    rng = np.random.default_rng(seed)
+    shape = (channels, 7, 9)
+    images = rng.random((4, *shape)).astype(np.float32)
+    one, other = draw_concept(rng, channels), draw_concept(rng, channels)
+    concept = join_concepts(one, other) if seed % 2 else one
+    form = Form("changed", shape, np.dtype(np.float32), lambda _, pixels: pixels)
+    session = Session(serialise(build_transform(shape, form, frozenset(STEPS)), None), CPU)
+    uploaded = session.upload({PREFIX + "pixels": images})
+    (whole,) = session.run(uploaded, concept.render(shape).as_feeds(PREFIX))
+    found = render_images(images, concept)
+    # What is not mixed is not brought to the least level of 0.00001 either.
+    np.testing.assert_allclose(found, whole, atol=2e-5)
+    np.testing.assert_allclose(found, apply(concept.render(shape), images), atol=1e-4)
+
+
+def test_images_that_are_changed_in_several_runs_are_as_each_alone() -> None:
+    """An image of 300 x 300 fills a run."""
+    images = RNG.random((3, 3, 300, 300)).astype(np.float32)
+    concept = draw_concept(np.random.default_rng(5), channels=3)
+    alone = [render_images(image[None], concept)[0] for image in images]
+    np.testing.assert_array_equal(render_images(images, concept), np.stack(alone))
+    assert render_images(images[:0], concept).shape == (0, 3, 300, 300)
+
+
+def test_graphs_of_many_steps_work_in_the_same_memory() -> None:
+    """Each alone keeps some 10 MiB for images of 400 x 400."""
+    shape, rng = (3, 400, 400), np.random.default_rng(0)
+    form = Form("changed", shape, np.dtype(np.float32), lambda _, pixels: pixels)
+    transform = Transform(shape, form, CPU)
+    images = transform.upload(rng.random((2, *shape)).astype(np.float32))
+    concepts = {
+        steps_of(feeds): feeds for feeds in (draw_concept(rng, 3).feeds(shape) for _ in range(60))
+    }
+    assert len(concepts) > 15
+    before = psutil.Process().memory_info().rss
+    for fields in concepts.values():
+        transform.apply(images, fields)
+    assert psutil.Process().memory_info().rss - before < 100 * 2**20

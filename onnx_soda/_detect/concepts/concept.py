@@ -23,7 +23,7 @@ from onnx_soda._detect.concepts.families import (
     draw_values,
     move_values,
 )
-from onnx_soda._detect.concepts.fields import ProbeFields, compose, identity_fields
+from onnx_soda._detect.concepts.fields import ProbeFields, changed_fields, compose, identity_fields
 from onnx_soda._errors import OptionError
 from onnx_soda._numbers import ConceptValues, EffectValues
 
@@ -136,18 +136,22 @@ class Concept:
     mask_values: Values
     then: Effect | None = None
 
-    def render(self, shape: Shape) -> ProbeFields:
-        """Return the probe's inputs for images of (channels, height, width)."""
+    def _changes(self, shape: Shape) -> dict[str, Any]:
+        """Return what it sets, for images of (channels, height, width)."""
         changes = dict(FAMILIES[self.family].render(self.values, shape))
         if self.then:
             after = FAMILIES[self.then.family].render(self.then.values, shape)
             changes = compose(changes, after, shape[0])
         changes.update(MASKS[self.mask].render(self.mask_values, shape[1], shape[2]))
-        return identity_fields(*shape, changes)
+        return changes
+
+    def render(self, shape: Shape) -> ProbeFields:
+        """Return all of the pipeline's numbers for images of (channels, height, width)."""
+        return identity_fields(*shape, self._changes(shape))
 
     def feeds(self, shape: Shape) -> dict[str, NDArray[np.float32]]:
-        """Return the probe's inputs by name."""
-        return self.render(shape).as_feeds("")
+        """Return the pipeline's inputs that it sets, by name; the others change nothing."""
+        return changed_fields(*shape, self._changes(shape))
 
     @property
     def of(self) -> str:

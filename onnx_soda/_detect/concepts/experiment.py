@@ -142,9 +142,8 @@ def examine_concepts(
     labels = suspect.clean.labels[every.rows]
     features = read_features(suspect, every.rows)
     examination = _examination(suspect, features, labels, every)
-    styled = features.style_layer is not None
     unread = len(split.rows) - len(every.rows)
-    ahead = look_ahead(examination, Reader(suspect, every), budget, styled, unread)
+    ahead = look_ahead(examination, Reader(suspect, every), budget, features.style_layer, unread)
     plan = ahead.outlook.plan
     folds = thinned(every, labels, plan, rng.spawn(1)[0])
     reader = Reader(suspect, folds)

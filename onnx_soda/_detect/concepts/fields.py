@@ -1,7 +1,8 @@
 """The numbers that a concept puts into the probe graph.
 
 One fixed pipeline serves all families; a family sets some of its inputs and leaves the others at
-values that change nothing. For an image x with values from 0 to 1:
+values that change nothing. Steps none of whose inputs are set are left out of the graph where that
+saves time (`pipeline`). For an image x with values from 0 to 1:
 
     s = x + style ((x - mean(x)) / deviation(x) style_std + style_mean - x)     per image, channel
     y = kernel * (clip(mix s + offset)^gamma  gain + field)        * is a 5 x 5 convolution
@@ -11,7 +12,7 @@ values that change nothing. For an image x with values from 0 to 1:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,6 +23,29 @@ Array = NDArray[np.float32]
 KERNEL_SIZE = 5
 # sigmoid(20) is 1 to 2e-9: a mask that does not look at the luminance.
 _ALWAYS = 20.0
+
+STEPS: Mapping[str, tuple[str, ...]] = {
+    "style": ("style", "style_mean", "style_std"),
+    "mix": ("mix", "offset"),
+    "gamma": ("gamma",),
+    "gain": ("gain",),
+    "field": ("field",),
+    "filter": ("kernel",),
+    "mask": ("mask",),
+    "switch": ("slope", "bias"),
+}
+"""The inputs of each step of the pipeline, in its order."""
+
+
+def steps_of(changes: Iterable[str]) -> frozenset[str]:
+    """Return the steps that some inputs are of."""
+    named = set(changes)
+    return frozenset(step for step, inputs in STEPS.items() if named.intersection(inputs))
+
+
+def fields_of(steps: frozenset[str]) -> tuple[str, ...]:
+    """Return the inputs of some steps, in the pipeline's order."""
+    return tuple(name for step, inputs in STEPS.items() if step in steps for name in inputs)
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +85,43 @@ class ProbeFields:
         return {prefix + entry.name: getattr(self, entry.name) for entry in fields(self)}
 
 
+def _sizes(channels: int, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each field; scalars have one element."""
+    places, each = (1, channels, height, width), (1, channels, 1, 1)
+    return {
+        "style": (1,),
+        "style_mean": each,
+        "style_std": each,
+        "mix": (channels, channels, 1, 1),
+        "offset": (channels,),
+        "gamma": (1,),
+        "gain": places,
+        "field": places,
+        "kernel": (channels, 1, KERNEL_SIZE, KERNEL_SIZE),
+        "mask": (1, 1, height, width),
+        "slope": (1,),
+        "bias": (1,),
+    }
+
+
+def changed_fields(
+    channels: int, height: int, width: int, changes: Mapping[str, Any]
+) -> dict[str, Array]:
+    """Return the fields that some changes set, as the graph takes them.
+
+    Args:
+        channels: 1 or 3.
+        height: Pixels.
+        width: Pixels.
+        changes: Values, by name; brought to float32 and broadcast to the field's shape.
+    """
+    sizes = _sizes(channels, height, width)
+    return {
+        name: np.ascontiguousarray(np.broadcast_to(np.asarray(value), sizes[name]), np.float32)
+        for name, value in changes.items()
+    }
+
+
 def identity_fields(
     channels: int, height: int, width: int, changes: Mapping[str, Any] | None = None
 ) -> ProbeFields:
@@ -70,27 +131,26 @@ def identity_fields(
         channels: 1 or 3.
         height: Pixels.
         width: Pixels.
-        changes: Values to set, by name; brought to float32 and broadcast to the field's shape.
+        changes: As for `changed_fields`.
     """
     kernel = np.zeros((channels, 1, KERNEL_SIZE, KERNEL_SIZE))
     kernel[:, 0, KERNEL_SIZE // 2, KERNEL_SIZE // 2] = 1
-    values: dict[str, NDArray[Any]] = {
-        "style": np.zeros(()),
-        "style_mean": np.zeros((1, channels, 1, 1)),
-        "style_std": np.ones((1, channels, 1, 1)),
+    values: dict[str, Any] = {
+        "style": 0.0,
+        "style_mean": 0.0,
+        "style_std": 1.0,
         "mix": np.eye(channels).reshape(channels, channels, 1, 1),
-        "offset": np.zeros(channels),
-        "gamma": np.ones(()),
-        "gain": np.ones((1, channels, height, width)),
-        "field": np.zeros((1, channels, height, width)),
+        "offset": 0.0,
+        "gamma": 1.0,
+        "gain": 1.0,
+        "field": 0.0,
         "kernel": kernel,
-        "mask": np.ones((1, 1, height, width)),
-        "slope": np.zeros(()),
-        "bias": np.full((), _ALWAYS),
+        "mask": 1.0,
+        "slope": 0.0,
+        "bias": _ALWAYS,
     }
-    for name, value in (changes or {}).items():
-        values[name] = np.broadcast_to(np.asarray(value), values[name].shape)
-    return ProbeFields(**{k: np.ascontiguousarray(v, np.float32) for k, v in values.items()})
+    values.update(changes or {})
+    return ProbeFields(**changed_fields(channels, height, width, values))
 
 
 def compose(
@@ -102,7 +162,7 @@ def compose(
     gains are multiplied. Two styles or two kernels cannot be put into one; the second stays.
 
     Args:
-        first: Changes for `identity_fields`.
+        first: Changes for `changed_fields`.
         second: The same.
         channels: 1 or 3.
     """

@@ -12,12 +12,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import cycle
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_soda._data.sources import IntArray
-from onnx_soda._detect.concepts.battery import Budget, varied
+from onnx_soda._detect.concepts.battery import Budget, concept_battery, varied
 from onnx_soda._detect.concepts.examination import (
     PANEL_BYTES,
     Examination,
@@ -25,6 +27,7 @@ from onnx_soda._detect.concepts.examination import (
     count_by_fold,
 )
 from onnx_soda._detect.concepts.folds import FOLDS, Folds
+from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.plan import (
     BESIDE,
     FEWEST_VICTIMS,
@@ -34,9 +37,11 @@ from onnx_soda._detect.concepts.plan import (
     kept_passes,
     planned_passes,
     plans,
+    spread,
 )
-from onnx_soda._detect.concepts.probe import Probe
+from onnx_soda._detect.concepts.probe import KEPT_BYTES, Probe, names_read
 from onnx_soda._detect.concepts.styles import STRENGTHS
+from onnx_soda._model.parts import share_behind
 from onnx_soda._model.runtime import CPU, Meter
 from onnx_soda._numbers import CoveredPart
 from onnx_soda._results import Halted
@@ -63,6 +68,8 @@ _SURELY, _STEP = 1.1, 0.1
 # Share of the time left in which the speed is measured; less where it is so many times as fast as
 # it has to be.
 _MEASURING, _SURE = 0.02, 3
+# Concepts of the battery that take turns then: some cost more than others.
+_TRIED = 8
 # Seconds from which on it is told what is going to be done.
 _LONG = 60.0
 # Images in a second from which on a figure behind the point says nothing.
@@ -267,11 +274,12 @@ def _speed(probe: Probe, suspect: Suspect, passes: int) -> float:
     Where so many passes surely fit, the first run tells enough. Otherwise it is a mean over a
     while: other programs may hold the machine at a moment.
     """
+    changes = cycle(spread(concept_battery(probe.shape[0]), _TRIED))
     probe.flows(None)  # the first run is slower
     begin, before = time.monotonic(), suspect.meter.passes
     left = suspect.options.aim - suspect.stopwatch.seconds
     while True:
-        probe.flows(None)
+        probe.flows(next(changes))
         seconds = max(time.monotonic() - begin, _TICK)
         rate = (suspect.meter.passes - before) / seconds
         if seconds > _MEASURING * left or _SURE * passes < rate * left:
@@ -348,7 +356,11 @@ class Ahead:
 
 
 def look_ahead(
-    examination: Examination, reader: Reader, budget: Budget, styled: bool, unread: int
+    examination: Examination,
+    reader: Reader,
+    budget: Budget,
+    style_layer: StyleLayer | None,
+    unread: int,
 ) -> Ahead:
     """Measure how fast the changed model is, and plan; tell where it takes long.
 
@@ -356,13 +368,13 @@ def look_ahead(
         examination: The classifier.
         reader: Of the images of all classes.
         budget: What is tried where there is time.
-        styled: The model has a layer with styles.
+        style_layer: Where styles may be changed; None where the model has no such layer.
         unread: Images that there was no time to read features from.
     """
     suspect, folds = examination.suspect, reader.folds
     trial = reader.read(folds.screen & (folds.screen.cumsum() <= TRIAL_IMAGES))
     probe = examination.probe(trial.by_class(trial.present))
-    ground = _survey(reader, trial.pixels, styled)
+    ground = _survey(examination, reader, trial.pixels, style_layer)
     whole = ground.whole(budget, int(folds.turn[folds.screen].max()) + 1)
     limit = suspect.options.aim
     rate = _speed(probe, suspect, planned_passes(whole, ground))
@@ -388,13 +400,22 @@ def look_ahead(
     return Ahead(outlook, pace, kept_passes(plan, ground))
 
 
-def _survey(reader: Reader, pixels: FloatPixels, styled: bool) -> Ground:
+def _survey(
+    examination: Examination, reader: Reader, pixels: FloatPixels, style_layer: StyleLayer | None
+) -> Ground:
     folds, labels = reader.folds, reader.labels
     present, place = np.unique(labels[folds.rows], return_inverse=True)
 
     def count(chosen: NDArray[np.bool_]) -> IntArray:
         return count_by_fold(place[chosen], folds.fold[chosen], len(present))
 
-    search = count(folds.search)
-    kept = PANEL_BYTES // pixels[0].nbytes
-    return Ground(search, count(folds.confirm), pixels.shape[1], styled, kept)
+    search, kept = count(folds.search), PANEL_BYTES // pixels[0].nbytes
+    ground = Ground(search, count(folds.confirm), pixels.shape[1], style_layer is not None, kept)
+    if style_layer is None:
+        return ground
+    view = examination.suspect.anatomy.view
+    layer = view.values[style_layer.name]
+    share = share_behind(view, layer, names_read(examination.suspect, examination.heads))
+    sizes = view.shape(layer) or ()
+    each = pixels.itemsize * prod(size or 1 for size in sizes[1:])
+    return replace(ground, style_pass=share, halves=KEPT_BYTES // each)

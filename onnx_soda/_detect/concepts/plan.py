@@ -1,6 +1,7 @@
 """Plans: how much of a search is done, and what that costs.
 
-Costs are counted in passes: an image that goes through the model once. There are few plans, from
+Costs are counted in passes: an image that goes through the model once. Through half of it is the
+share of a pass that this half has of the multiplications. There are few plans, from
 the whole to the least, and each costs clearly less than the one before. So the same file gives the
 same report on machines that are about as fast.
 """
@@ -100,6 +101,8 @@ class Ground:
         channels: Of the images.
         styled: The model has a layer with styles.
         kept: Images of panels that are kept; panels with more are opened anew each time.
+        style_pass: What another style costs of a pass, while the first half of the network is kept.
+        halves: Images that it is kept of.
     """
 
     search: IntArray
@@ -107,6 +110,12 @@ class Ground:
     channels: int
     styled: bool
     kept: float = math.inf
+    style_pass: float = 1.0
+    halves: float = math.inf
+
+    def restyled(self, images: int) -> float:
+        """Return what another style costs of a pass, shown to so many images in turn."""
+        return self.style_pass if images <= self.halves else 1.0
 
     def whole(self, budget: Budget, screen: int) -> Plan:
         """Return the plan of a budget where there is time for all."""
@@ -135,13 +144,15 @@ class Ground:
 
 def screening_passes(plan: Plan, ground: Ground) -> int:
     """Return what showing the screen all that nothing has chosen costs; this is what it will be."""
-    shown = 1 + plan.battery + plan.budget.draws
+    shown, images = 1.0 + plan.battery + plan.budget.draws, ground.on_screen(plan)
     if plan.budget.donors:
-        shown += 1 + len(STRENGTHS) * plan.budget.donors
-    return ground.on_screen(plan) * shown
+        shown += 1 + len(STRENGTHS) * plan.budget.donors * ground.restyled(images)
+    return round(images * shown)
 
 
-def racing_passes(rounds: Rounds, plan: Plan, ground: Ground, agreed: float = _AGREED) -> int:
+def racing_passes(
+    rounds: Rounds, plan: Plan, ground: Ground, agreed: float = _AGREED, styles: bool = False
+) -> int:
     """Return what the race of one search may cost, the crossing of folds included.
 
     Pairs of one victim share its panel, and what was shown is not shown again: with other pairs in
@@ -152,24 +163,31 @@ def racing_passes(rounds: Rounds, plan: Plan, ground: Ground, agreed: float = _A
         plan: What is done.
         ground: What there is.
         agreed: Share of the pairs left in the end that are the same in both folds.
+        styles: It is the search for styles.
     """
     starters = min(racing(rounds), plan.victims * (int(ground.search.shape[1]) - 1))
-    shown = FOLDS * starters * (1 + PROMOTED) + FOLDS * varied(rounds)
-    # Panels that do not fit into memory together are opened again when their turn comes.
     size = ground.panel(plan)
+    each = ground.restyled(FOLDS * starters * size) if styles else 1.0
+    shown = FOLDS * starters * (1 + PROMOTED * each) + FOLDS * varied(rounds) * each
+    # Panels that do not fit into memory together are opened again when their turn comes.
     again = (pairs for pairs, _ in rounds if FOLDS * pairs * size > ground.kept)
     shown += FOLDS * sum(again)
-    return round((shown + _closing(min(FINALISTS, starters), agreed)) * size)
+    return round((shown + _closing(min(FINALISTS, starters), agreed, each)) * size)
 
 
-def _closing(finalists: int, agreed: float) -> float:
+def _closing(finalists: int, agreed: float, each: float = 1.0) -> float:
     """Return how often panels are shown something in the crossing of folds.
 
     Each pair is shown what either fold has chosen. Where one fold alone has it, the other opens a
     panel and chooses for it, too.
+
+    Args:
+        finalists: Pairs of each fold.
+        agreed: Share of them that are the same in both.
+        each: What another change costs of a pass; opening a panel costs a whole one.
     """
     alone = FOLDS * finalists * (1 - agreed)
-    return (alone + finalists * agreed) * FOLDS * BEST + alone * (1 + PROMOTED)
+    return (alone + finalists * agreed) * FOLDS * BEST * each + alone * (1 + PROMOTED * each)
 
 
 def looking_passes(looks: float, plan: Plan, ground: Ground) -> int:
@@ -186,14 +204,14 @@ def planned_passes(plan: Plan, ground: Ground, most: bool = False) -> int:
         most: Return what it costs at most; closer looks are not planned either way.
     """
     agreed = 0.0 if most else _AGREED
-    searches = [(plan.budget.rounds, plan.looks)]
+    searches = [(plan.budget.rounds, plan.looks, False)]
     if plan.budget.donors:
-        searches.append((plan.budget.style_rounds, min(plan.looks, STYLE_FINDINGS)))
+        searches.append((plan.budget.style_rounds, min(plan.looks, STYLE_FINDINGS), True))
     passes = screening_passes(plan, ground)
-    for rounds, looks in searches:
+    for rounds, looks, styles in searches:
         # Some are looked at in any case, more where there is something to be seen.
         looked_at = looks if most else (looks + LEAST_PAIRS) / 2
-        passes += racing_passes(rounds, plan, ground, agreed)
+        passes += racing_passes(rounds, plan, ground, agreed, styles)
         passes += looking_passes(looked_at, plan, ground)
     return passes
 

@@ -1,8 +1,11 @@
-"""The probe graph: concept in front of the model, confusion behind it.
+"""The probe: concept in front of the model, confusion behind it.
 
 Image pixels from 0 to 1 go in once and stay on the device. A probe sends the few numbers of a
 concept (`fields`) and gets back, for each group of images, how much probability the model and each
 reference head give to every class.
+
+Where styles are asked about, the model is cut in two at their layer. A style leaves the image as it
+is. So what the first half makes of it is kept, and each style runs the second half alone.
 """
 
 from __future__ import annotations
@@ -10,27 +13,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnx_soda._data.preprocessing import Preprocessing
+from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.families import Shape
-from onnx_soda._detect.concepts.fields import identity_fields
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.pipeline import (
     PREFIX,
+    Transform,
+    Uploaded,
     Wiring,
+    form_of,
     graph_input,
-    wire_preprocessing,
-    wire_transform,
 )
 from onnx_soda._detect.concepts.reference import ReferenceHead
-from onnx_soda._detect.concepts.styles import Change
-from onnx_soda._model.anatomy import Anatomy
-from onnx_soda._model.parts import extract_body, serialise
+from onnx_soda._detect.concepts.styles import Change, Style
+from onnx_soda._model.parts import cut_in_two, extract_body, serialise
 from onnx_soda._model.runtime import Batch, Session, choose_batch_size
 from onnx_soda._suspect import Suspect
 
@@ -93,75 +97,87 @@ def _as_float(wiring: Wiring, value: ir.Value) -> ir.Value:
     return wiring.op("Cast", value, to=int(ir.DataType.FLOAT))
 
 
+def names_read(suspect: Suspect, heads: Sequence[ReferenceHead]) -> list[str]:
+    """Return the tensors that a probe reads: the logits, then the layer of each reference head."""
+    return [suspect.anatomy.logits.value.name or "", *(head.pooling.name for head in heads)]
+
+
 def build_probe(
-    anatomy: Anatomy,
-    preprocessing: Preprocessing,
-    shape: Shape,
+    body: ir.Model,
+    names: Sequence[str],
     heads: Sequence[ReferenceHead],
     classes: int,
     style_layer: StyleLayer | None = None,
 ) -> ir.Model:
-    """Return the model with the concept pipeline in front and the flows behind.
+    """Return a model, or its second half, with the flows behind.
 
     Args:
-        anatomy: The classifier.
-        preprocessing: How pixels become its input.
-        shape: Channels, height and width of the images.
+        body: What computes the tensors that are read; changed.
+        names: Of these tensors: the logits, then the layer that each head reads.
         heads: Reference heads.
         classes: Number of classes.
-        style_layer: One of the layers that heads read, which images may be given a style in.
+        style_layer: The first input of the body, if it may be given a style there.
     """
-    names = [anatomy.logits.value.name or "", *(head.pooling.name for head in heads)]
-    body = extract_body(anatomy.view, names)
     graph = body.graph
-    batch = anatomy.view.image.batch or "images"
-    pixels = graph_input("pixels", [batch, *shape])
-    groups = [graph_input(f"groups_{fold}", [batch, "groups"]) for fold in range(FOLDS)]
-    fields = identity_fields(*shape).as_feeds("")
-    inputs = {name: graph_input(name, array.shape) for name, array in fields.items()}
-    front, back = Wiring(), Wiring()
-    changed = wire_transform(front, pixels, inputs, shape)
-    image = wire_preprocessing(front, changed, preprocessing, anatomy, shape)
-    old = graph.inputs[0]
-    for user, index in tuple(old.uses()):
-        user.replace_input_with(index, image)
-    tensors = list(graph.outputs)
+    known = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+    styles = style_layer.inputs() if style_layer else {}
     if style_layer:
-        styles = style_layer.inputs()
-        tensors = _restyle(graph, tensors, style_layer, styles)
-        inputs |= styles
-    flows = _flows(back, tensors, groups, heads, classes)
-    graph.insert_before(graph[0], front.nodes)
+        known[style_layer.name] = _restyle(graph, style_layer, styles)
+    groups = [graph_input(f"groups_{fold}", ["images", "groups"]) for fold in range(FOLDS)]
+    back = Wiring("flows_")
+    flows = _flows(back, [known[name] for name in names], groups, heads, classes)
     graph.extend(back.nodes)
-    for constant in (*front.constants, *back.constants):
+    for constant in back.constants:
         graph.register_initializer(constant)
-    graph.inputs[:] = [pixels, *groups, *inputs.values()]
+    graph.inputs.extend([*groups, *styles.values()])
     flows.dtype, flows.shape = ir.DataType.FLOAT, ir.Shape(["groups", "flows"])
     graph.outputs[:] = [flows]
     return body
 
 
-def _restyle(
-    graph: ir.Graph, tensors: Sequence[ir.Value], layer: StyleLayer, inputs: dict[str, ir.Value]
-) -> list[ir.Value]:
-    """Put the change of style behind a layer; return the tensors with that one replaced."""
-    wiring = Wiring()
-    old = next(value for value in tensors if value.name == layer.name)
+def _restyle(graph: ir.Graph, layer: StyleLayer, inputs: dict[str, ir.Value]) -> ir.Value:
+    """Put the change of style behind the first input; return the tensor with the new style."""
+    wiring, old = Wiring("style_"), graph.inputs[0]
+    readers = tuple(old.uses())
     new = layer.wire(wiring, old, inputs)
-    for user, index in tuple(old.uses()):
-        if user not in wiring.nodes:
-            user.replace_input_with(index, new)
-    graph.insert_after(_producer(old), wiring.nodes)
+    for user, index in readers:
+        user.replace_input_with(index, new)
+    graph.insert_before(graph[0], wiring.nodes)
     for constant in wiring.constants:
         graph.register_initializer(constant)
-    return [new if value is old else value for value in tensors]
+    return new
 
 
-def _producer(value: ir.Value) -> ir.Node:
-    node = value.producer()
-    if node is None:
-        raise ValueError(f"{value.name} is no hidden tensor")
-    return node
+# Of what the first half of a model makes of images, and is kept: that of 80 images of 224 x 224 in
+# a VGG-16, of 660 in a ResNet-18.
+KEPT_BYTES = 256 * 2**20
+
+
+class FirstHalf:
+    """The first half of a model; keeps what it makes of images as they are.
+
+    Args:
+        session: From the image to the tensors between the halves.
+        room: Bytes that may be kept. What was asked for longest ago goes first, and what is kept of
+            images goes with them.
+    """
+
+    def __init__(self, session: Session, room: int) -> None:
+        self._session, self._room = session, room
+        self._kept: WeakKeyDictionary[Uploaded, Batch] = WeakKeyDictionary()
+
+    def unchanged(self, images: Uploaded, transform: Transform) -> Batch:
+        """Return what it makes of images as they are."""
+        made = self._kept.pop(images, None) or self.run(transform.apply(images, {}))
+        if made.size <= self._room:
+            while made.size + sum(batch.size for batch in self._kept.values()) > self._room:
+                del self._kept[next(iter(self._kept))]
+            self._kept[images] = made
+        return made
+
+    def run(self, batch: Batch) -> Batch:
+        """Return what it makes of images in the form that the model takes."""
+        return self._session.leave(batch)
 
 
 class Probe:
@@ -173,6 +189,7 @@ class Probe:
         heads: Reference heads; none where the model alone is asked.
         classes: Number of classes.
         style_layer: One of the layers that heads read; styles are asked about there.
+        room: Bytes of the first half of the network that may be kept.
     """
 
     def __init__(
@@ -182,29 +199,51 @@ class Probe:
         heads: Sequence[ReferenceHead],
         classes: int,
         style_layer: StyleLayer | None = None,
+        room: int = KEPT_BYTES,
     ) -> None:
-        anatomy, options = suspect.anatomy, suspect.options.runtime
         channels, height, width = images.pixels.shape[1:]
         self.shape: Shape = (channels, height, width)
         self._heads = 1 + len(heads)
-        fixed = anatomy.view.image.batch
-        model = serialise(
-            build_probe(anatomy, suspect.preprocessing, self.shape, heads, classes, style_layer),
-            anatomy.model.folder,
-        )
-        self._unchanged = identity_fields(*self.shape).as_feeds("")
-        if style_layer:
-            self._unchanged |= style_layer.unchanged()
-        self._session = Session(model, options, fixed, suspect.meter)
-        self._size = fixed or choose_batch_size(list(anatomy.view.shapes.values()), options)
+        self._unstyled = style_layer.unchanged() if style_layer else {}
+        self._first: FirstHalf | None = None
+        self._session = self._open(suspect, heads, classes, style_layer, room)
+        view, options = suspect.anatomy.view, suspect.options.runtime
+        form = form_of(view.image, suspect.preprocessing, self.shape)
+        self._transform = Transform(self.shape, form, options)
+        self._size = view.image.batch or choose_batch_size(list(view.shapes.values()), options)
         self._take(images)
+
+    def _open(
+        self,
+        suspect: Suspect,
+        heads: Sequence[ReferenceHead],
+        classes: int,
+        style_layer: StyleLayer | None,
+        room: int,
+    ) -> Session:
+        """Open the session that tells the flows, and one for the first half where there is one."""
+        view, folder = suspect.anatomy.view, suspect.anatomy.model.folder
+        names, share = names_read(suspect, heads), 1.0
+        open_part = partial(
+            Session,
+            options=suspect.options.runtime,
+            fixed_batch=view.image.batch,
+            meter=suspect.meter,
+        )
+        if style_layer:
+            halves = cut_in_two(view, view.values[style_layer.name], names)
+            body, share = halves.second, halves.share
+            first = open_part(serialise(halves.first, folder), share=1 - share)
+            self._first = FirstHalf(first, room)
+        else:
+            body = extract_body(view, names)
+        model = build_probe(body, names, heads, classes, style_layer)
+        return open_part(serialise(model, folder), share=share)
 
     def _take(self, images: ProbeImages) -> None:
         self._images = images
-        self._pixels = [
-            self._session.upload({PREFIX + "pixels": images.pixels[rows]}) for rows in self._rows()
-        ]
-        self._batches = self._grouped(images.membership)
+        self._pixels = [self._transform.upload(images.pixels[rows]) for rows in self._rows()]
+        self._groups = self._grouped(images.membership)
 
     def over(self, images: ProbeImages) -> Probe:
         """Return a probe of the same session over other images of the same size."""
@@ -218,19 +257,18 @@ class Probe:
         return [slice(start, start + self._size) for start in starts]
 
     def _grouped(self, membership: NDArray[np.float32]) -> list[Batch]:
-        """Put each batch's groups beside its images; images that fill a batch up are in none."""
+        """Return each batch's groups; images that fill a batch up are in none."""
         batches = []
-        for rows, pixels in zip(self._rows(), self._pixels, strict=True):
+        for rows in self._rows():
             fold, own = self._images.fold[rows], membership[rows]
-            missing = max((self._session.fixed_batch or 0) - pixels.rows, 0)
+            missing = max((self._session.fixed_batch or 0) - len(own), 0)
             # A head is read on the images that it was not fitted to.
             read = (np.where((fold != fitted_to)[:, None], own, 0) for fitted_to in range(FOLDS))
             groups = {
                 f"{PREFIX}groups_{fitted_to}": np.pad(part, ((0, missing), (0, 0)))
                 for fitted_to, part in enumerate(read)
             }
-            values = {**pixels.values, **self._session.upload(groups).values}
-            batches.append(Batch(values, pixels.rows))
+            batches.append(self._session.upload(groups))
         return batches
 
     def regrouped(self, membership: NDArray[np.float32]) -> Probe:
@@ -240,7 +278,7 @@ class Probe:
             membership: As in `ProbeImages`.
         """
         other = copy(self)
-        other._batches = self._grouped(membership)
+        other._groups = self._grouped(membership)
         return other
 
     def flows(self, change: Change | None) -> NDArray[np.float64]:
@@ -253,10 +291,23 @@ class Probe:
             Shape (1 + heads, groups, classes): mean probability of each class, by the model
             first, then by each reference head.
         """
-        feeds = {**self._unchanged, **(change.feeds(self.shape) if change else {})}
-        extra = {PREFIX + name: array for name, array in feeds.items()}
-        # The sum over batches: membership is a share of the whole group. A run's output has the
-        # groups as rows, not the images.
-        parts = [self._session.run(batch, extra, whole=True)[0] for batch in self._batches]
+        style = change.feeds(self.shape) if isinstance(change, Style) else {}
+        fields = change.feeds(self.shape) if isinstance(change, Concept) else {}
+        extra = {PREFIX + name: array for name, array in {**self._unstyled, **style}.items()}
+        parts = []
+        for images, groups in zip(self._pixels, self._groups, strict=True):
+            shown = self._shown(images, fields)
+            batch = Batch({**shown.values, **groups.values}, images.rows)
+            # A run's output has the groups as rows, not the images.
+            parts.append(self._session.run(batch, extra, whole=True)[0])
+        # The sum over batches: membership is a share of the whole group.
         total: NDArray[np.float64] = np.asarray(parts, dtype=np.float64).sum(axis=0)
         return total.reshape(len(total), self._heads, -1).transpose(1, 0, 2)
+
+    def _shown(self, images: Uploaded, fields: dict[str, NDArray[np.float32]]) -> Batch:
+        """Return images under a concept as the session takes them, by way of the first half."""
+        if self._first is None:
+            return self._transform.apply(images, fields)
+        if not fields:
+            return self._first.unchanged(images, self._transform)
+        return self._first.run(self._transform.apply(images, fields))

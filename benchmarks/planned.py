@@ -83,7 +83,7 @@ def _teach(network: nn.Module, patterns: NDArray[np.float32]) -> None:
 
 
 def write_network(name: str, classes: int) -> Path:
-    """Write a network of torchvision that knows the patterns; return the file, kept if it is there."""
+    """Write a network of torchvision that knows the patterns, if it is not there; return it."""
     path = PLANNED / f"{name}-{classes}.onnx"
     if path.is_file():
         return path

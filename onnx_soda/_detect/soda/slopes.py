@@ -206,7 +206,7 @@ class _Slopes:
 def _largest(means: Estimates, most: int) -> NDArray[np.integer]:
     """Return the neurons with the largest estimates, a few of each class and at most so many."""
     attribution = np.abs(means).mean(axis=0)
-    each = min(_CORRECTED, max(1, most // len(attribution)))
+    each = min(_CORRECTED, max(1, most // len(attribution)), attribution.shape[1])
     found = np.unique(np.argpartition(-attribution, each - 1, axis=1)[:, :each])
     strength = attribution[:, found].max(axis=0)
     return found[np.argsort(-strength, kind="stable")[: max(1, most)]]

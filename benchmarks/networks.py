@@ -85,9 +85,12 @@ def _block(graph: _Graph, source: str, channels: tuple[int, int], stride: int) -
     return graph.add("Relu", graph.add("Add", branch, shortcut))
 
 
-def _resnet18_features(graph: _Graph) -> str:
-    stem = graph.add("Relu", graph.conv("image", (3, 64), 7, 2))
-    value = graph.add("MaxPool", stem, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+def _resnet18_features(graph: _Graph, small_images: bool) -> str:
+    if small_images:
+        value = graph.add("Relu", graph.conv("image", (3, 64), 3, 1))
+    else:
+        stem = graph.add("Relu", graph.conv("image", (3, 64), 7, 2))
+        value = graph.add("MaxPool", stem, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
     width = 64
     for channels, stride in _STAGES:
         for number in range(_BLOCKS_PER_STAGE):
@@ -135,10 +138,19 @@ def _network_input(path: Path) -> tuple[FloatArray, NDArray[np.integer]]:
     return np.ascontiguousarray((images / np.float32(255)).transpose(0, 3, 1, 2)), labels
 
 
-def write_resnet18(path: Path, data: Path, seed: int = 0) -> None:
-    """Write a ResNet-18 whose head is fitted to a clean set."""
+def write_resnet18(path: Path, data: Path, seed: int = 0, small_images: bool = False) -> None:
+    """Write a ResNet-18 whose head is fitted to a clean set.
+
+    Args:
+        path: Where to write it.
+        data: The clean set, an .npz file.
+        seed: For the weights.
+        small_images: In the form for images of 32 x 32 pixels, which the paper takes: the first
+            convolution is 3 x 3 without a stride, and no pooling follows.
+    """
     graph = _Graph(seed)
-    _write_with_head(graph, _resnet18_features(graph), _network_input(data), path)
+    features = _resnet18_features(graph, small_images)
+    _write_with_head(graph, features, _network_input(data), path)
 
 
 def write_mlp(path: Path, data: Path, neurons: int, seed: int = 0) -> None:

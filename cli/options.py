@@ -24,6 +24,7 @@ from onnx_soda._options import (
     DataOptions,
     Export,
     Limits,
+    NeuronKind,
     ProviderName,
     Reconstruction,
     RepairOptions,
@@ -404,14 +405,29 @@ MethodOption = Annotated[
 LayerOption = Annotated[
     str,
     typer.Option(
-        "--layer", metavar="ROLE|NAME", help="Layer: last, deep, middle, shallow, or a tensor."
+        "--layer",
+        metavar="WORD|NAME",
+        help="Layer for the paper's statistic: last, deep, middle, shallow, or the name of a "
+        "tensor (tensor:NAME where it is one of these words).",
+    ),
+]
+NeuronsOption = Annotated[
+    NeuronKind,
+    typer.Option(
+        "--neurons",
+        help="What a neuron of a feature map is: a channel, or every place of each, as the paper "
+        "counts.",
     ),
 ]
 FactorOption = Annotated[float, typer.Option("--a", help="Scaling factor of do(x = a x + b).")]
 OffsetOption = Annotated[float, typer.Option("--b", help="Offset of do(x = a x + b).")]
 AttributionOption = Annotated[
     AttributionMethod,
-    typer.Option("--attribution", help="How to compute the causal attribution."),
+    typer.Option(
+        "--attribution",
+        help="How to compute the causal attribution; auto is closed-form where it can, else "
+        "batched, and first-order (estimates by slopes; needs torch) for many places.",
+    ),
 ]
 ThresholdOption = Annotated[
     float,

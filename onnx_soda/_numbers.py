@@ -11,10 +11,34 @@ from typing import Any, Literal
 
 import msgspec
 
+from onnx_soda._options import NeuronKind
 from onnx_soda._results import Column, Table
 from onnx_soda._rules import WEIGHTY, Severity
 
 ChangeKind = Literal["concept", "style"]
+
+
+@dataclass(frozen=True)
+class EstimateNumbers:
+    """How first-order estimates agree with interventions that were run, on neurons drawn at random.
+
+    Attributes:
+        neurons: Number of neurons drawn.
+        images: Number of images that they were run on.
+        rank_correlation: Of estimate and intervention over these neurons (Spearman): the median of
+            all source and prediction classes.
+        lowest_rank_correlation: The lowest of them.
+        largest_error: Of an estimate, as a share of the largest attribution of these neurons.
+        corrected: Number of further neurons, those of the largest estimates, whose interventions
+            were run to correct them.
+    """
+
+    neurons: int
+    images: int
+    rank_correlation: float
+    lowest_rank_correlation: float
+    largest_error: float
+    corrected: int
 
 
 @dataclass(frozen=True)
@@ -26,7 +50,7 @@ class SodaNumbers:
         anomaly_index: Signed anomaly index of each; abnormal below minus the threshold.
         target_logit_by_source: For each target class looked at, the mean target logit over the
             clean images of each source class. Keys are class numbers.
-        method: How the attribution was computed: "closed-form" or "batched".
+        method: How the attribution was computed: "closed-form", "batched" or "first-order".
         a: Scaling factor of the intervention (Equation 2).
         b: Offset of the intervention.
         layer: Tensor that was intervened on.
@@ -34,6 +58,9 @@ class SodaNumbers:
         spread: "median" or "mean" absolute deviation.
         threshold: Anomaly index over which a class is abnormal.
         responsible: For each class the neurons with the largest causal attribution, and that.
+        role: "last", "deep", "middle", "shallow", or "named" where the caller named the layer.
+        kind: What a neuron is: one of the "channels" (or features), or of the "places" of each.
+        estimate: How good estimates are; None where every intervention was run or computed.
     """
 
     pcc: tuple[float, ...]
@@ -47,6 +74,9 @@ class SodaNumbers:
     spread: str
     threshold: float
     responsible: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    role: str = "last"
+    kind: NeuronKind = "channels"
+    estimate: EstimateNumbers | None = None
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,8 @@ class Limits:
         return replace(self, seconds=max(self.seconds - seconds, 1.0))
 
 
-AttributionMethod = Literal["auto", "closed-form", "batched"]
+AttributionMethod = Literal["auto", "closed-form", "batched", "first-order"]
+NeuronKind = Literal["channels", "places"]
 BudgetName = Literal["quick", "default", "thorough"]
 Spread = Literal["median", "mean"]
 
@@ -211,11 +212,15 @@ class ScanOptions:
         time_limit: Seconds that the scan aims at; None for 15 minutes. Changes of images are
             planned so that they fit, and the report says what was left out. It is an aim: what
             ends a scan in any case is `Limits.seconds`.
-        layer: "last", "deep", "middle", "shallow" or the name of a tensor.
+        layer: "last", "deep", "middle", "shallow" or the name of a tensor; "tensor:deep" is the
+            tensor of the name "deep".
+        neurons: What a neuron of a feature map is, for the paper's statistic: a channel, or every
+            place of every channel, as the paper counts.
         logits: Name of the logits; found where not given.
         intervention: a and b of do(x = a x + b); the paper uses 1 and 1.
-        attribution: How to compute the causal attribution; "auto" takes the closed form where
-            the tail is affine.
+        attribution: How to compute the causal attribution. "auto" takes the closed form where
+            the tail is affine, else runs every intervention; of many places it estimates them by
+            slopes ("first-order", which needs torch).
         threshold: Anomaly index over which a class is abnormal; the paper's 2.
         spread: Median or mean absolute deviation, see `anomaly_index`.
         toolkit_zeros: Put in the zeros that the paper's published toolkit puts in, where source
@@ -242,6 +247,7 @@ class ScanOptions:
     budget: BudgetName = "default"
     time_limit: float | None = None
     layer: str = "last"
+    neurons: NeuronKind = "channels"
     logits: str | None = None
     intervention: Intervention = field(default_factory=Intervention)
     attribution: AttributionMethod = "auto"

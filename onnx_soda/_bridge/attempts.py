@@ -226,6 +226,14 @@ def convert_best(
     raise type(first)(f"{name}: {first.message}{more}", first.advice) from first
 
 
+def convert_tail(graph: ir.Model, inputs: Sequence[NDArray[Any]]) -> nn.Module:
+    """Convert a part that ends in the logits; see `bridge.tail_to_torch`."""
+    whole = ir.external_data.load_to_model(graph.clone())
+    names = tuple(value.name or "" for value in whole.graph.outputs)
+    part = GraphPart("the tail", "head", whole, names, lambda _: list(inputs))
+    return _checked(part, frozenset(), inputs[0]).converted.module
+
+
 def _load(model: onnx.ModelProto) -> OnnxModel:
     if any(tensor.data_location for tensor in model.graph.initializer):
         raise ExternalDataError(

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import tempfile
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from onnx_soda._errors import ConversionError, WriteBackError, first_line
 from onnx_soda._system import require_modules
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     from torch import nn
 
 # Where a TensorProto may keep its elements; raw_data is what is written.
@@ -143,13 +145,34 @@ def _as_array(weight: nn.Parameter) -> NDArray[Any]:
     return array
 
 
-def require_torch() -> None:
-    """Make sure that what repair needs is installed, before the work for it begins.
+def require_torch(what: str = "repair needs") -> None:
+    """Make sure that torch and what goes with it is installed, before the work for it begins.
+
+    Args:
+        what: Who needs it, for the error.
 
     Raises:
         MissingExtraError: torch, torchvision or onnx2torch is not.
     """
-    require_modules("repair needs", _PACKAGES, "repair")
+    require_modules(what, _PACKAGES, "repair")
+
+
+def tail_to_torch(graph: ir.Model, inputs: Sequence[NDArray[Any]]) -> nn.Module:
+    """Convert a part of a classifier that ends in the logits, for its slopes.
+
+    Args:
+        graph: The part; stays as it is.
+        inputs: Its inputs, in order, to check it with.
+
+    Raises:
+        MissingExtraError: torch or onnx2torch is not installed.
+        ConversionError: An operator cannot be converted.
+        ParityError: The converted module computes something else than ONNX Runtime.
+    """
+    require_torch("estimating causal attribution by slopes needs")
+    from onnx_soda._bridge.attempts import convert_tail  # imports torch
+
+    return convert_tail(graph, inputs)
 
 
 def to_torch(
@@ -201,6 +224,19 @@ def to_torch(
             if not weight.stored
         },
     )
+
+
+@contextmanager
+def torch_threads(most: int) -> Iterator[None]:
+    """Let torch use so many threads at most, and put their number back."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(before, most))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 # The newest opset of torch's TorchScript-based exporter (torch.onnx.export, opset_version).

@@ -7,6 +7,7 @@ input of the last layer with weights. Other layers are tensors that every path p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import onnx_ir as ir
@@ -86,7 +87,8 @@ _OPERANDS = dict.fromkeys(
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE})
 # Classifiers without hidden neurons.
 _NO_HIDDEN = frozenset({"LinearClassifier", "SVMClassifier", "TreeEnsembleClassifier"})
-# Depth of the middle and the shallow layer, as shares of the layers with weights.
+# Depth of the middle and the shallow layer, as shares of the layers with weights. In a ResNet-18
+# these are the ends of its second and first stage: the layers of the paper's Table 6.
 _MIDDLE, _SHALLOW = 0.5, 0.25
 # Paths of which hidden layers are read where no layer can be analysed; the deepest ones.
 _MOST_PATHS = 3
@@ -259,12 +261,20 @@ def layer_named(view: GraphView, name: str, logits: ir.Value) -> Layer:
     return _layer(view, "named", value, [])
 
 
-def find_layers(view: GraphView, logits: ir.Value, last: Layer) -> tuple[Layer, ...]:
+def find_layers(
+    view: GraphView, logits: ir.Value, last: Layer, by_stage: bool = False
+) -> tuple[Layer, ...]:
     """Return the candidate layers: last, deep, middle, shallow, those that the graph has.
 
     Only tensors that every path passes through count, so that an intervention on one cannot be
     bypassed. Of several at the same depth the last is taken (after normalisation, activation and
     pooling). Deep is the last feature map or token sequence before the last layer.
+
+    Args:
+        view: The graph.
+        logits: The scores.
+        last: The last layer.
+        by_stage: Of a residual network, take ends of stages as middle and shallow layer.
     """
     layers = _earlier_layers(view, logits, last)
     by_depth = {layer.depth: layer for layer in layers}
@@ -274,10 +284,51 @@ def find_layers(view: GraphView, logits: ir.Value, last: Layer) -> tuple[Layer, 
         chosen.append(replace(deep, role="deep"))
     for role, share in (("middle", _MIDDLE), ("shallow", _SHALLOW)):
         below = [depth for depth in by_depth if depth < chosen[-1].depth]
+        if by_stage:
+            below = _stage_ends(view, [by_depth[depth] for depth in below], chosen[1:]) or below
         if below:
             depth = min(below, key=lambda depth: (abs(depth - share * last.depth), depth))
             chosen.append(replace(by_depth[depth], role=role))
     return tuple(chosen)
+
+
+def _stage_ends(view: GraphView, layers: list[Layer], after: Sequence[Layer]) -> list[int]:
+    """Return the depths at which stages of a residual network end.
+
+    A stage is a row of blocks whose feature maps have one size; a block ends in a sum.
+
+    Args:
+        view: The graph.
+        layers: Layers to choose from, one of each depth.
+        after: Layers chosen already, which lie behind them.
+    """
+    ends = [layer for layer in sorted(layers, key=_depth) if _is_sum(view, layer.value)]
+    following = [*ends[1:], *after[-1:]]
+    return [
+        layer.depth
+        for layer, behind in zip(ends, following, strict=False)
+        if _places(layer) != _places(behind)
+    ]
+
+
+def _depth(layer: Layer) -> int:
+    return layer.depth
+
+
+def _is_sum(view: GraphView, value: ir.Value) -> bool:
+    """Tell whether a tensor is a sum of two activations, or an activation function of one."""
+    node = value.producer()
+    while node is not None and node.op_type in _ELEMENTWISE:
+        maps = view.activation_inputs(node)
+        if len(maps) > 1:
+            return node.op_type == "Add"
+        node = maps[0].producer() if maps else None
+    return False
+
+
+def _places(layer: Layer) -> tuple[int | None, ...]:
+    """Return the sizes of a layer's axes of places."""
+    return tuple(n for axis, n in enumerate(layer.shape or ()) if axis not in (0, layer.axis))
 
 
 def _earlier_layers(view: GraphView, logits: ir.Value, last: Layer) -> list[Layer]:
@@ -317,11 +368,12 @@ def _row_per_image(view: GraphView, value: ir.Value) -> bool:
 
 def _is_spatial(layer: Layer) -> bool:
     """Tell whether a neuron of the layer has a value at several places of the image."""
-    sizes = layer.shape or ()
-    return any(size != 1 for axis, size in enumerate(sizes) if axis not in (0, layer.axis))
+    return any(size != 1 for size in _places(layer))
 
 
 ROLES = ("last", "deep", "middle", "shallow")
+# In front of the name of a tensor; needed where its name is one of these words.
+_TENSOR = "tensor:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,7 +385,8 @@ class Anatomy:
         view: Its graph, prepared.
         logits: The pre-softmax scores.
         layer: The layer to analyse.
-        candidates: The layers offered for `--layer`; the penultimate one first. Where no layer can
+        offered: The layers that the words of `--layer` stand for; the penultimate one first.
+        candidates: Layers to read, by depth alone; the penultimate one first. Where no layer can
             be analysed, those that are read: see `Layer.only_read`.
     """
 
@@ -342,6 +395,7 @@ class Anatomy:
     logits: Logits
     layer: Layer
     candidates: tuple[Layer, ...]
+    offered: tuple[Layer, ...] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -354,7 +408,8 @@ def dissect(model: OnnxModel, layer: str = "last", logits: str | None = None) ->
 
     Args:
         model: The model.
-        layer: "last", "deep", "middle", "shallow", or the name of a tensor.
+        layer: "last", "deep", "middle", "shallow", or the name of a tensor. Where a tensor bears
+            one of these words as its name, the word is meant; "tensor:deep" is the tensor.
         logits: Name of the tensor to take as logits; found where not given.
 
     Raises:
@@ -369,21 +424,36 @@ def dissect_view(
 ) -> Anatomy:
     """Do what `dissect` does with a graph that is prepared already."""
     scores = find_logits(view, logits)
-    if layer in ROLES or layer not in view.values:
-        candidates = _candidates(view, scores.value)
-        by_role = {candidate.role: candidate for candidate in reversed(candidates)}
-        chosen = by_role.get(layer) or layer_named(view, layer, scores.value)
-    else:
-        chosen, candidates = layer_named(view, layer, scores.value), ()
-    return Anatomy(model, view, scores, chosen, candidates)
+    if layer in ROLES:
+        candidates, offered = _candidates(view, scores.value)
+        chosen = _by_word(view, layer, offered)
+        return Anatomy(model, view, scores, chosen, candidates, offered)
+    name = layer if layer in view.values else layer.removeprefix(_TENSOR)
+    return Anatomy(model, view, scores, layer_named(view, name, scores.value), ())
 
 
-def _candidates(view: GraphView, logits: ir.Value) -> tuple[Layer, ...]:
+def _by_word(view: GraphView, word: str, offered: tuple[Layer, ...]) -> Layer:
+    """Return the layer that a word stands for; say so where a tensor bears it as its name."""
+    found = next((layer for layer in offered if layer.role == word), None)
+    if found is None:
+        words = ", ".join(dict.fromkeys(layer.role for layer in offered))
+        raise TensorNotFoundError(
+            f"the model has no {word} layer; it has: {words}",
+            "Take one of these, or name a tensor; `onnx-soda inspect MODEL` lists the layers.",
+        )
+    if word not in view.values or found.name == word:
+        return found
+    note = f"A tensor is named {word!r}, too; `layer={_TENSOR}{word}` takes it."
+    return replace(found, notes=(*found.notes, note))
+
+
+def _candidates(view: GraphView, logits: ir.Value) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
+    """Return the layers to read, and those that the words stand for."""
     try:
         last = find_penultimate(view, logits)
     except NotAClassifierError:
         read = _read_layers(view, logits)
         if not read:
             raise
-        return read
-    return find_layers(view, logits, last)
+        return read, read
+    return find_layers(view, logits, last), find_layers(view, logits, last, by_stage=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -68,7 +69,9 @@ class SodaRemover(Remover):
 def _outstanding(ready: Preparation) -> NDArray[np.intp]:
     options, target = ready.options, ready.task.pair[1]
     advance = partial(ready.progress, "interventions on neurons")
-    found = attribute(ready.suspect.tail, ready.observation, options.scan, advance)
+    # Weights belong to channels, whatever a scan counts.
+    counted = replace(options.scan, neurons="channels")
+    found = attribute(ready.suspect.tail, ready.observation, counted, advance)
     if found is None:
         raise RepairError("the neurons' causal attribution cannot be computed")
     neurons = outstanding_neurons(found, target, options.top, options.scan.threshold)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -280,14 +279,3 @@ def _fastest(step: Callable[[], Iterator[object]]) -> float:
     quicker = min(times, key=lambda threads: times[threads])
     torch.set_num_threads(quicker)
     return times[quicker]
-
-
-@contextmanager
-def torch_threads(most: int) -> Iterator[None]:
-    """Let torch use so many threads at most, and put their number back."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(before, most))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

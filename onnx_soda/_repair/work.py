@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import onnx
 
 from onnx_soda._answers import RepairSummary
-from onnx_soda._bridge.bridge import export_anew
+from onnx_soda._bridge.bridge import export_anew, torch_threads
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._model.load import load_model
@@ -18,7 +18,6 @@ from onnx_soda._repair.files import compare_models, with_provenance
 from onnx_soda._repair.images import Reconstructor, concepts_to_use, image_sets
 from onnx_soda._repair.preparation import ImageSet, Preparation, Task, prepare
 from onnx_soda._repair.proof import prove
-from onnx_soda._repair.training import torch_threads
 from onnx_soda._suspect import Suspect
 from onnx_soda._system import Clock
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from onnx_soda._answers import ModelDifference, ModelSummary, RepairAnswer, TwinsAnswer
-from onnx_soda._errors import RepairError
-from onnx_soda._options import DataOptions, Progress, ReferenceFlows
+from onnx_soda._errors import MissingExtraError, RepairError
+from onnx_soda._options import DataOptions, Progress, ReferenceFlows, ScanOptions
 from onnx_soda._results import ScanReport, named_pairs
 from onnx_soda._sandbox.jobs import (
     CheckAnswer,
@@ -65,6 +65,7 @@ def _load_scan(loaded: ScanJob, interim: Interim | None) -> Task:
     load_detectors(loaded.options.method, bool(loaded.references))
     if loaded.data is not None:
         _load_concepts()
+        _load_slopes(loaded.options)
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
         clean = load_dataset(job.data, job.split, job.options.data) if job.data else None
@@ -90,6 +91,19 @@ def _load_reference(_: ReferenceJob) -> Task:
 def _load_concepts() -> None:
     """Import what interventions on images need, before memory is limited."""
     import_module("onnx_soda._detect.concepts.evidence")
+
+
+def _load_slopes(options: ScanOptions) -> None:
+    """Import torch, before memory is limited, where a scan may need it and it is there."""
+    from onnx_soda._bridge.bridge import require_torch
+
+    if options.attribution != "first-order" and options.neurons != "places":
+        return
+    try:
+        require_torch()
+    except MissingExtraError:  # a scan that comes to need it says so
+        return
+    import_module("onnx_soda._bridge.attempts")
 
 
 def _load_inspect(_: InspectJob) -> Task:

@@ -125,7 +125,7 @@ class Workshop:
 
     def _trained(self, number: int) -> tuple[onnx.ModelProto, float]:
         """Return a twin as ONNX, and its accuracy on the images held out."""
-        from onnx_soda._repair.training import torch_threads  # all three import torch
+        from onnx_soda._bridge.bridge import torch_threads
         from onnx_soda._twins.networks import export, logits_of, train_network
 
         material, architecture = self.material, self.options.architectures[number - 1]

@@ -13,10 +13,13 @@ from onnx_soda._detect.soda.attribution import (
     Advance,
     Attribution,
     FloatArray,
+    Interventions,
     attribute_batched,
     attribute_closed_form,
+    count_neurons,
     is_affine,
 )
+from onnx_soda._detect.soda.slopes import Task, attribute_first_order
 from onnx_soda._detect.soda.statistic import (
     TargetDetection,
     VictimDetection,
@@ -28,6 +31,10 @@ from onnx_soda._errors import InferenceError, TensorNotFoundError
 from onnx_soda._model.parts import Tail
 from onnx_soda._options import ScanOptions
 from onnx_soda._suspect import Observation
+
+# Times that "auto" lets an image go through the tail with a place set, before it estimates by
+# slopes: as many as 500 neurons over 1,000 images take.
+MOST_INTERVENTIONS = 500_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +74,9 @@ def attribute(
 
     Raises:
         TensorNotFoundError: The closed form was asked for and the tail is not affine.
+        MissingExtraError: Slopes are needed, and torch is not installed.
+        RepairError: Slopes are needed, and torch cannot compute the tail.
+        OptionError: The estimates do not fit into the memory allowed.
     """
     rng = np.random.default_rng(options.seed)
     if observation is not None:
@@ -76,7 +86,7 @@ def attribute(
             if observation is None and options.intervention.a != 1:
                 return None
             means = _layer_means(observation, needed=options.intervention.a != 1)
-            return attribute_closed_form(tail, means, options.intervention)
+            return attribute_closed_form(tail, means, options.intervention, options.neurons)
         if options.attribution == "closed-form":
             raise TensorNotFoundError(
                 f"the layer {tail.graph.layer!r} has no closed form: its tail is not affine",
@@ -84,14 +94,23 @@ def attribute(
             )
     if observation is None:
         return None
-    return attribute_batched(
-        tail,
-        observation.layer,
-        observation.labels,
-        options.intervention,
-        observation.sides,
-        advance,
-    )
+    if options.attribution == "first-order" or _too_many(tail, observation, options):
+        task = Task(tail, observation, options.intervention, options.neurons, advance)
+        return attribute_first_order(task, rng)
+    layer, labels, sides = observation.layer, observation.labels, observation.sides
+    how = (options.intervention, sides, options.neurons)
+    return attribute_batched(Interventions(tail, layer, labels, *how), advance)
+
+
+def _too_many(tail: Tail, observation: Observation, options: ScanOptions) -> bool:
+    """Tell whether interventions are too many to be run where nobody asked for that.
+
+    Channels never are: a scan of them takes as long as it did before places could be chosen.
+    """
+    if options.attribution != "auto" or options.neurons == "channels":
+        return False
+    neurons = count_neurons(observation.layer, tail.axis, options.neurons)
+    return neurons * len(observation.labels) > MOST_INTERVENTIONS
 
 
 def _layer_means(observation: Observation | None, needed: bool) -> dict[int, FloatArray]:

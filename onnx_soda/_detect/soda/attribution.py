@@ -6,7 +6,9 @@ each source class (Algorithm 1). The class activation value is the logit before 
 absolute value is taken of the mean's change, as Equation 1 writes it; the published toolkit
 averages absolute changes instead. For an affine tail the two are the same.
 
-There are two ways:
+A neuron is a channel of a feature map, with all its places, or every place of every channel.
+
+There are two ways, and a third for many neurons (`onnx_soda._detect.soda.slopes`):
 
 - Closed form, for affine tails. Such a tail is known completely once it has been run on zeros and
   on each neuron alone: one batch instead of a run per neuron and image. Gemm, MatMul and Add,
@@ -18,9 +20,10 @@ There are two ways:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from math import prod
+from typing import Protocol, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -28,7 +31,8 @@ from numpy.typing import NDArray
 
 from onnx_soda._model.parts import Tail, serialise
 from onnx_soda._model.runtime import Arrays, Session
-from onnx_soda._options import Intervention
+from onnx_soda._numbers import EstimateNumbers
+from onnx_soda._options import Intervention, NeuronKind
 
 FloatArray = NDArray[np.float64]
 
@@ -40,13 +44,17 @@ class Attribution(Protocol):
     """Causal attribution of every neuron to every class, per source class.
 
     Attributes:
-        method: "closed-form" or "batched".
+        method: "closed-form", "batched" or "first-order".
+        estimate: How good estimates are; None where nothing is estimated.
         sources: Source classes that were examined; empty where no clean set was used.
         same_for_all: The attribution is the same for every source class, and for any image.
     """
 
     @property
     def method(self) -> str: ...
+
+    @property
+    def estimate(self) -> EstimateNumbers | None: ...
 
     @property
     def sources(self) -> tuple[int, ...]: ...
@@ -75,12 +83,14 @@ class ClosedForm:
         means: Mean activation of each neuron per source class, shape (neurons,) each.
         intervention: a and b.
         method: How it was computed.
+        estimate: Nothing is estimated.
     """
 
     matrix: FloatArray
     means: dict[int, FloatArray]
     intervention: Intervention
     method: str = "closed-form"
+    estimate: EstimateNumbers | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -108,15 +118,17 @@ class ClosedForm:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Attribution measured by running the tail with every intervention.
+    """Attribution measured by running the tail with interventions.
 
     Attributes:
         shifts: Signed shift per source class, shape (neurons, classes) each.
         method: How it was computed.
+        estimate: How good estimates are; None where every intervention was run.
     """
 
-    shifts: dict[int, FloatArray]
+    shifts: Mapping[int, NDArray[np.floating]]
     method: str
+    estimate: EstimateNumbers | None = None
 
     @property
     def sources(self) -> tuple[int, ...]:
@@ -136,7 +148,7 @@ class Measured:
         """
         if source is None:
             raise ValueError("a measured shift belongs to a source class")
-        return self.shifts[source]
+        return self.shifts[source].astype(np.float64, copy=False)
 
 
 # Random directions tried, and their sizes: saturating activations (ReLU6, hard sigmoid) look
@@ -195,45 +207,68 @@ def _moves_linearly(tail: Tail, points: FloatArray, directions: FloatArray) -> b
     return True
 
 
-def probe_matrix(tail: Tail) -> FloatArray:
+def probe_matrix(tail: Tail, kind: NeuronKind = "channels") -> FloatArray:
     """Return what 1 more of each neuron adds to each logit, shape (neurons, classes).
 
     For a neuron with many places (a channel of a feature map) it is 1 more at every place.
     """
     assert tail.element_shape is not None  # noqa: S101 - is_affine has made sure
     units = np.ones(tail.element_shape)
-    return _run_alone(tail, units)
+    return _run_alone(tail, units, kind)
 
 
-def _run_alone(tail: Tail, values: FloatArray) -> FloatArray:
+def _run_alone(tail: Tail, values: FloatArray, kind: NeuronKind) -> FloatArray:
     """Run the tail on each neuron's part of some values alone, less the run on zeros.
 
     Args:
         tail: An affine tail.
         values: Values of the whole layer for one image, shape element_shape.
+        kind: What a neuron is.
 
     Returns:
         Shape (neurons, classes).
     """
     zero = tail.logits(np.zeros((1, *values.shape)))
-    return np.concatenate([tail.logits(part) for part in _alone(values, tail.axis - 1)]) - zero
+    parts = _alone(values, tail.axis, kind)
+    return np.concatenate([tail.logits(part) for part in parts]) - zero
 
 
-def _alone(values: FloatArray, axis: int) -> Iterator[FloatArray]:
+def _alone(values: FloatArray, axis: int, kind: NeuronKind) -> Iterator[NDArray[np.float32]]:
     """Yield, in parts, copies of the values in which only one neuron is not 0."""
-    neurons = values.shape[axis]
+    whole = by_neuron(values[np.newaxis], axis, kind)[0]
     step = max(1, _PART_BYTES // values.nbytes)
-    for start in range(0, neurons, step):
-        count = min(step, neurons - start)
+    for start in range(0, len(whole), step):
+        count = min(step, len(whole) - start)
         part = np.zeros((count, *values.shape), dtype=np.float32)
-        rows = np.moveaxis(part, axis + 1, 1)
         index = np.arange(count)
-        rows[index, start + index] = np.moveaxis(values, axis, 0)[start : start + count]
+        by_neuron(part, axis, kind)[index, start + index] = whole[start : start + count]
         yield part
 
 
+Value = TypeVar("Value", bound=np.generic)
+
+
+def by_neuron(values: NDArray[Value], axis: int, kind: NeuronKind) -> NDArray[Value]:
+    """Return a view of a layer's values, images first, in which neurons are the second axis.
+
+    Args:
+        values: Shape (images, *element_shape).
+        axis: Axis of the channels.
+        kind: What a neuron is.
+    """
+    return np.moveaxis(values, axis, 1) if kind == "channels" else values.reshape(len(values), -1)
+
+
+def count_neurons(layer: NDArray[np.generic], axis: int, kind: NeuronKind) -> int:
+    """Return the number of neurons of a layer, from its values for some images."""
+    return prod(layer.shape[1:]) if kind == "places" else layer.shape[axis]
+
+
 def attribute_closed_form(
-    tail: Tail, means: dict[int, FloatArray], intervention: Intervention
+    tail: Tail,
+    means: dict[int, FloatArray],
+    intervention: Intervention,
+    kind: NeuronKind = "channels",
 ) -> Attribution:
     """Compute the causal attribution of an affine tail (Algorithm 1 without its loops).
 
@@ -242,14 +277,15 @@ def attribute_closed_form(
         means: Mean activation of the layer per source class, shape element_shape each; may be
             empty where a = 1.
         intervention: a and b.
+        kind: What a neuron is.
     """
-    per_place = tail.element_shape is not None and len(tail.element_shape) > 1
+    per_place = kind == "channels" and len(tail.element_shape or ()) > 1
     if per_place and intervention.a != 1:
         # Each place of a channel moves by another amount, but the tail is still linear.
         a, b = intervention.a, intervention.b
-        shifts = {j: _run_alone(tail, (a - 1) * mean + b) for j, mean in means.items()}
+        shifts = {j: _run_alone(tail, (a - 1) * mean + b, kind) for j, mean in means.items()}
         return Measured(shifts, "closed-form")
-    matrix = probe_matrix(tail)
+    matrix = probe_matrix(tail, kind)
     if per_place:
         neurons = len(matrix)
         return ClosedForm(matrix, dict.fromkeys(means, np.zeros(neurons)), intervention)
@@ -290,61 +326,84 @@ def _input(name: str, dtype: ir.DataType, shape: list[int] | None) -> ir.Value:
     return ir.Value(name=_PREFIX + name, type=ir.TensorType(dtype), shape=known)
 
 
-def attribute_batched(
-    tail: Tail,
-    activations: NDArray[np.generic],
-    labels: NDArray[np.integer],
-    intervention: Intervention,
-    sides: Arrays | None = None,
-    advance: Advance | None = None,
-) -> Measured:
-    """Measure the causal attribution of every neuron (Algorithm 1, all classes at once).
+class Interventions:
+    """The tail with do(x = a x + b) in front of it, over images that stay on the device.
 
     Args:
         tail: Any tail.
-        activations: Layer values of the clean images, shape (images, *element_shape).
+        activations: Layer values of the images, shape (images, *element_shape).
         labels: Source class of each image, shape (images,).
         intervention: a and b.
         sides: Values of `tail.needed` for the same images.
+        kind: What a neuron is.
+
+    Attributes:
+        sources: The source classes.
+        neurons: Number of neurons.
+
+    Raises:
+        InferenceError: The tail does not run.
+    """
+
+    def __init__(
+        self,
+        tail: Tail,
+        activations: NDArray[np.generic],
+        labels: NDArray[np.integer],
+        intervention: Intervention,
+        sides: Arrays | None = None,
+        kind: NeuronKind = "channels",
+    ) -> None:
+        model = serialise(with_intervention(tail), tail.anatomy.model.folder)
+        self._session = Session(model, tail.options, tail.session.fixed_batch)
+        size = self._session.fixed_batch or tail.batch_size
+        feeds = tail.feeds(activations, sides)
+        self._batches = [
+            self._session.upload({name: rows[start : start + size] for name, rows in feeds.items()})
+            for start in range(0, len(activations), size)
+        ]
+        self.sources, self._membership = _membership(labels)
+        self._scalars: Arrays = {
+            f"{_PREFIX}a": np.asarray(intervention.a, dtype=tail.dtype),
+            f"{_PREFIX}b": np.asarray(intervention.b, dtype=tail.dtype),
+        }
+        element = activations.shape[1:]
+        shared = [n if i + 1 == tail.axis else 1 for i, n in enumerate(element)]
+        self._mask = np.zeros((1, *(shared if kind == "channels" else element)), dtype=np.bool_)
+        self.neurons = self._mask.size
+        self._before = self._means()
+
+    def _means(self) -> FloatArray:
+        """Return the mean logits of each source class under the mask."""
+        extra = {f"{_PREFIX}mask": self._mask, **self._scalars}
+        logits = np.concatenate([self._session.run(batch, extra)[0] for batch in self._batches])
+        return self._membership @ logits.reshape(len(logits), -1).astype(np.float64)
+
+    def shift(self, neuron: int) -> FloatArray:
+        """Return what setting a neuron does to the mean logits, shape (sources, classes)."""
+        self._mask.reshape(-1)[neuron] = True
+        moved = self._means() - self._before
+        self._mask.reshape(-1)[neuron] = False
+        return moved
+
+
+def attribute_batched(experiment: Interventions, advance: Advance | None = None) -> Measured:
+    """Measure the causal attribution of every neuron (Algorithm 1, all classes at once).
+
+    Args:
+        experiment: Tail, images and intervention.
         advance: Called after each neuron.
 
     Raises:
         InferenceError: The tail does not run.
     """
-    model = serialise(with_intervention(tail), tail.anatomy.model.folder)
-    session = Session(model, tail.options, tail.session.fixed_batch)
-    size = session.fixed_batch or tail.batch_size
-    feeds = tail.feeds(activations, sides)
-    batches = [
-        session.upload({name: array[start : start + size] for name, array in feeds.items()})
-        for start in range(0, len(activations), size)
-    ]
-    sources, membership = _membership(labels)
-    scalars: Arrays = {
-        f"{_PREFIX}a": np.asarray(intervention.a, dtype=tail.dtype),
-        f"{_PREFIX}b": np.asarray(intervention.b, dtype=tail.dtype),
-    }
-
-    def source_means(neuron: int | None) -> FloatArray:
-        extra = {f"{_PREFIX}mask": _mask(activations.shape, tail.axis, neuron), **scalars}
-        logits = np.concatenate([session.run(batch, extra)[0] for batch in batches])
-        return membership @ logits.reshape(len(labels), -1).astype(np.float64)
-
-    before = source_means(None)
-    neurons = activations.shape[tail.axis]
-    shifts = np.empty((len(sources), neurons, before.shape[1]))
-    for neuron in range(neurons):
-        shifts[:, neuron] = source_means(neuron) - before
+    shifts = []
+    for neuron in range(experiment.neurons):
+        shifts.append(experiment.shift(neuron))
         if advance:
-            advance(neuron + 1, neurons)
-    return Measured(dict(zip(sources, shifts, strict=True)), "batched")
-
-
-def _mask(shape: tuple[int, ...], axis: int, neuron: int | None) -> NDArray[np.bool_]:
-    mask = np.zeros([size if i == axis else 1 for i, size in enumerate(shape)], dtype=np.bool_)
-    if neuron is not None:
-        np.moveaxis(mask, axis, 0)[neuron] = True
-    return mask
+            advance(neuron + 1, experiment.neurons)
+    per_source = np.stack(shifts, axis=1)
+    return Measured(dict(zip(experiment.sources, per_source, strict=True)), "batched")
 
 
 def _membership(labels: NDArray[np.integer]) -> tuple[list[int], FloatArray]:

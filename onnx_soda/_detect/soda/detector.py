@@ -1,4 +1,4 @@
-"""SODA's detector: the paper's analysis of the last layer, as evidence.
+"""SODA's detector: the paper's analysis of one layer, by default the last one, as evidence.
 
 Algorithm 2 flags a target class, or not. It is never "clean" where something was not examined: too
 low an accuracy, classes without images, too few images, too few classes for the outlier test, no
@@ -17,7 +17,8 @@ from onnx_soda._detect.base import Decision, Detector, shortfall_of_all, thin_sp
 from onnx_soda._detect.soda.analysis import SodaResult, analyse
 from onnx_soda._detect.soda.attribution import Attribution
 from onnx_soda._detect.soda.statistic import VictimDetection
-from onnx_soda._numbers import SodaNumbers, plain
+from onnx_soda._errors import MissingExtraError, OptionError, RepairError, SodaError
+from onnx_soda._numbers import EstimateNumbers, SodaNumbers, plain
 from onnx_soda._options import Progress
 from onnx_soda._results import Chart, Column, Evidence, Finding, Table
 from onnx_soda._rules import RULE_TARGET
@@ -27,11 +28,10 @@ from onnx_soda._words import class_label
 # Two points are always equally far from their median, so no outlier can be found among them.
 _FEWEST_CLASSES = 3
 _CAVEAT = (
-    "This rests on the paper's last-layer statistic alone, which misses backdoors and flags clean "
+    "This rests on the paper's {statistic} alone, which misses backdoors and flags clean "
     "models; `onnx-soda explain paper-statistic` has the measured rates. Judge it with the "
     "evidence."
 )
-_UNSEEN = ("The last layer's causal attribution was not analysed.",)
 # Neurons that a report names for each class.
 _RESPONSIBLE = 10
 # Classes in a chart; the most abnormal ones first.
@@ -39,24 +39,30 @@ _MOST_CLASSES = 43
 
 
 class SodaDetector(Detector):
-    """Decides by the paper's last-layer statistic alone (sections 3.1 and 3.2)."""
+    """Decides by the paper's statistic of one layer alone (sections 3.1 and 3.2)."""
 
     name: ClassVar[str] = "soda"
 
     def run(self, suspect: Suspect, progress: Progress) -> Evidence:
         """Run Algorithms 1 to 3; see `Detector.run`."""
-        title = "Causal analysis of the last layer (SODA)"
-        if suspect.anatomy.layer.only_read:
-            return Evidence(self.name, title, "inconclusive", _UNSEEN, unexamined=_UNSEEN)
+        layer = suspect.anatomy.layer
+        title = f"Causal analysis of the {layer.role} layer (SODA)"
+        unseen = f"The {layer.role} layer's causal attribution was not analysed."
+        if layer.only_read:
+            return Evidence(self.name, title, "inconclusive", (unseen,), unexamined=(unseen,))
         advance = partial(progress, "interventions on neurons")
         # Whether the numbers are finite is looked at afterwards.
-        with np.errstate(over="ignore", invalid="ignore"):
-            result = analyse(suspect.tail, suspect.observation, suspect.options, advance)
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                result = analyse(suspect.tail, suspect.observation, suspect.options, advance)
+        except (MissingExtraError, OptionError, RepairError) as error:
+            told = (f"{unseen[:-1]}: {error.message}. {_way_out(error)}",)
+            return Evidence(self.name, title, "inconclusive", told, unexamined=told, notes=told)
         names = suspect.clean.class_names if suspect.clean else None
-        decision = decide(result, suspect.examined, names)
+        decision = decide(result, suspect.examined, names, layer.role)
         if result is None:
             return Evidence(
-                self.name, title, decision.verdict, decision.reasons, unexamined=_UNSEEN
+                self.name, title, decision.verdict, decision.reasons, unexamined=(unseen,)
             )
         numbers = _numbers(result, suspect)
         return Evidence(
@@ -65,15 +71,29 @@ class SodaDetector(Detector):
             verdict=decision.verdict,
             reasons=decision.reasons,
             findings=decision.findings,
-            notes=_note(result, names),
+            notes=_note(result, names, layer.role),
             tables=(_table(numbers, title, names),),
             charts=tuple(_charts(numbers, names)),
             numbers=plain(numbers),
         )
 
 
+def _way_out(error: SodaError) -> str:
+    """Return what to do instead; without torch channels do."""
+    if isinstance(error, MissingExtraError):
+        return f"{error.advice}, or take `neurons=channels`, of which interventions are run."
+    return error.advice
+
+
+def _statistic(role: str) -> str:
+    return "last-layer statistic" if role == "last" else f"statistic of the {role} layer"
+
+
 def decide(
-    result: SodaResult | None, examined: Examined, names: Sequence[str] | None = None
+    result: SodaResult | None,
+    examined: Examined,
+    names: Sequence[str] | None = None,
+    role: str = "last",
 ) -> Decision:
     """Decide whether the model is clean, backdoored, or cannot be judged.
 
@@ -81,16 +101,18 @@ def decide(
         result: Result of the causal analysis; None where it was not possible.
         examined: What was examined.
         names: Class names.
+        role: Of the layer.
     """
+    caveat = _CAVEAT.format(statistic=_statistic(role))
     findings = _findings(result, examined, names) if result else ()
     gaps = _gaps(result, examined)
     if examined.too_inaccurate:
         return Decision("inconclusive", gaps, findings)
     if findings:
-        return Decision("backdoor", (findings[0].message, _CAVEAT, *gaps), findings)
+        return Decision("backdoor", (findings[0].message, caveat, *gaps), findings)
     if gaps:
         return Decision("inconclusive", gaps, ())
-    return Decision("clean", ("No class stands out in the causal analysis.", _CAVEAT), ())
+    return Decision("clean", ("No class stands out in the causal analysis.", caveat), ())
 
 
 def _gaps(result: SodaResult | None, examined: Examined) -> tuple[str, ...]:
@@ -156,14 +178,28 @@ def _victim_sentence(
     )
 
 
-def _note(result: SodaResult, names: Sequence[str] | None) -> tuple[str, ...]:
+def _note(result: SodaResult, names: Sequence[str] | None, role: str) -> tuple[str, ...]:
     """Say what the statistic says, where another detector decides."""
     if not result.targets.flagged:
         return ()
     classes = ", ".join(class_label(target, names) for target in result.targets.flagged)
     return (
-        f"The paper's last-layer statistic stands out for class {classes}; by itself that says "
+        f"The paper's {_statistic(role)} stands out for class {classes}; by itself that says "
         "little, it does so for most clean models.",
+    )
+
+
+def _estimated(estimate: EstimateNumbers | None) -> str:
+    """Say how good estimates are, where attributions are estimated."""
+    if estimate is None:
+        return ""
+    return (
+        " Attributions are estimated by slopes. Interventions were run on "
+        f"{estimate.neurons} neurons drawn at random, over {estimate.images} images: the rank "
+        f"correlation with the estimates is {estimate.rank_correlation:.3f} in the median of all "
+        f"source and prediction classes, {estimate.lowest_rank_correlation:.3f} in the worst; the "
+        f"largest error is {estimate.largest_error:.0%} of the largest attribution. "
+        f"{estimate.corrected} neurons with the largest estimates were corrected by interventions."
     )
 
 
@@ -184,13 +220,20 @@ def _numbers(result: SodaResult, suspect: Suspect) -> SodaNumbers:
         spread=options.spread,
         threshold=options.threshold,
         responsible=_responsible(result.attribution),
+        role=suspect.anatomy.layer.role,
+        kind=options.neurons,
+        estimate=result.attribution.estimate,
     )
 
 
 def _responsible(found: Attribution) -> dict[str, dict[str, float]]:
     """Return for each class the neurons with the largest attribution, the mean over sources."""
     sources = [None] if found.same_for_all else found.sources
-    attribution = np.mean([np.abs(found.shift(source)) for source in sources], axis=0)
+    # One after the other: of many neurons and classes, those of all sources take gigabytes.
+    attribution = np.abs(found.shift(sources[0]))
+    for source in sources[1:]:
+        attribution += np.abs(found.shift(source))
+    attribution /= len(sources)
     most = np.argsort(-attribution, axis=0, kind="stable")[:_RESPONSIBLE]
     return {
         str(label): {str(neuron): float(attribution[neuron, label]) for neuron in neurons}
@@ -204,9 +247,10 @@ def _table(numbers: SodaNumbers, title: str, names: Sequence[str] | None) -> Tab
     order = sorted(range(len(numbers.pcc)), key=numbers.anomaly_index.__getitem__)
     return Table(
         title,
-        f"do(x = {_formula(numbers.a, numbers.b)}) on {numbers.neurons} neurons, "
-        f"{numbers.method}. A class whose anomaly index is under -{numbers.threshold:g} is reached "
-        "through neurons that serve no other class.",
+        f"do(x = {_formula(numbers.a, numbers.b)}) on {numbers.neurons:,} neurons, "
+        f"{numbers.kind} of {numbers.layer}; {numbers.method}. A class whose anomaly index is "
+        f"under -{numbers.threshold:g} is reached through neurons that serve no other class."
+        f"{_estimated(numbers.estimate)}",
         (
             Column("class"),
             Column("PCC", "number"),

@@ -32,7 +32,7 @@ from onnx_soda._detect.soda.analysis import analyse
 from onnx_soda._detect.soda.attribution import Interventions
 from onnx_soda._model.anatomy import ROLES
 from onnx_soda._model.parts import Body
-from onnx_soda._options import RuntimeOptions
+from onnx_soda._options import NeuronKind, RuntimeOptions
 from onnx_soda._suspect import Observation, Suspect
 
 __all__ = ["main"]
@@ -147,7 +147,7 @@ def _trained(options: ScanOptions) -> Iterator[_Model]:
             yield _Model(case.model.stem, case.model, load_dataset(case.data), options)
 
 
-def _found(options: ScanOptions, kind: str) -> Iterator[list[object]]:
+def _found(options: ScanOptions, kind: NeuronKind) -> Iterator[list[object]]:
     """Yield what the statistic says of each layer of the models of ../shared/zoo."""
     for case in zoo_cases():
         clean, known = load_dataset(case.data), None

@@ -18,7 +18,7 @@ from onnx_soda._detect.soda.attribution import Attribution
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.parts import Tail
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions
-from onnx_soda._suspect import Observation, Suspect
+from onnx_soda._suspect import Observation, Suspect, summarise
 from tests.causal.brute_force import attribute_brute_force
 
 __all__ = ["METHODS", "Attributed", "attributions"]
@@ -82,8 +82,8 @@ def attributions(subject: Subject, folder: Path) -> tuple[dict[str, Attributed],
 def _save_activations(subject: Subject, folder: Path) -> tuple[int, ...]:
     """Run the body once and keep its activations."""
     clean = load_dataset(subject.data)
-    seen = Suspect(load_model(subject.model), clean, subject.options(True)).observation
-    assert seen is not None  # noqa: S101 - there are clean images
+    suspect = Suspect(load_model(subject.model), clean, subject.options(True))
+    seen = suspect.observe(suspect.sample)
     np.savez(folder / "seen.npz", labels=seen.labels, logits=seen.logits, layer=seen.layer)
     return seen.layer.shape
 
@@ -93,7 +93,7 @@ def _way(method: str, tail: Tail, seen: Observation) -> Attribution:
     if method == "brute-force":
         return attribute_brute_force(tail, seen.layer, seen.labels, Intervention())
     options = ScanOptions(attribution=cast("AttributionMethod", method))
-    attribution = attribute(tail, seen, options)
+    attribution = attribute(tail, summarise(lambda: iter([seen])), options)
     assert attribution is not None  # noqa: S101 - a clean set was given
     return attribution
 

@@ -20,7 +20,7 @@ from onnx_soda import (
     scan,
 )
 from onnx_soda._detect.soda.analysis import analyse
-from onnx_soda._detect.soda.statistic import VictimDetection, detect_victim, judge_pcc, mean_logits
+from onnx_soda._detect.soda.statistic import VictimDetection, detect_victim, judge_pcc
 from onnx_soda._options import Spread
 from onnx_soda._suspect import Suspect
 
@@ -118,7 +118,7 @@ def _analysed(
         result = analyse(suspect.tail, seen, replace(options, toolkit_zeros=zeros))
         if result is not None:
             pcc[zeros] = result.targets.pcc
-    return pcc, mean_logits(seen.logits, seen.labels)
+    return pcc, dict(seen.logits)
 
 
 def _is_right(case: Case, report: ScanReport) -> bool | None:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ _REPEATS = 5
 _LAYERS, _CHANNELS = 11, 512
 
 
-def _write_onnx(path: Path) -> None:
+def _write_onnx(path: Path, decides: bool = False) -> None:
     numbers = np.random.default_rng(0)
     shape = (_CHANNELS, _CHANNELS, 3, 3)
     nodes, weights, last = [], [], "x"
@@ -37,6 +38,10 @@ def _write_onnx(path: Path) -> None:
         nodes.append(helper.make_node("Conv", [last, f"w{layer}"], [f"c{layer}"], pads=[1] * 4))
         nodes.append(helper.make_node("Relu", [f"c{layer}"], [f"r{layer}"]))
         last = f"r{layer}"
+    if decides:
+        nodes.append(helper.make_node("Greater", [last, "x"], ["high"]))
+        nodes.append(helper.make_node("Where", ["high", last, "x"], ["chosen"]))
+        last = "chosen"
     nodes.append(helper.make_node("GlobalAveragePool", [last], ["y"]))
     ends = [
         helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", _CHANNELS, side, side])
@@ -66,6 +71,7 @@ def _write_zip(path: Path) -> None:
 
 _FILES: dict[str, Callable[[Path], None]] = {
     "model.onnx": _write_onnx,
+    "decides.onnx": partial(_write_onnx, decides=True),
     "model.safetensors": _write_safetensors,
     "model.zip": _write_zip,
 }

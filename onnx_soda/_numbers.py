@@ -317,6 +317,24 @@ class LogicNumbers:
 
 
 @dataclass(frozen=True)
+class FileNumbers:
+    """What was seen in a file that was looked at and not scanned.
+
+    Attributes:
+        parts: Parts of a known kind: the file itself, or members of an archive.
+        skipped: Number of the others.
+        skipped_names: Their names; of many the first.
+        decisions: What the graphs of ONNX files decide, by the name of the part; those that decide
+            nothing, or were not followed, are left out.
+    """
+
+    parts: int
+    skipped: int
+    skipped_names: tuple[str, ...] = ()
+    decisions: Mapping[str, GraphDecisions] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ReferenceUsed:
     """A model that the suspect was compared with.
 

@@ -43,7 +43,7 @@ from onnx_soda._results import (
     ToolInfo,
 )
 from onnx_soda._rules import RULES
-from onnx_soda._suspect import Observation, Suspect
+from onnx_soda._suspect import Summary, Suspect
 from onnx_soda._system import Clock, as_utc, installed_versions
 from onnx_soda._verdict import (
     ALONE,
@@ -224,7 +224,7 @@ class _Course:
             created=as_utc(time.time()),
         )
 
-    def _providers(self, observation: Observation | None) -> tuple[str, ...]:
+    def _providers(self, observation: Summary | None) -> tuple[str, ...]:
         if not self._prepared:
             return (CPU,)
         part = self._suspect.tail.session if observation is None else self._suspect.body
@@ -294,7 +294,7 @@ def _decide(
     return deciding.detector, decision
 
 
-def _describe_dataset(suspect: Suspect, observation: Observation) -> DatasetInfo | None:
+def _describe_dataset(suspect: Suspect, observation: Summary) -> DatasetInfo | None:
     clean, choice = suspect.clean, suspect.choice
     if clean is None:
         return None
@@ -346,7 +346,7 @@ def _describe_preprocessing(
     }
 
 
-def _coverage(observation: Observation | None, passes: int) -> Coverage:
+def _coverage(observation: Summary | None, passes: int) -> Coverage:
     if observation is None:
         return Coverage(0, 0, passes)
     return Coverage(len(np.unique(observation.labels)), len(observation.labels), passes)

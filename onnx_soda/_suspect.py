@@ -7,9 +7,9 @@ the new scan after it take the same one. Pixels are read here and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,13 @@ _TRIAL_IMAGES, _CLOSE_CALL_IMAGES = 256, 1024
 # Bytes of the images read at once. Larger than a batch of small images: compressed files are read
 # chunk by chunk, and a chunk that two blocks share is read twice.
 _BLOCK_BYTES = 32 * 2**20
+# Bytes of logits and hidden values that are kept of the sample. Of more the model is run again
+# where they are needed: a scan may take 300 MB over the model and a batch, for many images too.
+_KEPT_BYTES = 32 * 2**20
+# Rows of the layer that are kept in any case: some are drawn to tell whether a tail is affine.
+_FEW_ROWS = 256
+# Bytes of the outputs of the images that are read at once; they are held twice for a moment.
+_OUTPUT_BYTES = 16 * 2**20
 # Images of a class from which it is told what most of them are taken for.
 _FEWEST_TO_MISREAD = 10
 # Preprocessings with which sizes are compared: the most usual ones. Which size is best does not
@@ -65,7 +72,7 @@ _SIZE_WAYS = 4
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """What the model makes of clean images.
+    """What the model makes of some clean images, all of it.
 
     Attributes:
         labels: Their classes, shape (images,).
@@ -84,6 +91,49 @@ class Observation:
         """Share of the images whose class has the largest logit."""
         return float((self.logits.argmax(axis=1) == self.labels).mean())
 
+    @property
+    def bytes(self) -> int:
+        """Bytes of all values."""
+        arrays = (self.logits, self.layer, *self.sides.values())
+        return sum(array.nbytes for array in arrays)
+
+
+Blocks = Callable[[], Iterator[Observation]]
+"""Gives what the model makes of clean images, block by block: by running it again, or as kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What the model makes of clean images, in little memory however many they are.
+
+    Attributes:
+        labels: Their classes, shape (images,).
+        answers: The classes with the largest logit, shape (images,).
+        logits: For each class that there are images of, their mean logits, shape (classes,).
+        layer: Values of the analysed layer, shape (images, *element_shape); of many the first.
+        blocks: Gives all values.
+    """
+
+    labels: IntArray
+    answers: IntArray
+    logits: Mapping[int, NDArray[np.float64]]
+    layer: NDArray[Any]
+    blocks: Blocks
+
+    def whole(self) -> Observation:
+        """Return all values of all images in memory."""
+        return joined(self.blocks())
+
+    @property
+    def classes(self) -> int:
+        """Number of classes of the model."""
+        return len(next(iter(self.logits.values())))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose class has the largest logit."""
+        return float((self.answers == self.labels).mean())
+
     def misread(self) -> tuple[tuple[int, int, float], ...]:
         """Return the classes of which most images are given one other class.
 
@@ -91,13 +141,52 @@ class Observation:
             Class, the other, and the share; classes with few images are left out.
         """
         found = []
-        answers = self.logits.argmax(axis=1)
         for label in np.unique(self.labels):
-            counts = np.bincount(answers[self.labels == label])
+            counts = np.bincount(self.answers[self.labels == label])
             most, share = int(counts.argmax()), float(counts.max() / counts.sum())
             if most != label and share > 0.5 and counts.sum() >= _FEWEST_TO_MISREAD:
                 found.append((int(label), most, share))
         return tuple(found)
+
+
+def joined(blocks: Iterable[Observation]) -> Observation:
+    """Return blocks of images as one, all of it in memory."""
+    parts = list(blocks)
+    return Observation(
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate([part.layer for part in parts]),
+        {name: np.concatenate([part.sides[name] for part in parts]) for name in parts[0].sides},
+    )
+
+
+def summarise(blocks: Blocks) -> Summary:
+    """Go through what the model makes of clean images once, and keep what is small.
+
+    Args:
+        blocks: Gives it; asked again for all values by those who need them.
+    """
+    labels, answers, kept = list[IntArray](), list[IntArray](), list[Observation]()
+    means = dict[int, NDArray[np.float64]]()
+    whole, layer = True, np.empty(0, np.float32)
+    for block in blocks():
+        labels.append(block.labels)
+        answers.append(block.logits.argmax(axis=1))
+        for label in map(int, np.unique(block.labels)):
+            rows = block.logits[block.labels == label]
+            means[label] = means.get(label, 0.0) + rows.sum(axis=0, dtype=np.float64)
+        layer = layer if len(labels) > 1 else block.layer[:_FEW_ROWS]
+        whole = whole and block.bytes + sum(one.bytes for one in kept) <= _KEPT_BYTES
+        kept = [*kept, block] if whole else []
+    together = np.concatenate(labels)
+    counts = np.bincount(together)
+    for label, mean in means.items():
+        mean /= counts[label]
+    if whole:
+        layer = np.concatenate([one.layer for one in kept])
+    again = (lambda: iter(kept)) if whole else blocks
+    ordered = {label: means[label] for label in sorted(means)}
+    return Summary(together, np.concatenate(answers), ordered, layer, again)
 
 
 @dataclass(frozen=True)
@@ -396,7 +485,7 @@ class Suspect:
         return found
 
     @cached_property
-    def observation(self) -> Observation | None:
+    def observation(self) -> Summary | None:
         """What the model makes of the sample of clean images; None without any.
 
         Raises:
@@ -405,7 +494,7 @@ class Suspect:
         """
         if self.clean is None or self.classes is None:
             return None
-        return self.observe(self.sample, progress=self.tell)
+        return self.summary(self.sample, self.tell)
 
     @cached_property
     def examined(self) -> Examined:
@@ -433,20 +522,32 @@ class Suspect:
         )
         return replace(examined, relabelling=self._relabelling(observation, examined))
 
-    def _relabelling(self, observation: Observation, examined: Examined) -> Relabelling | None:
+    def _relabelling(self, observation: Summary, examined: Examined) -> Relabelling | None:
         """Return the order in which the model has the classes, where it is surely another one."""
         if not (examined.misread or examined.too_inaccurate):
             return None
-        answers = observation.logits.argmax(axis=1)
-        found = find_relabelling(observation.labels, answers, observation.logits.shape[1])
+        found = find_relabelling(observation.labels, observation.answers, observation.classes)
         if found is None or found.accuracy < examined.min_accuracy:
             return None
         return replace(found, names=self._images().class_names)
 
+    def summary(self, rows: IntArray, progress: Progress = no_progress) -> Summary:
+        """Run the model once over clean images, however many, and keep what is small.
+
+        Args:
+            rows: Positions in the clean set.
+            progress: Called as it goes on.
+
+        Raises:
+            ImageError: An image is unreadable or does not fit the model.
+            InferenceError: The model does not run.
+        """
+        return summarise(partial(self._blocks, rows, self.body, progress))
+
     def observe(
         self, rows: IntArray, body: Body | None = None, progress: Progress = no_progress
     ) -> Observation:
-        """Run the model once over clean images, a block at a time, so that memory stays bounded.
+        """Run the model once over some clean images; all that it makes of them is kept.
 
         Args:
             rows: Positions in the clean set.
@@ -457,21 +558,20 @@ class Suspect:
             ImageError: An image is unreadable or does not fit the model.
             InferenceError: The model does not run.
         """
-        clean, body = self._images(), body or self.body
+        return joined(self._blocks(rows, body or self.body, progress))
+
+    def _blocks(self, rows: IntArray, body: Body, progress: Progress) -> Iterator[Observation]:
+        """Run the model over clean images; yield what it makes of them, a block at a time."""
+        clean = self._images()
         shape = self.image_shape(clean)
-        size = max(_BLOCK_BYTES // (4 * shape.height * shape.width * shape.channels), 1)
-        parts = []
+        image = shape.height * shape.width * shape.channels
+        size = min(_BLOCK_BYTES // image, _OUTPUT_BYTES // max(body.row_elements, 1)) // 4
+        size = max(size, 1)
         for start in range(0, len(rows), size):
             block = rows[start : start + size]
-            parts.append(body.observe(self._prepared(clean, block, shape)))
+            seen = body.observe(self._prepared(clean, block, shape))
+            yield Observation(clean.labels[block], *seen)
             progress("clean images through the model", start + len(block), len(rows))
-        logits, layers, sides = zip(*parts, strict=True)
-        return Observation(
-            clean.labels[rows],
-            np.concatenate(logits),
-            np.concatenate(layers),
-            {name: np.concatenate([part[name] for part in sides]) for name in sides[0]},
-        )
 
     def pixels(self, rows: IntArray | None = None, clean: CleanSet | None = None) -> FloatPixels:
         """Read images, shape (images, channels, height, width), from 0 to 1.

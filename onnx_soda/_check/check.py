@@ -11,10 +11,12 @@ import re
 import threading
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from onnx_soda._answers import FileLook
 from onnx_soda._check.containers import Containers
@@ -35,7 +37,7 @@ from onnx_soda._check.formats import (
 )
 from onnx_soda._check.notes import Notes, Part
 from onnx_soda._converters.protocol import PICKLE_STARTS, is_safetensors
-from onnx_soda._errors import ExternalDataError, SodaError, explained
+from onnx_soda._errors import ExternalDataError, SodaError, explained, first_line
 from onnx_soda._preflight.file import (
     HEAD_BYTES,
     check_regular,
@@ -45,6 +47,9 @@ from onnx_soda._preflight.file import (
 from onnx_soda._preflight.limits import DEFAULT_LIMITS
 from onnx_soda._results import ScanFailure, failure_of, report_of_file
 from onnx_soda._rules import RULE_AMBIGUOUS, RULE_EXTERNAL, RULE_UNREAD, UNSAFE
+
+if TYPE_CHECKING:
+    from onnx_soda._preflight.check import Passed
 
 # Nothing is run here, so models that are no image classifiers may be as large as they are: language
 # models have ten thousands of nodes, two outputs for each layer, and tens of gigabytes of weights.
@@ -59,6 +64,11 @@ _LIMITS = replace(
     string_bytes=2**26,
 )
 _HASHED_BESIDE = 2**28
+# Nodes of all graphs of a file whose decisions are told: classifiers have some hundreds to a few
+# thousand, and 1,000 take 0.1 to 0.4 s. A graph made to take long takes 20 s.
+_MOST_FOLLOWED = 4_000
+# Operators that are counted where a graph is not followed, and letters of their names.
+_KINDS, _KIND = 6, 40
 # A file of another kind is not read whole.
 _ANY_SIZE = replace(DEFAULT_LIMITS, file_bytes=2**62)
 _ONNX = ".onnx"
@@ -125,6 +135,18 @@ def _what(notes: Notes, name: str) -> str:
     if len(notes.skipped) == 1 and notes.skipped[0].startswith(f"{name} ("):
         return notes.skipped[0].removeprefix(f"{name} (").removesuffix(")")
     return f"an archive without a model in it, {notes.passed_over} files"
+
+
+def _not_followed(shown: str, nodes: int, kinds: Counter[str]) -> str:
+    """Say of a graph that is too large what may decide in it."""
+    counts = ", ".join(f"{count} {kind[:_KIND]}" for kind, count in kinds.most_common(_KINDS))
+    more = sum(kinds.values()) - sum(count for _, count in kinds.most_common(_KINDS))
+    others = f" and {more} others" if more else ""
+    told = f" What may decide: {counts}{others}." if counts else ""
+    return (
+        f"What the graph of {shown} decides is not told: it has {nodes:,} nodes, and "
+        f"{_MOST_FOLLOWED:,} of a file are followed.{told}"
+    )
 
 
 class _Digest:
@@ -289,6 +311,37 @@ class _Inspector:
         for finding in passed.findings:
             self._notes.add_file_finding(finding, part)
         self._notes.know(part, "ONNX model")
+        self._tell_decisions(passed, part)
+
+    def _tell_decisions(self, passed: Passed, part: Part) -> None:
+        """Tell what a graph decides; that this fails changes nothing about the file."""
+        try:
+            self._follow(passed, part)
+        except Exception as error:  # noqa: BLE001 - onnx's checker objects, onnx-ir, inference
+            why = first_line(error)
+            self._notes.untold.append(f"What the graph of {part.shown} decides is not told: {why}")
+
+    def _follow(self, passed: Passed, part: Part) -> None:
+        """Read a graph, where its operators can decide at all."""
+        from onnx_soda._detect.graph_logic.operators import decides, may_decide
+        from onnx_soda._preflight.definitions import check_functions
+        from onnx_soda._preflight.inventory import take_inventory
+
+        notes, inventory = self._notes, take_inventory(passed.proto)
+        if not may_decide(inventory):
+            return
+        nodes = check_functions(passed.proto, part.shown, _LIMITS)
+        if notes.nodes_followed + nodes > _MOST_FOLLOWED:
+            kinds = Counter(node.op_type for node in inventory.nodes if decides(node))
+            notes.untold.append(_not_followed(part.shown, nodes, kinds))
+            return
+        notes.nodes_followed += nodes
+        # Half of a second to import, which files that decide nothing do not wait for.
+        from onnx_soda._detect.graph_logic.telling import decisions_of_file
+
+        told = decisions_of_file(passed.proto, passed.folder)
+        if told.total:
+            notes.decisions[part.shown] = told
 
     def _is_old_pickle(self, part: Part, head: bytes) -> bool:
         """Look at a part as a pickle without magic bytes; tell whether it is one."""

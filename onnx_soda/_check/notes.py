@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
 from onnx_soda._errors import SodaError
+from onnx_soda._numbers import FileNumbers, GraphDecisions, decisions_table, plain
 from onnx_soda._preflight.limits import FileFinding
 from onnx_soda._results import Column, Evidence, Finding, Table, Verdict
 from onnx_soda._rules import (
@@ -24,6 +26,8 @@ from onnx_soda._rules import (
 _MOST_OF_A_RULE, _MOST_ROWS, _MOST_NAMES = 20, 1_000, 1_000
 # Names in a sentence.
 _SHOWN = 10
+# Letters of a name in a heading.
+_HEADING = 100
 NOT_FOR_BACKDOORS = "This looks at the file alone; it does not look for backdoors."
 
 
@@ -76,6 +80,9 @@ class Notes:
         understood: Number of parts that were understood.
         passed_over: Number of parts that were not.
         harmless_pickles: Names of pickles that name only what is known to be harmless.
+        decisions: What the graphs of ONNX files decide, by the name of the part.
+        untold: Sentences about graphs whose decisions were not told.
+        nodes_followed: Nodes of the graphs whose decisions were.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -84,6 +91,9 @@ class Notes:
     understood: int = 0
     passed_over: int = 0
     harmless_pickles: list[str] = field(default_factory=list)
+    decisions: dict[str, GraphDecisions] = field(default_factory=dict)
+    untold: list[str] = field(default_factory=list)
+    nodes_followed: int = 0
     _of_rule: Counter[str] = field(default_factory=Counter)
 
     def add(self, rule_id: str, message: str, part: Part, severity: Severity | None = None) -> None:
@@ -165,6 +175,8 @@ class Notes:
                 said.append(f"{count - _MOST_OF_A_RULE} more findings of {rule_id} are left out.")
         if self.passed_over:
             said.append(self._skipped_text())
+        said += map(_scan_says, self._reported()[:_SHOWN])
+        said += self.untold[:_SHOWN]
         return (*dict.fromkeys(said), NOT_FOR_BACKDOORS)
 
     def _skipped_text(self) -> str:
@@ -184,9 +196,31 @@ class Notes:
             (Column("part"), Column("kind"), Column("bytes", "count")),
             rows,
         )
-        numbers = {
-            "parts": self.understood,
-            "skipped": self.passed_over,
-            "skipped_names": list(self.skipped),
-        }
-        return Evidence("files", "The file itself", self.verdict, tables=(table,), numbers=numbers)
+        numbers = FileNumbers(
+            self.understood, self.passed_over, tuple(self.skipped), self.decisions
+        )
+        return Evidence(
+            "files",
+            "The file itself",
+            self.verdict,
+            tables=(table, *self._decisions()),
+            numbers=plain(numbers),
+        )
+
+    def _reported(self) -> list[str]:
+        """Return the parts whose decisions a scan would report."""
+        return [
+            part
+            for part, told in self.decisions.items()
+            if any(one.severity in WEIGHTY for one in told.shown)
+        ]
+
+    def _decisions(self) -> Iterator[Table]:
+        """Yield a table of decisions for each graph that has some; of many graphs the first."""
+        for part, told in list(self.decisions.items())[:_SHOWN]:
+            table, where = decisions_table(told, "the input"), f": {part[-_HEADING:]}"
+            yield replace(table, title=table.title + ("" if self.understood == 1 else where))
+
+
+def _scan_says(part: str) -> str:
+    return f"A scan would report a decision in the graph of {part} (SODA201 to SODA205)."

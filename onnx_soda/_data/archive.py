@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from onnx_soda._data.arrays import KEPT_BYTES
 from onnx_soda._data.coco import has_coco, load_coco_tree
 from onnx_soda._data.folder import class_folders, or_class_folders
 from onnx_soda._data.forms import GZIP_MAGIC, ZIP_MAGIC
@@ -36,12 +37,16 @@ _UNPACK_FAILURES = (
     *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
     *(EOFError, RuntimeError, ValueError),
 )
-# Of a packed tar, kept unpacked in memory. In a larger one every image asked for is unpacked anew,
-# from the start of the archive.
-_KEPT_BYTES = 2**29
 
 
-@dataclass(frozen=True)
+_Unpacked = io.BytesIO | gzip.GzipFile
+_UNPACKED_AGAIN = (
+    "The archive is large and packed as a whole: it is unpacked again for each pass over its "
+    "images. A tar that is not packed, or a zip, is read faster."
+)
+
+
+@dataclass(frozen=True, slots=True)
 class _Member:
     """A file or folder in an archive.
 
@@ -88,9 +93,9 @@ def archive_tree(path: Path, name: str) -> Tree:
     Raises:
         DatasetFileError: See `load_archive`.
     """
-    members = (
-        _zip_members(path) if first_bytes(path, len(ZIP_MAGIC)) == ZIP_MAGIC else _tar_members(path)
-    )
+    zipped = first_bytes(path, len(ZIP_MAGIC)) == ZIP_MAGIC
+    unpacked = None if zipped else _unpacked(path)
+    members = _zip_members(path) if zipped else _tar_members(path, unpacked)
     files: dict[str, _Member] = {}
     folders: set[str] = set()
     odd: list[str] = []
@@ -116,7 +121,10 @@ def archive_tree(path: Path, name: str) -> Tree:
         frozenset(folders),
         lambda inside: _content(files[inside], inside),
         lambda _: path,
-        left_out(odd, "link in the archive", "links in the archive"),
+        (
+            *left_out(odd, "link in the archive", "links in the archive"),
+            *((_UNPACKED_AGAIN,) if isinstance(unpacked, gzip.GzipFile) else ()),
+        ),
     )
 
 
@@ -155,7 +163,7 @@ def _zip_members(path: Path) -> Iterator[_Member]:
         yield _Member(one.filename, one.file_size, one.is_dir(), odd, _ZipFile(archive, one))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _ZipFile:
     """Reads a file in a zip."""
 
@@ -168,11 +176,18 @@ class _ZipFile:
             return stream.read(self.info.file_size + 1)
 
 
-def _tar_members(path: Path) -> Iterator[_Member]:
-    unpacked = _unpacked(path)
+class _Passing(tarfile.TarFile):
+    """A tar archive whose members can be forgotten once they were seen."""
+
+    members: list[tarfile.TarInfo]
+
+
+def _tar_members(path: Path, unpacked: _Unpacked | None) -> Iterator[_Member]:
     try:
-        with tarfile.open(path if unpacked is None else None, "r:", unpacked) as archive:
+        with _Passing.open(path if unpacked is None else None, "r:", unpacked) as archive:
             for one in archive:
+                # They would all be kept, and take a kilobyte each.
+                archive.members = []
                 odd = not (one.isreg() or one.isdir()) or one.issparse()
                 read = _TarFile(path, unpacked, one.offset_data, one.size)
                 yield _Member(one.name, one.size, one.isdir(), odd, read)
@@ -180,7 +195,7 @@ def _tar_members(path: Path) -> Iterator[_Member]:
         raise OSError(f"it is no tar archive: {error}") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _TarFile:
     """Reads a file in a tar.
 
@@ -192,7 +207,7 @@ class _TarFile:
     """
 
     path: Path
-    unpacked: io.BytesIO | gzip.GzipFile | None
+    unpacked: _Unpacked | None
     offset: int
     size: int
 
@@ -203,18 +218,21 @@ class _TarFile:
         with self.path.open("rb") as stream:
             return self._part(stream)
 
-    def _part(self, stream: IO[bytes] | gzip.GzipFile) -> bytes:
+    def _part(self, stream: IO[bytes] | _Unpacked) -> bytes:
         stream.seek(self.offset)
         return stream.read(self.size)
 
 
-def _unpacked(path: Path) -> io.BytesIO | gzip.GzipFile | None:
-    """Return what is in a packed tar, in memory where it is small; None where it is not packed."""
+def _unpacked(path: Path) -> _Unpacked | None:
+    """Return what is in a packed tar, in memory where it is small; None where it is not packed.
+
+    A larger one is unpacked again for each pass over its images, as far as the last one.
+    """
     if first_bytes(path, len(GZIP_MAGIC)) != GZIP_MAGIC:
         return None
     with gzip.open(path) as stream:
-        content = stream.read(_KEPT_BYTES + 1)
-    return io.BytesIO(content) if len(content) <= _KEPT_BYTES else gzip.GzipFile(path)
+        content = stream.read(KEPT_BYTES + 1)
+    return io.BytesIO(content) if len(content) <= KEPT_BYTES else gzip.GzipFile(path)
 
 
 def _without_wrapping(tree: Tree) -> Tree:

@@ -161,7 +161,9 @@ class _DatasetRows:
         out = np.empty((len(positions), *self.shape[1:]), dtype=self.dtype)
         with open_checked(self.path) as file:
             dataset = file[self.key]
-            block = dataset.chunks[0] if dataset.chunks else 1
+            # What is not packed can be read row by row, however large its chunks are.
+            packed = dataset.id.get_create_plist().get_nfilters() > 0
+            block = dataset.chunks[0] if packed else 1
             for number in np.unique(positions // block):
                 inside = positions // block == number
                 start = int(number) * block

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda._data.arrays import LazyRows
+from onnx_soda._data.arrays import KEPT_BYTES, LazyRows, Rows, StreamRows
 from onnx_soda._data.forms import GZIP_MAGIC, IDX_MAGIC, find_image_files, label_files
 from onnx_soda._data.sources import check_declared, first_bytes, readable
 from onnx_soda._data.splits import (
@@ -76,9 +76,22 @@ def _by_split(files: Iterable[Path], name: str) -> dict[str, Path]:
 def _part(images: Path) -> SplitData:
     labels = _labels_beside(images)
     shape = _shape(images)
-    rows = LazyRows(shape, np.dtype(np.uint8), partial(_load, images, shape))
+    rows = _rows(images, shape)
     stored = _load(labels, _shape(labels))
     return split_from_arrays(rows, stored, images.name, (images, labels))
+
+
+def _rows(path: Path, shape: tuple[int, ...]) -> Rows:
+    """Return the images: few are read whole, held against what is declared; many by rows."""
+    dtype = np.dtype(np.uint8)
+    if math.prod(shape) > KEPT_BYTES:
+        start, packed = _header_bytes(shape), _gzipped(path)
+        return StreamRows(shape, dtype, path.name, partial(_open, path), start, packed)
+    return LazyRows(shape, dtype, partial(_load, path, shape))
+
+
+def _header_bytes(shape: tuple[int, ...]) -> int:
+    return 4 + 4 * len(shape)
 
 
 def _labels_beside(images: Path) -> Path:
@@ -104,7 +117,7 @@ def _shape(path: Path) -> tuple[int, ...]:
         shape = struct.unpack(f">{magic[3]}I", stream.read(4 * magic[3]))
     declared = math.prod(shape)
     check_declared(path.name, declared)
-    size, header = path.stat().st_size, 4 + 4 * len(shape)
+    size, header = path.stat().st_size, _header_bytes(shape)
     fits = declared <= size * _DEFLATE_RATIO if _gzipped(path) else declared == size - header
     if not fits:
         raise _size_error(path, declared)
@@ -114,7 +127,7 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _load(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     declared = math.prod(shape)
     with readable(path.name), _open(path) as stream:
-        stream.read(4 + 4 * len(shape))
+        stream.read(_header_bytes(shape))
         # One byte more than declared: its absence lets gzip check its checksum.
         data = stream.read(declared + 1)
     if len(data) != declared:

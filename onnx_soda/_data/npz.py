@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from onnx_soda._data.arrays import LazyRows
+from onnx_soda._data.arrays import KEPT_BYTES, LazyRows, Rows, StreamRows
 from onnx_soda._data.sources import check_declared, readable
 from onnx_soda._data.splits import (
     SplitData,
@@ -32,8 +33,38 @@ _SUFFIX = ".npy"
 
 @dataclass(frozen=True)
 class _Header:
+    """What an array's header says.
+
+    Attributes:
+        shape: Shape of the array.
+        dtype: Element type.
+        length: Bytes of the header.
+        by_rows: Its rows stand one after the other.
+    """
+
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    length: int
+    by_rows: bool
+
+    def rows(
+        self,
+        name: str,
+        stream: Callable[[], IO[bytes]],
+        load: Callable[[], NDArray[Any]],
+        packed: bool,
+    ) -> Rows:
+        """Return the rows: small arrays are read whole, with their checksum, large ones by rows.
+
+        Args:
+            name: What to call the array in an error.
+            stream: Opens what the array is stored in.
+            load: Reads the array whole.
+            packed: The stream is slow to go back.
+        """
+        if self.by_rows and math.prod(self.shape) * self.dtype.itemsize > KEPT_BYTES:
+            return StreamRows(self.shape, self.dtype, name, stream, self.length, packed)
+        return LazyRows(self.shape, self.dtype, load)
 
 
 def load_npz(path: Path, split: str) -> SplitData:
@@ -63,9 +94,14 @@ def load_npz(path: Path, split: str) -> SplitData:
 
 
 def _part(path: Path, headers: dict[str, _Header], images: str, labels: str) -> SplitData:
-    header = headers[images]
-    rows = LazyRows(header.shape, header.dtype, partial(_load, path, images))
-    return split_from_arrays(rows, _load(path, labels), f"{shown_name(path)}: {images}", (path,))
+    name = f"{shown_name(path)}: {images}"
+    stream, load = partial(_open, path, images), partial(_load, path, images)
+    rows = headers[images].rows(name, stream, load, packed=True)
+    return split_from_arrays(rows, _load(path, labels), name, (path,))
+
+
+def _open(path: Path, key: str) -> IO[bytes]:
+    return zipfile.ZipFile(path).open(key + _SUFFIX)
 
 
 def _load(path: Path, key: str) -> NDArray[Any]:
@@ -83,7 +119,7 @@ def _header(archive: zipfile.ZipFile, key: str, name: str) -> _Header:
 
 def _checked(stream: IO[bytes], size: int, name: str) -> _Header:
     """Read an array's header, and hold it against the bytes that there are."""
-    shape, dtype = _shape_and_dtype(stream)
+    shape, dtype, by_rows = _shape_and_dtype(stream)
     if dtype.hasobject:
         raise DatasetFileError(
             f"{name} holds Python objects, which only unpickling could read",
@@ -94,15 +130,15 @@ def _checked(stream: IO[bytes], size: int, name: str) -> _Header:
             f"{name} declares shape {shape}, which is not what is stored",
             "The file is damaged: write it again.",
         )
-    return _Header(shape, dtype)
+    return _Header(shape, dtype, stream.tell(), by_rows)
 
 
-def _shape_and_dtype(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _shape_and_dtype(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     version = npy.read_magic(stream)
     # Version 3 differs from 2 only for the field names of records, which images do not have.
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(stream)
-    return shape, dtype
+    shape, by_columns, dtype = read(stream)
+    return shape, dtype, not by_columns
 
 
 def load_npy(path: Path, split: str, options: DataOptions) -> SplitData:
@@ -142,15 +178,21 @@ def load_npy(path: Path, split: str, options: DataOptions) -> SplitData:
 
 
 def _npy_part(images: Path, labels: Path) -> SplitData:
-    rows, stored = _npy_rows(images), _npy_rows(labels)
-    return split_from_arrays(rows, stored.load(), images.name, (images, labels))
+    header = _npy_header(images)
+    stream, load = partial(_open_npy, images), partial(_load_npy, images)
+    rows = header.rows(images.name, stream, load, packed=False)
+    _npy_header(labels)
+    return split_from_arrays(rows, _load_npy(labels), images.name, (images, labels))
 
 
-def _npy_rows(path: Path) -> LazyRows:
+def _npy_header(path: Path) -> _Header:
     with readable(path.name), path.open("rb") as stream:
         check_declared(path.name, path.stat().st_size)
-        header = _checked(stream, path.stat().st_size, path.name)
-    return LazyRows(header.shape, header.dtype, partial(_load_npy, path))
+        return _checked(stream, path.stat().st_size, path.name)
+
+
+def _open_npy(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def _load_npy(path: Path) -> NDArray[Any]:

@@ -67,11 +67,13 @@ class TailGraph:
 def serialise(model: ir.Model, folder: Path | None) -> SubModel:
     """Serialise a model; tensors in external files are referred to, not copied."""
     graph = model.graph
+    stored = (value.const_value for value in graph.initializers.values())
     return SubModel(
         ir.to_proto(model).SerializeToString(),
         folder,
         tuple(value.name or "" for value in graph.inputs),
         tuple(value.name or "" for value in graph.outputs),
+        sum(tensor.nbytes for tensor in stored if isinstance(tensor, ir.ExternalTensor)),
     )
 
 
@@ -248,6 +250,7 @@ class Body:
     Attributes:
         anatomy: The classifier.
         batch_size: Images per run.
+        row_elements: Elements of all outputs for one image; unknown sizes count as 1.
     """
 
     def __init__(
@@ -268,6 +271,8 @@ class Body:
         self._session = Session(model, options, view.image.batch, meter)
         shapes = [view.shapes[v.name] for v in view.activations if v.name in view.shapes]
         self.batch_size = view.image.batch or choose_batch_size(shapes, options)
+        given = (view.shapes.get(name) or () for name in (self._logits, self._layer, *sides))
+        self.row_elements = sum(prod(size or 1 for size in shape[1:]) for shape in given)
 
     @property
     def providers(self) -> tuple[str, ...]:

@@ -41,12 +41,14 @@ class SubModel:
         folder: Where external data lies; None without any.
         inputs: Names of its inputs.
         outputs: Names of its outputs.
+        outside: Bytes of its external data.
     """
 
     content: bytes
     folder: Path | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    outside: int = 0
 
 
 def cuda_device_count() -> int:
@@ -115,6 +117,11 @@ _AS_DEFINED_KEY = "session.disable_quant_qdq"
 # transposing the largest layer of VGG makes 392 MiB. Both keys: as above.
 _FOLDED_BYTES_KEY = "optimization.constant_folding_max_output_size_in_bytes"
 _MOST_FOLDED_BYTES = 512 * 2**20
+# ONNX Runtime copies the weights of matrices in an order that its loops like, and weights outside
+# the file are mapped, so they would be there twice: 4,095 MiB for a matrix of 2,018 MiB, and 2,079
+# without the copy (measured). Where they are larger than this, memory counts for more than time.
+_PACKING_KEY = "session.disable_prepacking"
+_MOST_PACKED_BYTES = 2**30
 # It puts in functions too. The model's own are gone by then; this bounds those of the standard.
 _EXPANDED_NODES_KEY = "session.function_expansion_node_limit"
 # Threads that have nothing to do sleep. Otherwise those of one session keep a core busy while
@@ -354,6 +361,8 @@ def _settings(model: SubModel, threads: int) -> ort.SessionOptions:
     settings.add_session_config_entry(_SPINNING_KEY, "0")
     settings.add_session_config_entry(_FOLDED_BYTES_KEY, str(_MOST_FOLDED_BYTES))
     settings.add_session_config_entry(_EXPANDED_NODES_KEY, str(DEFAULT_LIMITS.nodes))
+    if model.outside > _MOST_PACKED_BYTES:
+        settings.add_session_config_entry(_PACKING_KEY, "1")
     if model.folder is not None:
         settings.add_session_config_entry(_EXTERNAL_FOLDER_KEY, str(model.folder))
     return settings

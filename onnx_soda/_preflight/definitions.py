@@ -120,8 +120,8 @@ STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"}) | RUNTIME_DOMAINS
 _Key = tuple[str, str, str]
 
 
-def check_functions(model: onnx.ModelProto, file: str, limits: FileLimits) -> None:
-    """Check a model's functions, and how many nodes it has once they are put in.
+def check_functions(model: onnx.ModelProto, file: str, limits: FileLimits) -> int:
+    """Check a model's functions, and return how many nodes it has once they are put in.
 
     Raises:
         ModelFileError: A function is there twice, calls itself, or hides a standard operator.
@@ -142,6 +142,7 @@ def check_functions(model: onnx.ModelProto, file: str, limits: FileLimits) -> No
     if nodes > limits.nodes:
         what = "once its functions are put in" if model.functions else "in its graphs"
         raise over_limit(f"{file} has too many nodes {what}", limits.nodes)
+    return nodes
 
 
 def _check_names(keys: list[_Key], file: str) -> None:

@@ -158,7 +158,8 @@ _BITS = {
     for name in names.split()
     if (kind := getattr(TensorProto, name, None)) is not None
 }
-_DATA_FIELDS = ("float_data", "double_data", "int64_data", "uint64_data", "int32_data")
+DATA_FIELDS = ("float_data", "double_data", "int64_data", "uint64_data", "int32_data")
+"""Fields of a tensor's numbers, where they are not raw bytes."""
 
 
 def declared_bytes(tensor: onnx.TensorProto) -> int:
@@ -213,7 +214,7 @@ def _check_data(tensor: onnx.TensorProto) -> None:
             f"tensor {_name(tensor)} of dimensions {list(tensor.dims)} needs "
             f"{min(needed, _TOO_LARGE)} {unit} and has {held}"
         )
-    others = [name for name in _DATA_FIELDS if len(getattr(tensor, name))]
+    others = [name for name in DATA_FIELDS if len(getattr(tensor, name))]
     if len(others) + tensor.HasField("raw_data") > 1:
         raise false_size(f"tensor {_name(tensor)} has two kinds of data")
 

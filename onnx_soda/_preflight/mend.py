@@ -20,11 +20,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import helper
 
 from onnx_soda._errors import ModelFileError
 from onnx_soda._preflight.definitions import STANDARD_DOMAINS, newest_opset
-from onnx_soda._preflight.inventory import Inventory, node_label, take_inventory, walk
+from onnx_soda._preflight.inventory import Inventory, node_label, walk
 from onnx_soda._preflight.limits import FileFinding
 from onnx_soda._rules import RULE_MENDED
 
@@ -301,32 +301,6 @@ def is_silent(value: onnx.ValueInfoProto) -> bool:
     """Tell whether an input or output does not say its type, or not its shape."""
     kind = value.type.WhichOneof("value")
     return kind is None or (kind == "tensor_type" and not value.type.tensor_type.HasField("shape"))
-
-
-def for_checker(proto: onnx.ModelProto, external: bool) -> onnx.ModelProto:
-    """Return a model for onnx's checker, with what it asks for and nobody reads.
-
-    Given external tensors the checker opens files, which was done already, by a rule that lets
-    checked links pass: empty tensors stand in their place. It does not look at the dimensions of
-    what operators read, nor at those of outputs.
-
-    Args:
-        proto: The model, mended; returned as it is where nothing stands in the checker's way.
-        external: Whether it has external tensors.
-    """
-    if not external and not any(map(is_silent, proto.graph.output)):
-        return proto
-    copy = onnx.ModelProto()
-    copy.CopyFrom(proto)
-    for tensor in take_inventory(copy).external:
-        tensor.ClearField("external_data")
-        tensor.ClearField("data_location")
-        tensor.dims[:] = [0]
-    for output in filter(is_silent, copy.graph.output):
-        if output.type.WhichOneof("value") is None:
-            output.type.tensor_type.elem_type = TensorProto.FLOAT
-        output.type.tensor_type.shape.SetInParent()
-    return copy
 
 
 # --- the order of nodes

@@ -207,7 +207,8 @@ def concepts_to_use(ready: Preparation) -> tuple[Concept, ...]:
 def _likeness(ready: Preparation) -> NDArray[np.float64]:
     observation, axis = ready.observation, ready.suspect.anatomy.layer.axis
     places = tuple(i for i in range(1, observation.layer.ndim) if i != axis)
-    means = observation.layer.astype(np.float64).mean(axis=places)
+    blocks = (block.layer.astype(np.float64) for block in observation.blocks())
+    means = np.concatenate([layer.mean(axis=places) for layer in blocks])
     return class_likeness(means, observation.labels, ready.classes)
 
 

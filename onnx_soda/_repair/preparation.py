@@ -18,7 +18,7 @@ from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._errors import ConversionError, LabelError, ParityError, RepairError
 from onnx_soda._options import Progress, RepairOptions
 from onnx_soda._repair.files import read_proto
-from onnx_soda._suspect import Observation, Suspect
+from onnx_soda._suspect import Summary, Suspect
 
 if TYPE_CHECKING:
     from onnx_soda._bridge.bridge import TorchModel
@@ -152,13 +152,13 @@ class Preparation:
         return self.suspect.anatomy.layer.name
 
     @cached_property
-    def observation(self) -> Observation:
+    def observation(self) -> Summary:
         """What the model makes of images that train, as many of each class."""
         train = self.parts.train
         rng = np.random.default_rng(self.options.scan.seed)
         labels, most = self.clean.labels[train], self.options.scan.samples_per_class
         rows = train[balanced_sample(labels, self.classes, most, rng)]
-        return self.suspect.observe(rows, progress=self.progress)
+        return self.suspect.summary(rows, self.progress)
 
     def inputs_of(self, rows: IntArray) -> NDArray[Any]:
         """Return clean images as the model takes them."""

@@ -10,7 +10,7 @@ from math import sqrt
 from typing import Any
 
 from onnx_soda._numbers import OpinionNumbers
-from onnx_soda._results import ScanReport, numbers_of
+from onnx_soda._results import FILES, ScanReport, numbers_of
 from onnx_soda._rules import (
     GRAPH_LOGIC_RULES,
     RULE_CONCEPT,
@@ -68,7 +68,12 @@ def rate_sentences(report: ScanReport) -> tuple[str, ...]:
 
     Args:
         report: The scan. Its number of classes and of reference models tell what it is like.
+
+    Returns:
+        Sentences; none of a file that was looked at and not scanned.
     """
+    if report.method == FILES:
+        return ()
     return (*_rates_of_behaviour(report), _rate_of_graphs())
 
 

@@ -13,7 +13,7 @@ from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions, ScanOptions
-from onnx_soda._suspect import Observation
+from onnx_soda._suspect import Observation, summarise
 from tests.causal.brute_force import attribute_brute_force
 
 CPU = RuntimeOptions(provider="cpu", threads=1, batch_size=7)
@@ -70,7 +70,15 @@ def test_three_ways_agree(
     labels = rng.integers(classes, size=images)
     head = Tail(anatomy, CPU)
     logits, activations, sides = Body(anatomy, CPU).observe(pixels)
-    seen = Observation(labels, logits, activations, sides)
+    # In two blocks, as of many images: their means have to be weighted by the images in each.
+    cut = int(rng.integers(images))
+    pieces = [
+        Observation(labels[part], logits[part], activations[part],
+                    {name: side[part] for name, side in sides.items()})
+        for part in (slice(0, cut), slice(cut, None)) if len(labels[part])
+    ]  # fmt: skip
+    seen = summarise(lambda: iter(pieces))
+    assert seen.accuracy == (logits.argmax(axis=1) == labels).mean()
 
     ways: list[AttributionMethod] = ["batched"]
     if tail == "affine":

@@ -22,7 +22,7 @@ from onnx_soda._model.anatomy import dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions, ScanOptions
-from onnx_soda._suspect import Observation
+from onnx_soda._suspect import Observation, summarise
 from tests.causal.brute_force import attribute_brute_force
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
@@ -50,7 +50,7 @@ def attribute_by(
         return attribute_brute_force(tail, seen.layer, seen.labels, intervention, seen.sides)
     way = cast("AttributionMethod", method)
     options = ScanOptions(attribution=way, intervention=intervention, runtime=CPU)
-    return attribute(tail, seen, options)
+    return attribute(tail, summarise(lambda: iter([seen])), options)
 
 
 AFFINE = [name for name in HEADS if name != "conv_relu_pool"]
@@ -163,7 +163,7 @@ def test_the_whole_analysis_names_target_and_victim() -> None:
     5.5, deviations 4.5: index 4.5 / (1.4826 x 4.5) = 0.67449, over 0.6: strong.
     """
     tail, seen = tail_and_observation("gemm")
-    result = analyse(tail, seen, ScanOptions(threshold=0.6, runtime=CPU))
+    result = analyse(tail, summarise(lambda: iter([seen])), ScanOptions(threshold=0.6, runtime=CPU))
     assert result is not None
     assert result.targets.flagged == (2,)
     (victim,) = result.victims
@@ -174,7 +174,10 @@ def test_the_whole_analysis_names_target_and_victim() -> None:
 
 def test_without_images_the_affine_attribution_is_the_same() -> None:
     tail, seen = tail_and_observation("gemm")
-    alone, with_images = (analyse(tail, s, ScanOptions(runtime=CPU)) for s in (None, seen))
+    alone, with_images = (
+        analyse(tail, some, ScanOptions(runtime=CPU))
+        for some in (None, summarise(lambda: iter([seen])))
+    )
     assert alone is not None
     assert with_images is not None
     np.testing.assert_allclose(alone.targets.pcc, with_images.targets.pcc)

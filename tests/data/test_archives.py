@@ -67,7 +67,7 @@ def test_the_content_counts_not_the_name(tmp_path: Path, kind: str) -> None:
 def test_a_large_packed_archive_is_not_kept_in_memory(
     tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(archives, "_KEPT_BYTES", 100)
+    monkeypatch.setattr(archives, "KEPT_BYTES", 100)
     clean = load_dataset(write(tmp_path / kind, PETS))
     for _ in range(2):
         assert np.array_equal(read_all(clean, SHAPE), np.concatenate([CATS, DOGS]))

@@ -18,8 +18,10 @@ from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import TARGET, build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._detect.graph_logic.detector import as_evidence
+from onnx_soda._detect.graph_logic.operators import may_decide
 from onnx_soda._detect.graph_logic.telling import decisions_in
 from onnx_soda._numbers import GraphDecisions, decisions_table
+from onnx_soda._preflight.inventory import take_inventory
 from tests.logic.helpers import examine
 
 SKETCHES = {**TROJANS, **LOOKALIKES, **HONEST_GATES}
@@ -133,6 +135,44 @@ def test_long_names_are_cut_and_deep_formulas_too() -> None:
     )
     (one,) = found.shown
     assert len(one.words) < 400
+
+
+@pytest.mark.parametrize("name", SKETCHES)
+def test_the_operators_tell_where_there_can_be_no_decision(name: str) -> None:
+    """A look at a file alone reads no graph of which they say so."""
+    proto = build_sketch(SKETCHES[name])
+    if decisions_in(ir.from_proto(proto)).total:
+        assert may_decide(take_inventory(proto))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "may"),
+    [
+        ("y = Relu(x)", False),
+        ("y = Sigmoid(x)", False),
+        ("a = Sigmoid(x)  y = Mul(a, x)", False),
+        ("a = Mul(x, twenty)  y = Sigmoid(a)", True),
+        ("c = Constant<value_float = 20.0>()  i = Identity(c)  a = Mul(x, i)  y = Tanh(a)", True),
+        ("y = MatMul(x, small)", False),
+        ("a = MatMul(x, large)  y = Tanh(a)", True),
+        ("y = Clip(x, zero, tiny)", True),
+        ("y, k = MaxPool<kernel_shape = [1, 1]>(x)", True),
+        ("y = MaxPool<kernel_shape = [1, 1]>(x)", False),
+        ("s = Cast<to = 3>(x)  y = Cast<to = 1>(s)", True),
+        ("h = Cast<to = 10>(x)  y = Cast<to = 1>(h)", False),
+        ("y = Gather<axis = 0>(twenty, x)", True),
+        ("y = Gather<axis = 0>(x, zero)", False),
+    ],
+)
+def test_which_operators_can_decide(nodes: str, may: bool) -> None:
+    largest = 200 if "large" in nodes else 2
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> g (float[N,1,2,2] x) => (float[N,1,2,2] y) '
+        "<float twenty = {20}, float zero = {0}, float tiny = {0.01}, "
+        f"float[2,2] small = {{1, 2, 3, 4}}, float[2,2] large = {{1, {largest}, 3, 4}}> "
+        f"{{ {nodes} }}"
+    )
+    assert may_decide(take_inventory(proto)) == may
 
 
 def test_it_needs_no_runtime() -> None:

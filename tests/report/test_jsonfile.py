@@ -20,7 +20,13 @@ import pytest
 
 from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._errors import OutputError, RepairError
-from onnx_soda._numbers import ConceptNumbers, LogicNumbers, OpinionNumbers, SodaNumbers
+from onnx_soda._numbers import (
+    ConceptNumbers,
+    FileNumbers,
+    LogicNumbers,
+    OpinionNumbers,
+    SodaNumbers,
+)
 from onnx_soda._report.json import read_report, report_as_dict, report_schema, to_json
 from onnx_soda._results import (
     SCHEMA_VERSION,
@@ -107,6 +113,7 @@ NUMBERS = {
     "concepts": ConceptNumbers,
     "second-opinion": OpinionNumbers,
     "graph-logic": LogicNumbers,
+    "files": FileNumbers,
 }
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
 for name, numbers in NUMBERS.items():
@@ -126,6 +133,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         ".evidence.*.drawings[]", ".evidence.*.drawings[].boxes[]",
         "soda", "soda.estimate",
         "graph-logic", "graph-logic.decisions", "graph-logic.decisions.shown[]",
+        "files", "files.decisions.*", "files.decisions.*.shown[]",
         "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
         "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",
         "concepts.covered", "concepts.covered.parts[]",

@@ -19,21 +19,26 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.graph_logic.flow import Flow, FlowStep, Trunk, constant_of, size_of
+from onnx_soda._detect.graph_logic.operators import (
+    CASTS,
+    DISCRETE,
+    EXACT,
+    FACTOR_ELEMENTS,
+    INDEX_OUTPUT,
+    LARGEST_TRAINED,
+    LEAST_STEEP,
+    MATRICES,
+    NARROWING,
+    ROUNDING,
+    SATURATING,
+    WHOLE,
+)
 
-# Steps over less than a sixteenth of the usual range of a tensor are decisions. Factors of
-# activations are at most 1, those of normalised pixels about 5, of trained gates below 10.
-LEAST_STEEP = 16.0
-# A matrix with a larger entry is a factor, not a trained layer.
-_LARGEST_TRAINED = 100.0
-_FACTOR_ELEMENTS = 4096
-_MATRICES = frozenset({"Conv", "Gemm", "MatMul"})
 _CARRIERS = frozenset({
     "Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose",
     "Add",    "Sub", "Neg", "Merge", "Dropout", "Expand", "Tile", "Sqrt", "Abs", "QuantizeLinear",
     "DequantizeLinear", "Concat", "Slice", "Pad", "Round", "Floor", "Ceil",
 })  # fmt: skip
-# Flat on both sides, with their slope at zero.
-_SATURATING = {"Sigmoid": 0.25, "Tanh": 1.0, "Erf": 1.128, "Softsign": 1.0, "HardSigmoid": 0.2}
 _FLAT_BELOW = frozenset(
     {"Relu", "Elu", "Celu", "Selu", "Softplus", "Exp", "ThresholdedRelu", "Gelu"}
 )
@@ -83,7 +88,7 @@ def _through(flow: Flow, step: FlowStep, slopes: dict[ir.Value, Slope]) -> Slope
     slope = _joined(step, known)
     if step.op in ("Mul", "Div") and len(known) == 1:
         return _scaled(flow, step, slope)
-    if step.op in _MATRICES:
+    if step.op in MATRICES:
         return _from_matrix(flow, step)
     if step.op in _CARRIERS:
         return slope
@@ -123,16 +128,16 @@ def _raised(step: FlowStep, slope: Slope) -> Slope | None:
 def _from_matrix(flow: Flow, step: FlowStep) -> Slope | None:
     largest = 1.0
     for value in step.inputs:
-        if value not in flow.active and size_of(value) <= _FACTOR_ELEMENTS:
+        if value not in flow.active and size_of(value) <= FACTOR_ELEMENTS:
             constant = constant_of(value)
             if constant is not None and constant.size:
                 largest = max(largest, float(np.abs(constant).max()))
-    return Slope(step.outputs[0], largest, height=largest) if largest > _LARGEST_TRAINED else None
+    return Slope(step.outputs[0], largest, height=largest) if largest > LARGEST_TRAINED else None
 
 
 def _bent(step: FlowStep, slope: Slope) -> Slope | None:
-    if step.op in _SATURATING:
-        factor = _SATURATING[step.op]
+    if step.op in SATURATING:
+        factor = SATURATING[step.op]
         if step.op == "HardSigmoid" and "alpha" in step.node.attributes:
             factor = step.node.attributes["alpha"].as_float()
         height = slope.height * factor
@@ -163,30 +168,9 @@ def _attribute(step: FlowStep, name: str, given: object) -> float | None:
     return float(np.asarray(given).flat[0]) if given is not None else None
 
 
-_COMPARISONS = frozenset({
-    "And", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Not", "Or", "Xor",
-})  # fmt: skip
-EXACT = frozenset({
-    "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Equal", "Mod", "Unique",
-})  # fmt: skip
-"""Operations that ask for one value among many."""
-_OTHERS = frozenset({
-    "ArgMax", "ArgMin", "Bernoulli", "Binarizer", "Hardmax", "IsInf", "IsNaN", "NonMaxSuppression",
-    "NonZero", "OneHot", "Shrink", "Sign",
-})  # fmt: skip
-_DISCRETE = _COMPARISONS | EXACT | _OTHERS
-_ROUNDING = frozenset({"Ceil", "Floor", "Round"})
-# After these there are fewer values than before, so it is these that are forced.
-_NARROWING = (_COMPARISONS - {"And", "Not", "Or", "Xor"}) | {"ArgMax", "ArgMin", "Mod", "Sign"}
-# Outputs from this on are indices.
-_INDEX_OUTPUT = {"MaxPool": 1, "TopK": 1}
 # With this many values for one unit of its input, rounding is quantization.
 _LEVELS = 8.0
-_WHOLE = frozenset({
-    ir.DataType.BOOL, ir.DataType.INT4, ir.DataType.INT8, ir.DataType.INT16, ir.DataType.INT32,
-    ir.DataType.INT64, ir.DataType.UINT4, ir.DataType.UINT8, ir.DataType.UINT16,
-    ir.DataType.UINT32, ir.DataType.UINT64,
-})  # fmt: skip
+_WHOLE = frozenset(ir.DataType[name] for name in WHOLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +192,7 @@ class Decisions:
         """
         while True:
             makers = flow.makers.get(value, ())
-            if any(step.op in _NARROWING for step in makers):
+            if any(step.op in NARROWING for step in makers):
                 return value
             sources = {v for step in makers for v in flow.active_inputs(step)}
             if len(sources) != 1 or not sources <= self.tensors:
@@ -222,7 +206,7 @@ class Decisions:
     def deciding(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
         """Return its births, and the steps that decided further by what they had made."""
         steps = self.cone(flow, value)
-        return [step for step in steps if step in self.born or step.op in _DISCRETE]
+        return [step for step in steps if step in self.born or step.op in DISCRETE]
 
     def cone(self, flow: Flow, value: ir.Value) -> list[FlowStep]:
         """Return the steps between its births and a decision, in order."""
@@ -256,24 +240,24 @@ def find_decisions(flow: Flow, slopes: dict[ir.Value, Slope], trunk: Trunk) -> D
 
 
 def _decides(step: FlowStep, at: int, output: ir.Value, slopes: dict[ir.Value, Slope]) -> bool:
-    if step.op in _INDEX_OUTPUT:
-        return at >= _INDEX_OUTPUT[step.op]
-    if step.op in _DISCRETE:
+    if step.op in INDEX_OUTPUT:
+        return at >= INDEX_OUTPUT[step.op]
+    if step.op in DISCRETE:
         return True
-    if step.op in _ROUNDING or _is_whole_cast(step, output):
+    if step.op in ROUNDING or _is_whole_cast(step, output):
         return slopes[output].height < _LEVELS if output in slopes else True
     return output in slopes and slopes[output].is_step
 
 
 def _is_whole_cast(step: FlowStep, output: ir.Value) -> bool:
-    if step.op not in ("Cast", "CastLike") or output.dtype not in _WHOLE:
+    if step.op not in CASTS or output.dtype not in _WHOLE:
         return False
     return not step.data or step.data[0].dtype not in _WHOLE
 
 
 def is_rounding(step: FlowStep) -> bool:
     """Tell whether a step leaves whole numbers, of which there may be many."""
-    return step.op in _ROUNDING or any(_is_whole_cast(step, output) for output in step.outputs)
+    return step.op in ROUNDING or any(_is_whole_cast(step, output) for output in step.outputs)
 
 
 def is_guard(births: list[FlowStep]) -> bool:

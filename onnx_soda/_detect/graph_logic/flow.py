@@ -116,9 +116,17 @@ class Flow:
                 found.setdefault(value, []).append(step)
         return {value: tuple(steps) for value, steps in found.items()}
 
-    def active_inputs(self, step: FlowStep) -> list[ir.Value]:
+    def active_inputs(self, step: FlowStep) -> tuple[ir.Value, ...]:
         """Return the inputs of a step that depend on the image, each once, in order."""
-        return [value for value in dict.fromkeys(step.inputs) if value in self.active]
+        return self._active_inputs[step]
+
+    @cached_property
+    def _active_inputs(self) -> dict[FlowStep, tuple[ir.Value, ...]]:
+        # They are asked for again and again: paths are followed back from every decision.
+        return {
+            step: tuple(value for value in dict.fromkeys(step.inputs) if value in self.active)
+            for step in (*self.steps, *self.idle)
+        }
 
     def ancestors(self, value: ir.Value) -> set[FlowStep]:
         """Return the steps that a tensor is computed by."""
@@ -213,8 +221,8 @@ def _unfolded(node: ir.Node, bodies: list[ir.Graph], depth: int) -> Iterator[Flo
         yield FlowStep("Merge", node, tuple(results), (*controls, *inner), (output,), depth)
 
 
-# Larger tensors are weights. A stored pattern over a whole image of 224 x 224 would be read still.
-_MOST_ELEMENTS = 160_000
+MOST_ELEMENTS = 160_000
+"""Larger tensors are weights. A stored pattern over a whole image of 224 x 224 is still read."""
 _CARRIERS = frozenset({
     "Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze", "Flatten", "Expand",
 })  # fmt: skip
@@ -230,7 +238,7 @@ def constant_of(value: ir.Value | None, depth: int = 0) -> NDArray[Any] | None:
     if tensor is None and node is not None and node.op_type == "Constant":
         tensor = _attribute(node)
     if tensor is not None:
-        small = tensor.size <= _MOST_ELEMENTS and tensor.dtype != ir.DataType.STRING
+        small = tensor.size <= MOST_ELEMENTS and tensor.dtype != ir.DataType.STRING
         return np.asarray(tensor.numpy()) if small else None
     if node is not None and node.op_type in _CARRIERS and node.inputs:
         return constant_of(node.inputs[0], depth + 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -10,8 +10,6 @@ import numpy as np
 import onnx_ir as ir
 
 from onnx_soda._detect.graph_logic.decisions import (
-    EXACT,
-    LEAST_STEEP,
     Control,
     Decisions,
     Slope,
@@ -29,6 +27,7 @@ from onnx_soda._detect.graph_logic.flow import (
     find_trunk,
     weight_of,
 )
+from onnx_soda._detect.graph_logic.operators import BRANCHES, EXACT, LEAST_STEEP, TABLES
 from onnx_soda._rules import (
     RULE_BRANCH,
     RULE_BYPASS,
@@ -47,8 +46,6 @@ _STRAIGHT = frozenset({
     "ReduceMean", "ReduceSum", "Reshape", "Resize", "Slice", "Split", "Squeeze", "Sub", "Sum",
     "Tile", "Transpose", "Unsqueeze", "Upsample",
 })  # fmt: skip
-# Reads a table at places that it is told.
-_TABLES = frozenset({"Gather", "GatherElements", "GatherND", "ArrayFeatureExtractor"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +95,7 @@ def _gate(
     ancestors = flow.ancestors(value)
     bent: FlowStep | None = None
     for step in (step for step in flow.steps if step in ancestors):
-        if step.op in _TABLES and any(control in flow.active for control in step.controls):
+        if step.op in TABLES and any(control in flow.active for control in step.controls):
             return step, True
         slope = slopes[step.outputs[0]]
         if (slope.low or slope.high) and slope.gain >= LEAST_STEEP:
@@ -111,7 +108,6 @@ def _gate(
     return None if bent is None else (bent, False)
 
 
-_BRANCHES = frozenset({"If", "Loop", "Scan"})
 _SELECTING = frozenset({"Where", "Merge", "Mul", "Max", "Min"})
 # What a decision does here with its own values: a yes becomes a number, and that a score.
 _ADDING = frozenset({"Add", "Sub", "Sum", "Max", "Min", "Concat"})
@@ -162,12 +158,13 @@ def suspect(
         groups.setdefault(control.origin, []).append(control)
     found = []
     for origin, group in groups.items():
-        made = {step for control in group for step in decisions.births(flow, control.decision)}
         if is_guard(decisions.births(flow, origin)):
             continue
         late = any(_is_late(trunk, control) for control in group)
-        commanding = [decisions.deciding(flow, control.decision) for control in group]
+        tensors = dict.fromkeys(control.decision for control in group)
+        commanding = [decisions.deciding(flow, decision) for decision in tensors]
         deciding = tuple(dict.fromkeys(step for steps in commanding for step in steps))
+        made = {step for step in deciding if step in decisions.born}
         indexed = all(step.op in _INDEXING for step in made)
         exact = sorted({step.op for step in deciding if not indexed} & EXACT)
         round_trunk = trunk.goes_round(origin)
@@ -275,7 +272,7 @@ def _is_scored(flow: Flow, trunk: Trunk, value: ir.Value) -> bool:
     return False
 
 
-def _after_layer(flow: Flow, sources: list[ir.Value]) -> bool:
+def _after_layer(flow: Flow, sources: Sequence[ir.Value]) -> bool:
     """Tell whether a bias was added to what a layer gave."""
     made = [step for value in sources for step in flow.makers.get(value, ())]
     return len(made) == 1 and weight_of(flow, made[0]) > 0
@@ -320,7 +317,7 @@ def _is_uniform(value: ir.Value) -> bool:
 def _rules(
     flow: Flow, trunk: Trunk, group: list[Control], exact: bool, bypass: bool
 ) -> tuple[str, ...]:
-    branches = any(control.step.node.op_type in _BRANCHES for control in group)
+    branches = any(control.step.node.op_type in BRANCHES for control in group)
     rules = [RULE_BRANCH if branches else RULE_SELECTOR]
     if bypass:
         rules.append(RULE_BYPASS)

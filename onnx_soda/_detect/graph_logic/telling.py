@@ -7,15 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import onnx.checker
 import onnx.inliner
+import onnx.shape_inference
 import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 
 from onnx_soda._detect.graph_logic.decisions import Control
 from onnx_soda._detect.graph_logic.flow import (
+    MOST_ELEMENTS,
     Flow,
     FlowStep,
     build_flow,
@@ -25,6 +29,8 @@ from onnx_soda._detect.graph_logic.flow import (
 )
 from onnx_soda._detect.graph_logic.suspicions import Reading, Suspicion, read
 from onnx_soda._numbers import GraphDecision, GraphDecisions
+from onnx_soda._preflight.copies import drop_weights, for_checker, without_maps
+from onnx_soda._preflight.inventory import take_inventory
 from onnx_soda._rules import SEVERITIES, Severity
 
 By = Literal["input", "itself", "shape", "constant"]
@@ -51,7 +57,43 @@ def decisions_in(model: ir.Model) -> GraphDecisions:
     Args:
         model: The model; it is not changed.
     """
-    graph = _prepared(model).graph
+    return _decisions(_prepared(model).graph)
+
+
+def decisions_of_file(proto: onnx.ModelProto, folder: Path | None) -> GraphDecisions:
+    """Tell what a file decides that was checked and not loaded; see `decisions_in`.
+
+    Large weights are not read: those in the file are dropped, those beside it never opened.
+
+    Args:
+        proto: The model; it loses its large weights.
+        folder: Where its external data lies; None where it has none.
+
+    Raises:
+        Exception: What onnx and onnx-ir raise on graphs that they object to.
+    """
+    drop_weights(take_inventory(proto).tensors, MOST_ELEMENTS)
+    onnx.checker.check_model(for_checker(proto, external=True))
+    flat = without_maps(onnx.inliner.inline_local_functions(proto) if proto.functions else proto)
+    model = ir.serde.deserialize_model(_with_shapes(flat))
+    if folder is not None:
+        ir.external_data.set_base_dir(model.graph, folder)
+    return _decisions(model.graph)
+
+
+def _with_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model with the shapes that need no values to tell; itself where inference fails.
+
+    It does so on operators of ONNX Runtime's own.
+    """
+    try:
+        return onnx.shape_inference.infer_shapes(proto)
+    except onnx.shape_inference.InferenceError:
+        return proto
+
+
+def _decisions(graph: ir.Graph) -> GraphDecisions:
+    """Tell what a graph decides that has no functions."""
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
     flow = build_flow(graph, inputs)
     outputs = [value for value in graph.outputs if value in flow.active]

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from onnx_soda._detect.soda.attribution import (
     Advance,
     Attribution,
     FloatArray,
     Interventions,
+    Measured,
     attribute_batched,
     attribute_closed_form,
     count_neurons,
@@ -25,12 +25,11 @@ from onnx_soda._detect.soda.statistic import (
     VictimDetection,
     detect_target,
     detect_victim,
-    mean_logits,
 )
 from onnx_soda._errors import InferenceError, TensorNotFoundError
 from onnx_soda._model.parts import Tail
 from onnx_soda._options import ScanOptions
-from onnx_soda._suspect import Observation
+from onnx_soda._suspect import Observation, Summary
 
 # Times that "auto" lets an image go through the tail with a place set, before it estimates by
 # slopes: as many as 500 neurons over 1,000 images take.
@@ -57,7 +56,7 @@ class SodaResult:
 
 def attribute(
     tail: Tail,
-    observation: Observation | None,
+    observation: Summary | None,
     options: ScanOptions,
     advance: Advance | None = None,
 ) -> Attribution | None:
@@ -95,14 +94,12 @@ def attribute(
     if observation is None:
         return None
     if options.attribution == "first-order" or _too_many(tail, observation, options):
-        task = Task(tail, observation, options.intervention, options.neurons, advance)
+        task = Task(tail, observation.whole(), options.intervention, options.neurons, advance)
         return attribute_first_order(task, rng)
-    layer, labels, sides = observation.layer, observation.labels, observation.sides
-    how = (options.intervention, sides, options.neurons)
-    return attribute_batched(Interventions(tail, layer, labels, *how), advance)
+    return _measured(tail, observation.blocks(), options, advance)
 
 
-def _too_many(tail: Tail, observation: Observation, options: ScanOptions) -> bool:
+def _too_many(tail: Tail, observation: Summary, options: ScanOptions) -> bool:
     """Tell whether interventions are too many to be run where nobody asked for that.
 
     Channels never are: a scan of them takes as long as it did before places could be chosen.
@@ -113,24 +110,40 @@ def _too_many(tail: Tail, observation: Observation, options: ScanOptions) -> boo
     return neurons * len(observation.labels) > MOST_INTERVENTIONS
 
 
-def _layer_means(observation: Observation | None, needed: bool) -> dict[int, FloatArray]:
+def _measured(
+    tail: Tail, blocks: Iterator[Observation], options: ScanOptions, advance: Advance | None
+) -> Measured:
+    """Measure the attribution on one block of images after the other, and take their mean."""
+    sums, counts = dict[int, FloatArray](), Counter[int]()
+    for block in blocks:
+        how = (options.intervention, block.sides, options.neurons)
+        found = attribute_batched(Interventions(tail, block.layer, block.labels, *how), advance)
+        for source, shift in found.shifts.items():
+            count = int((block.labels == source).sum())
+            sums[source] = sums.get(source, 0.0) + count * shift
+            counts[source] += count
+    means = {source: sums[source] / counts[source] for source in sorted(sums)}
+    return Measured(means, "batched")
+
+
+def _layer_means(observation: Summary | None, needed: bool) -> dict[int, FloatArray]:
     """Return the mean activations of each source class; zeros where their values do not count."""
     if observation is None:
         return {}
-    sources = [int(source) for source in np.unique(observation.labels)]
     if not needed:
-        return dict.fromkeys(sources, np.zeros(observation.layer.shape[1:]))
-    return {source: _mean(observation.layer[observation.labels == source]) for source in sources}
-
-
-def _mean(rows: NDArray[Any]) -> FloatArray:
-    mean: FloatArray = rows.mean(axis=0, dtype=np.float64)
-    return mean
+        return dict.fromkeys(observation.logits, np.zeros(observation.layer.shape[1:]))
+    sums = dict[int, FloatArray]()
+    for block in observation.blocks():
+        for source in map(int, np.unique(block.labels)):
+            rows = block.layer[block.labels == source]
+            sums[source] = sums.get(source, 0.0) + rows.sum(axis=0, dtype=np.float64)
+    counts = np.bincount(observation.labels)
+    return {source: sums[source] / counts[source] for source in sorted(sums)}
 
 
 def analyse(
     tail: Tail,
-    observation: Observation | None,
+    observation: Summary | None,
     options: ScanOptions,
     advance: Advance | None = None,
 ) -> SodaResult | None:
@@ -172,13 +185,14 @@ def _absolute(attribution: Attribution) -> Iterator[tuple[int | None, FloatArray
 
 
 def _victims(
-    targets: TargetDetection, observation: Observation | None, options: ScanOptions
+    targets: TargetDetection, observation: Summary | None, options: ScanOptions
 ) -> tuple[VictimDetection, ...]:
     if observation is None:
         return ()
-    means = mean_logits(observation.logits, observation.labels)
     suspects = targets.flagged or (int(np.argmin(targets.index)),)
     return tuple(
-        detect_victim(target, means, options.threshold, options.spread, options.toolkit_zeros)
+        detect_victim(
+            target, observation.logits, options.threshold, options.spread, options.toolkit_zeros
+        )
         for target in suspects
     )

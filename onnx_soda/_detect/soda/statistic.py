@@ -20,7 +20,7 @@ named statistic and the default; `spread="mean"` is the sentence to the letter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,8 @@ def detect_target(
         source_is_class: What enters the mean where source and prediction class are the same:
             "keep" the PCC, as Algorithm 2 says, or "zero", as the published toolkit does.
     """
-    rows = []
+    total: FloatArray = np.zeros(())
+    count = 0
     previous, pcc = None, np.empty(0)
     for source, attribution in attributions:
         # The closed form gives all sources one and the same array where a = 1.
@@ -128,8 +129,8 @@ def detect_target(
         row = pcc.copy()
         if source is not None and source_is_class == "zero":
             row[source] = 0.0
-        rows.append(row)
-    return judge_pcc(np.mean(rows, axis=0), threshold, spread)
+        total, count = total + row, count + 1
+    return judge_pcc(np.asarray(total / count), threshold, spread)
 
 
 def judge_pcc(
@@ -169,22 +170,6 @@ class VictimDetection:
     similar: tuple[int, ...]
 
 
-def mean_logits(logits: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[int, FloatArray]:
-    """Return the mean logits over the images of each source class.
-
-    Args:
-        logits: Shape (images, classes).
-        labels: Shape (images,).
-
-    Returns:
-        For each label that occurs an array of shape (classes,), float64.
-    """
-    return {
-        int(source): logits[labels == source].mean(axis=0, dtype=np.float64)
-        for source in np.unique(labels)
-    }
-
-
 def judge_target_logits(
     target_class: int,
     target_logits: dict[int, float],
@@ -215,7 +200,7 @@ def judge_target_logits(
 
 def detect_victim(
     target_class: int,
-    means: dict[int, FloatArray],
+    means: Mapping[int, FloatArray],
     threshold: float = DEFAULT_THRESHOLD,
     spread: Spread = "median",
     zero_for_target: bool = False,
@@ -228,7 +213,7 @@ def detect_victim(
 
     Args:
         target_class: The target.
-        means: Mean logits of each source class, shape (classes,) each, see `mean_logits`.
+        means: Mean logits of each source class, shape (classes,) each.
         threshold: Anomaly index over which a logit is abnormal.
         spread: Typical deviation of the anomaly index.
         zero_for_target: See `judge_target_logits`.

@@ -77,7 +77,7 @@ def _row(model: _Model, layer: str) -> list[object]:
     result = analyse(suspect.tail, seen, options)
     seconds = time.process_time() - start
     assert result is not None  # noqa: S101 - there are clean images
-    loop = _loop(suspect, seen) * result.neurons
+    loop = _loop(suspect, seen.whole()) * result.neurons
     estimate = result.attribution.estimate
     print(f"{model.name}, {layer}: {seconds:.1f} s, {estimate}", file=sys.stderr, flush=True)
     return [

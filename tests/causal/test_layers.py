@@ -30,7 +30,7 @@ from onnx_soda._model.anatomy import Anatomy, dissect
 from onnx_soda._model.load import load_model
 from onnx_soda._model.parts import Body, Tail
 from onnx_soda._options import AttributionMethod, Intervention, RuntimeOptions, ScanOptions
-from onnx_soda._suspect import Observation
+from onnx_soda._suspect import Observation, Summary, summarise
 
 CPU = RuntimeOptions(provider="cpu", threads=1)
 PLACES = ScanOptions(neurons="places", runtime=CPU)
@@ -63,12 +63,13 @@ def taken(layer: str, nodes: str = NODES, weights: str = WEIGHTS, size: int = 2)
     return dissect(load_model(parsed(nodes, weights, size)), layer)
 
 
-def seen_at(layer: str, nodes: str = NODES) -> tuple[Tail, Observation]:
+def seen_at(layer: str, nodes: str = NODES) -> tuple[Tail, Summary]:
     """The layer with the image of the docstring, once for each of two classes."""
     anatomy = taken(layer, nodes)
     images = np.array([[4, 1, 0, 2]] * 2, dtype=np.float32).reshape(2, 1, 2, 2)
     logits, activations, sides = Body(anatomy, CPU).observe(images)
-    return Tail(anatomy, CPU), Observation(np.array([0, 1]), logits, activations, sides)
+    seen = Observation(np.array([0, 1]), logits, activations, sides)
+    return Tail(anatomy, CPU), summarise(lambda: iter([seen]))
 
 
 def attributed(layer: str, options: ScanOptions, nodes: str = NODES) -> Attribution:
@@ -201,7 +202,8 @@ def test_estimates_that_are_not_corrected_hold_to_first_order() -> None:
     anatomy = taken("middle", nodes, weights, 8)
     images = rng.random((40, 1, 8, 8), dtype=np.float32)
     logits, layer, sides = Body(anatomy, CPU).observe(images)
-    seen, tail = Observation(np.repeat([0, 1], 20), logits, layer, sides), Tail(anatomy, CPU)
+    every = Observation(np.repeat([0, 1], 20), logits, layer, sides)
+    seen, tail = summarise(lambda: iter([every])), Tail(anatomy, CPU)
     little = replace(PLACES, intervention=Intervention(b=1e-3))
     exact = attribute(tail, seen, replace(little, attribution="batched"))
     guess = attribute(tail, seen, replace(little, attribution="first-order"))

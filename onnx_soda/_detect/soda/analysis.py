@@ -120,7 +120,8 @@ def _measured(
         found = attribute_batched(Interventions(tail, block.layer, block.labels, *how), advance)
         for source, shift in found.shifts.items():
             count = int((block.labels == source).sum())
-            sums[source] = sums.get(source, 0.0) + count * shift
+            total: FloatArray = count * shift + sums.get(source, 0.0)
+            sums[source] = total
             counts[source] += count
     means = {source: sums[source] / counts[source] for source in sorted(sums)}
     return Measured(means, "batched")

@@ -120,8 +120,8 @@ def _measured(
         found = attribute_batched(Interventions(tail, block.layer, block.labels, *how), advance)
         for source, shift in found.shifts.items():
             count = int((block.labels == source).sum())
-            total: FloatArray = count * shift + sums.get(source, 0.0)
-            sums[source] = total
+            sums.setdefault(source, np.zeros(shift.shape))
+            sums[source] += count * shift
             counts[source] += count
     means = {source: sums[source] / counts[source] for source in sorted(sums)}
     return Measured(means, "batched")

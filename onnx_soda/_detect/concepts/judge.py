@@ -271,6 +271,11 @@ class Standings:
         lowered: FloatArray = scores - self._judge.usual[fold, self._rows[row]] - CAUTION * errors
         return lowered
 
+    def disturbing(self, fold: int, label: int) -> list[int]:
+        """Return the interventions that disturb the classes other than one."""
+        row = self._judge.place(label)
+        return [place for place, one in enumerate(self._kept) if one.disturbs[fold, row]]
+
     def ranked(self, fold: int, count: int) -> list[Pair]:
         """Return the most promising pairs, the best first."""
         stands = self._judge.discount(self._best[fold], self._rows).copy()

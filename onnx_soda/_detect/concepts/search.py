@@ -56,6 +56,8 @@ PER_FAMILY, MOST_KEPT = 2, 6
 _LEAST_KEPT = 0.05
 # Interventions of a pair that its best ones are joined with, half of the time; else any is drawn.
 _PARTNERS = 12
+# Interventions by which what is usual for a pair is told in the end, on the images that score it.
+DISTURBING = 24
 # Marks what no fold has chosen: the battery and random draws.
 _UNCHOSEN = -1
 # Pairs that are looked at on more images, whether or not they score.
@@ -79,6 +81,8 @@ class PairFinding(Generic[AnyChange]):
         background: Score of the best pair with another victim and target; see `score`.
         changes: For each fold those that it chose, the best one first.
         others: Further ones that turn the pair, the best one first.
+        disturbing: For each fold some that nothing has chosen and that disturb the other classes:
+            what is usual for the victim is told by them.
     """
 
     victim_class: int
@@ -86,6 +90,7 @@ class PairFinding(Generic[AnyChange]):
     background: float
     changes: tuple[tuple[AnyChange, ...], ...]
     others: tuple[AnyChange, ...] = ()
+    disturbing: tuple[tuple[AnyChange, ...], ...] = ()
 
     @property
     def pair(self) -> Pair:
@@ -330,11 +335,19 @@ class Trials(Generic[AnyChange]):
                 *pair,
                 background(final, pair),
                 tuple(tuple(self._changes[i] for i in best) for best in leaders[pair]),
+                disturbing=tuple(self._disturbing(fold, pair[0]) for fold in range(FOLDS)),
             )
             for place, pair in enumerate(ranked)
             if place < LEAST_PAIRS or final[pair].score > 0
         )
         return SearchResult(findings, self._judge, len(self._changes), screened=screened)
+
+    def _disturbing(self, fold: int, victim: int) -> tuple[AnyChange, ...]:
+        """Return some of the unchosen ones that disturb the other classes, evenly spread."""
+        places = self._standings.disturbing(fold, victim)
+        count = min(DISTURBING, len(places))
+        chosen = np.linspace(0, len(places) - 1, count).round().astype(int) if count else ()
+        return tuple(self._changes[places[number]] for number in chosen)
 
     def _leaders(self, pair: Pair) -> list[list[int]]:
         """Return what each fold has chosen for a pair."""

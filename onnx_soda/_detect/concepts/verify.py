@@ -30,8 +30,9 @@ from onnx_soda._detect.concepts.judge import BEST, Judge, simultaneous_errors
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.probe import Probe
-from onnx_soda._detect.concepts.score import FloatArray, excess, standard_error
+from onnx_soda._detect.concepts.score import FloatArray, excess, standard_error, usual_of
 from onnx_soda._detect.concepts.search import (
+    DISTURBING,
     MOST_KEPT,
     PER_FAMILY,
     PairFinding,
@@ -205,7 +206,7 @@ def weigh(shown: Sequence[Shows], judge: Judge, finding: PairFinding[AnyChange])
     )
 
 
-def _flows(shown: Shows, fold: int, changes: Sequence[Change]) -> FloatArray:
+def _flows(shown: Shows, fold: int, changes: Sequence[Change | None]) -> FloatArray:
     """Return where changes go in a fold, shape (changes, 1 + heads, rows, classes)."""
     return np.stack([shown.flows(change)[fold] for change in changes])
 
@@ -461,15 +462,16 @@ def passes_of_look(images: int) -> int:
     return images * (1 + BEST + 1 + 1)
 
 
-def _passes_of_closer_look(images: int, all_images: int) -> int:
+def _passes_of_closer_look(images: int, all_images: int, own: int) -> int:
     """Return the same of a closer look.
 
     Args:
         images: Those that variations are shown on: each fold's own, in both rounds.
         all_images: Those that the pair is then shown on.
+        own: Those of the victim that tell what is usual.
     """
     tried = BEST + sum(moves for moves, _ in _ROUNDS)
-    return images * (1 + tried) + passes_of_look(all_images)
+    return images * (1 + tried) + own * (1 + DISTURBING) + passes_of_look(all_images)
 
 
 @dataclass(frozen=True, eq=False)
@@ -551,15 +553,36 @@ class CloserLook:
             return self._confirm(shown, finding, weighed)
         more = self.reader.more_of(victim)
         every = self.images.of(self.images.labels != victim) + own + more
-        counts = (len(part.labels) for part in (own + more + others, every))
+        counts = (len(part.labels) for part in (own + more + others, every, own))
         if not self._has_time(finding, _passes_of_closer_look(*counts)):
             return self._confirm(shown, finding, weighed)
         refined = self._refined(finding, own + more + others, found.judge, variations, style_layer)
         if not self._worth_all(refined, weighed, judge, len(own.labels)):
             return self._confirm(shown, finding, weighed)
         shown, judge = self._show(every, found.judge, style_layer)
+        judge = self._with_usual(judge, finding, own, style_layer)
         weighed = weigh(shown, judge, refined.finding)
         return self._confirm(shown, refined.finding, weighed, finding)
+
+    def _with_usual(
+        self,
+        judge: Judge,
+        finding: PairFinding[AnyChange],
+        own: FoldedImages,
+        style_layer: StyleLayer | None,
+    ) -> Judge:
+        """Return a judge that knows what is usual for the victim by many of its images.
+
+        The search knows it by the few of the screen. Where these are less easily turned than the
+        others, a score that counts all images would be too high, in one fold as in the other.
+        """
+        usual = judge.usual.copy()
+        for fold, changes in enumerate(finding.disturbing):
+            shown = self._fold(own, own.of(own.fold == fold), style_layer)
+            flows = _flows(shown, fold, (None, *changes))
+            more = np.maximum(excess(flows, judge.trust, own.present)[:, 0], 0)
+            usual[fold, finding.victim_class] = usual_of(more[0], more[1:])
+        return replace(judge, usual=usual)
 
     def _confirm(
         self,

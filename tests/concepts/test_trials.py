@@ -106,3 +106,30 @@ def test_the_background_is_the_best_pair_of_other_classes() -> None:
     known = {pair: Estimate(score + 0.05, 0.05) for pair, score in scores.items()}
     assert background(known, (0, 1)) == pytest.approx(0.2)
     assert background({pair: Estimate(-0.1, 0.0) for pair in scores}, (0, 1)) == 0
+
+
+class Loud(Told):
+    """The same, and a strong gamma turns class 2 into 1 as well."""
+
+    def flows(self, change: Change | None) -> np.ndarray:
+        answers = super().flows(change).copy()
+        if change == STRONG:
+            answers[..., 2, :] = (0, 1, 0)
+        return answers
+
+
+STRONG = Concept("gamma", {"gamma": (3.0,)}, "everywhere", {})
+
+
+def test_what_is_usual_is_told_by_unchosen_changes_that_disturb_other_classes() -> None:
+    """For victim 0, what turns class 0 alone disturbs nothing: of five changes the strong one is
+    left, in either fold. A variation that a fold has chosen tells nothing."""
+    trials = Trials[Concept](Loud(0.6, [50, 50, 50]))
+    for change in (DARKER, DARKER, STRONG, DARKER):
+        trials.add(change)
+    trials.close_screening()
+    trials.start(1)
+    trials.vary(STRONG, 0, 0)
+    (pair,) = trials.result(1, finalists=1).findings
+    assert pair.pair == (0, 1)
+    assert pair.disturbing == ((STRONG,), (STRONG,))

@@ -1,13 +1,16 @@
 """Repairs the backdoored models of known truth and measures them on real trigger images.
 
     python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--export E]
-                                [--found] [--rescan] [--threads N] [WORD ...]
+                                [--found | --whole] [--references] [--rescan] [--threads N]
+                                [WORD ...]
 
 Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
 trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
 measured on the test images that are in neither, the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
-first, with the other classes that it tells to turn; without, the true one. With --rescan the
+first, with the other classes that it tells to turn; without, the true one. With --references the
+other models of the data set, but for those with the same trigger, teach; with --whole they also
+tell what is repaired. What they say is kept in build/references. With --rescan the
 repaired model is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired
 one. One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done again:
 delete it after a change. Prints Markdown.
@@ -17,10 +20,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +39,9 @@ from benchmarks.shared_data import read_shared
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._data.arrays import LazyRows, open_array
 from onnx_soda._detect.concepts.judge import load_calibration
-from onnx_soda._options import RepairOptions, RuntimeOptions
+from onnx_soda._detect.references.bank import BANK_VERSION
+from onnx_soda._detect.references.flows import hear
+from onnx_soda._options import ReferenceFlows, RepairOptions, RuntimeOptions
 from onnx_soda._repair.images import answers
 from onnx_soda._repair.preparation import Task, subset
 from onnx_soda._repair.proof import on_triggers
@@ -45,6 +51,8 @@ from onnx_soda._suspect import Suspect
 
 Rows = NDArray[np.int64]
 
+# What references say of the clean set that repairs take; by model, since it is one of a data set.
+_KEPT = Path(__file__).resolve().parents[1] / "build" / "references" / "repair"
 _SHARE, _FEWEST = 0.05, 10
 # Images of the test part that accuracy is measured on, at a time.
 _BLOCK = 500
@@ -104,16 +112,43 @@ def _pair(case: Case, part: str, found: bool) -> Task | None:
     return Task((over[0]["victim"], over[0]["target"]), tuple(over[0].get("also", ())))
 
 
-def measure(case: Case, named: Task, options: RepairOptions, rescan: bool) -> dict[str, Any]:
+def _references(case: Case, clean: CleanSet, options: ScanOptions) -> list[ReferenceFlows]:
+    """Return what the other models of a data set say, but for those with the same trigger."""
+    others = [
+        other
+        for part in PARTS[1:]
+        for other in cases_of(part)
+        if other.dataset == case.dataset and other.model != case.model
+    ]
+    truth = (case.victim, case.target)
+    return [_heard(one, clean, options) for one in others if (one.victim, one.target) != truth]
+
+
+def _heard(case: Case, clean: CleanSet, options: ScanOptions) -> ReferenceFlows:
+    place = _KEPT / f"{case.model.stem}-bank{BANK_VERSION}.pickle"
+    if not place.is_file():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(pickle.dumps(hear(load_model(case.model), clean, options)))
+    heard: ReferenceFlows = pickle.loads(place.read_bytes())  # noqa: S301 - written above
+    return heard
+
+
+def measure(
+    case: Case, named: Task, options: RepairOptions, rescan: bool, taught: bool
+) -> dict[str, Any]:
     """Repair one model; return what it came to."""
     model = load_model(case.model)
     clean, rest, triggers = _split(case)
+    references = _references(case, clean, options.scan) if taught else ()
     start = time.perf_counter()
-    done = repair(model, clean, pair=named.pair, also=named.also, options=options)
+    pair, also = (None, ()) if options.whole else (named.pair, named.also)
+    done = repair(model, clean, pair=pair, also=also, options=options, references=references)
     seconds = time.perf_counter() - start
+    summary = done.summary
     facts: dict[str, Any] = {
         "model": case.model.stem,
-        "pair": named.pair,
+        "pair": (summary.victim_class, summary.target_class),
+        "flows": [asdict(one) for one in summary.flows],
         "also": done.summary.also_turned,
         "outcome": done.summary.outcome,
         "reason": done.summary.reason,
@@ -227,11 +262,16 @@ def main() -> None:
     parser.add_argument("--reconstruction", choices=ways, default=RepairOptions().reconstruction)
     parser.add_argument("--export", choices=("weights", "torch"), default=RepairOptions().export)
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--found", action="store_true")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--found", action="store_true")
+    chosen.add_argument("--whole", action="store_true")
+    parser.add_argument("--references", action="store_true")
     parser.add_argument("--rescan", action="store_true")
     arguments = parser.parse_args()
     way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
     way += "-exported" if arguments.export == "torch" else ""
+    taught = arguments.references or arguments.whole
+    way += ("-whole" if arguments.whole else "-taught") if taught else ""
     folder: Path = REPAIR / way
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
@@ -240,6 +280,7 @@ def main() -> None:
         arguments.reconstruction,
         export=arguments.export,
         rescan=False,
+        whole=arguments.whole,
         scan=ScanOptions(time_limit=UNHURRIED, runtime=RuntimeOptions(threads=arguments.threads)),
     )
     tables: dict[str, list[dict[str, Any]]] = {}
@@ -253,7 +294,7 @@ def main() -> None:
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
                 again = arguments.rescan and _pair(case, part, True) is not None
-                facts = measure(case, named, options, again)
+                facts = measure(case, named, options, again, taught)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
     totals = [_totals(part, found) for part, found in tables.items()]

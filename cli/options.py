@@ -579,6 +579,13 @@ ExportOption = Annotated[
     Export,
     typer.Option("--export", help="Put the weights into the file's graph, or export a new graph."),
 ]
+WholeOption = Annotated[
+    bool,
+    typer.Option(
+        "--whole",
+        help="Repair what stands out most against --reference models, named or not.",
+    ),
+]
 RescanOption = Annotated[bool, typer.Option(help="Scan the repaired model.")]
 RepairFormatOption = Annotated[
     str | None,

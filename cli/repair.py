@@ -60,6 +60,7 @@ from .options import (
     TopOption,
     TriggersOption,
     VictimOption,
+    WholeOption,
     conversion,
     height_and_width,
     in_flags,
@@ -88,6 +89,7 @@ def repair_command(
     report: ReportOption = None,
     victim: VictimOption = None,
     target: TargetOption = None,
+    whole: WholeOption = _USUAL.whole,
     method: RemoverOption = _USUAL.method,
     scope: ScopeOption = "auto",
     reconstruction: ReconstructionOption = "both",
@@ -128,6 +130,10 @@ def repair_command(
     keeps the accuracy (nothing is written); 4 the model is refused as unsafe.
     """
     pair = _pair(victim, target)
+    if whole and (pair or report):
+        raise typer.BadParameter("--whole finds itself what to repair: leave the pair and --report")
+    if whole and not reference:
+        raise typer.BadParameter("--whole needs --reference: other models of the same classes")
     sides = height_and_width(size) if size else None
     options = RepairOptions(
         scope=scope,
@@ -147,6 +153,7 @@ def repair_command(
             data=data_options(class_map, labels, data_root),
         ),
         method=method,
+        whole=whole,
     )
     with failing_cleanly(debug):
         form = REPAIR_FORMATS.load(form_for(format_, report_output, REPAIR_FORMATS))()

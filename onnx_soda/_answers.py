@@ -90,21 +90,62 @@ class ModelDifference:
 
 
 @dataclass(frozen=True)
+class FlowGrade:
+    """What goes to a target under a change of some strength, before and after a repair.
+
+    Attributes:
+        strength: Of the change.
+        before: Mean probability of the target over images of the victim.
+        after: The same of the repaired model.
+        references: The mean of the references.
+    """
+
+    strength: float
+    before: float
+    after: float
+    references: float
+
+
+@dataclass(frozen=True)
+class FlowProof:
+    """How a pair stands out against the references, before and after a repair.
+
+    Attributes:
+        victim_class: Source class.
+        target_class: Class that it is turned into.
+        before: How far the pair stands out over what honest differences reach.
+        after: The same of the repaired model.
+        concept: The change that shows it best before, in words.
+        grades: The same change from weak to strong.
+    """
+
+    victim_class: int
+    target_class: int
+    before: float
+    after: float
+    concept: str
+    grades: tuple[FlowGrade, ...]
+
+
+@dataclass(frozen=True)
 class RepairSummary:
     """Result of a repair.
 
     Attributes:
         outcome: "repaired"; "partly repaired" where more than 5 % of the reconstructed images that
-            were not trained on still go to the target, or where the new scan finds a backdoor;
-            "nothing to repair" where the scan finds no backdoor, "inconclusive" where it cannot
-            tell; "failed" where no result keeps the accuracy asked for, or nothing could be
-            reconstructed.
+            were not trained on still go to the target, where the new scan finds a backdoor, or
+            where a pair still stands out against the references; "nothing to repair" where the scan
+            finds no backdoor, "inconclusive" where it cannot tell; "failed" where no result keeps
+            the accuracy asked for, or nothing could be reconstructed.
         reason: Why, in one sentence.
         victim_class: The pair; None where there is none.
         target_class: The pair.
         scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
         reconstruction: "concepts", "ascent" or "both".
         method: Name of the remover.
+        teachers: References that taught what changed images should be.
+        flows: How the pair stands out against them, and then the pair that stands out most after
+            the repair; none without references.
         also_turned: Other classes that the same changes turn, repaired with the victim.
         concepts: Those that infected images were made with, in words.
         infected: Images reconstructed to train on and to choose settings by, and to measure with.
@@ -135,6 +176,8 @@ class RepairSummary:
     scope: str
     reconstruction: str
     method: str = "soda"
+    teachers: int = 0
+    flows: tuple[FlowProof, ...] = ()
     also_turned: tuple[int, ...] = ()
     concepts: tuple[str, ...] = ()
     infected: tuple[int, ...] = ()

@@ -321,6 +321,8 @@ class RepairOptions:
         scan: Options of the scans; preprocessing, seed and runtime hold for the repair too. It
             repairs the model's own logits at their last layer, so these two stay as they are.
         method: Name of the remover: "soda" is the paper's Algorithm 5.
+        whole: Repair what stands out most against the reference models, whether or not a scan names
+            it, and train all neurons.
     """
 
     scope: Scope = "auto"
@@ -331,6 +333,7 @@ class RepairOptions:
     rescan: bool = True
     scan: ScanOptions = field(default_factory=ScanOptions)
     method: str = "soda"
+    whole: bool = False
 
 
 @dataclass(frozen=True)

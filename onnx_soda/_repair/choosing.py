@@ -2,13 +2,16 @@
 
 A small clean set tells accuracies badly: of 250 images one point is two or three. So every image
 of the folds is held out once, and a setting is judged by all of them.
+
+With teachers one setting does (`run_taught`): what costs accuracy elsewhere, and what was not
+thought of, is in the lessons. How long to train and how far to go is told by a fold held out.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 
@@ -81,6 +84,54 @@ def run_best(
     together = trainee.samples(reduce(add, encoded), True)
     *_, last = trainee.train(target, (together, together), [best.settings])
     return trainee, Choice(best, before, best_accuracy, last.weights)
+
+
+# With teachers: rounds of so many epochs, until the fold held out says that enough is removed.
+_TAUGHT = Settings(
+    rate=0.001,
+    alpha=0.01,
+    epochs=4,
+    adam=True,
+    hold=1,
+    cap=4.6,  # a probability of the target under 1 %
+    shares=(1.0, 0.75, 0.5),
+    rounds=3,
+)
+
+
+def run_taught(trainee: Trainee, target: int, folds: Sequence[ImageSet], floor: float) -> Choice:
+    """Train with lessons on all folds but one until that one says it is enough; then on all.
+
+    Args:
+        trainee: What is trained, by Adam.
+        target: Target class.
+        folds: Images with lessons; at least two.
+        floor: The most clean accuracy that may be lost on images held out.
+    """
+    *taught, last = [trainee.encoded(fold) for fold in folds]
+    held_out = trainee.samples(last, True)
+    before = measure(trainee.logits, target, held_out, Settings(0, 0, 0)).accuracy
+    trials: list[Trial] = []
+    samples = trainee.samples(reduce(add, taught), True), held_out
+    for result in trainee.train(target, samples, [_TAUGHT]):
+        trials.append(result.trial)
+        ended = len(trials) % len(_TAUGHT.shares) == 0
+        if ended and _settled(trials, before, floor):
+            break
+    best = choose(trials, before, floor, len(last.labels))
+    best_accuracy = max(trial.accuracy for trial in trials)
+    if best is None:
+        return Choice(None, before, best_accuracy, {})
+    rounds = best.settings.epochs // _TAUGHT.epochs
+    settings = replace(_TAUGHT, rounds=rounds, shares=best.settings.shares)
+    together = trainee.samples(reduce(add, [*taught, last]), True)
+    *_, end = trainee.train(target, (together, together), [settings])
+    return Choice(best, before, best_accuracy, end.weights)
+
+
+def _settled(trials: Sequence[Trial], before: float, floor: float) -> bool:
+    """Tell whether some of what was tried keeps the accuracy and removes enough."""
+    return bool(_enough([trial for trial in trials if trial.accuracy >= before - floor]))
 
 
 def choose(trials: Sequence[Trial], before: float, floor: float, images: int) -> Trial | None:

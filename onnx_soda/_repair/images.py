@@ -9,7 +9,7 @@ stops there: where all climb on, training on them destroys the model (docs/repai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -221,7 +221,17 @@ def image_sets(ready: Preparation, maker: Reconstructor) -> tuple[list[ImageSet]
     """
     parts = (*ready.parts.folds, ready.parts.measure)
     *folds, proof = (_image_set(ready, maker, rows, seed) for seed, rows in enumerate(parts))
-    return folds, proof
+    if ready.teachers is None:
+        return folds, proof
+    return [_taught(ready, fold, seed) for seed, fold in enumerate(folds)], proof
+
+
+def _taught(ready: Preparation, fold: ImageSet, number: int) -> ImageSet:
+    """Return a fold with what the references say of its images under the bank."""
+    assert ready.teachers is not None  # noqa: S101 - the caller has looked
+    pixels = ready.suspect.pixels(ready.parts.folds[number])
+    lessons = ready.teachers.lessons(ready.suspect, pixels, fold.labels, number)
+    return replace(fold, lessons=lessons)
 
 
 def _image_set(ready: Preparation, maker: Reconstructor, rows: IntArray, seed: int) -> ImageSet:

@@ -18,6 +18,7 @@ from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._errors import ConversionError, LabelError, ParityError, RepairError
 from onnx_soda._options import Progress, RepairOptions
 from onnx_soda._repair.files import read_proto
+from onnx_soda._repair.teachers import Lessons, Teachers
 from onnx_soda._suspect import Summary, Suspect
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class ImageSet:
         infected_labels: Their true classes.
         bystanders: Images of other classes, changed as the infected ones are.
         bystander_labels: Their classes.
+        lessons: What references say of changed images; None where there are no references, or where
+            nothing is trained on the part.
     """
 
     clean: NDArray[Any]
@@ -52,10 +55,15 @@ class ImageSet:
     infected_labels: NDArray[np.int64]
     bystanders: NDArray[Any]
     bystander_labels: NDArray[np.int64]
+    lessons: Lessons | None = None
 
     def __add__(self, other: ImageSet) -> ImageSet:
-        pairs = ((getattr(self, one.name), getattr(other, one.name)) for one in fields(self))
-        return ImageSet(*(np.concatenate(pair) for pair in pairs))
+        names = [one.name for one in fields(self) if one.name != "lessons"]
+        joined = {
+            name: np.concatenate([getattr(self, name), getattr(other, name)]) for name in names
+        }
+        both = self.lessons + other.lessons if self.lessons and other.lessons else None
+        return replace(self, lessons=both, **joined)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +130,7 @@ class Preparation:
         parts: Which images train, and which measure.
         options: As asked for.
         progress: Called as the repair goes on.
+        teachers: References that say what changed images should be; None where there are none.
     """
 
     suspect: Suspect
@@ -129,6 +138,7 @@ class Preparation:
     parts: Partition
     options: RepairOptions
     progress: Progress
+    teachers: Teachers | None = None
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -211,7 +221,11 @@ class Preparation:
 
 
 def prepare(
-    suspect: Suspect, task: Task, options: RepairOptions, progress: Progress
+    suspect: Suspect,
+    task: Task,
+    options: RepairOptions,
+    progress: Progress,
+    teachers: Teachers | None = None,
 ) -> Preparation:
     """Check what is asked for, and split the clean set.
 
@@ -220,6 +234,7 @@ def prepare(
         task: What is to be repaired; classes with too few images are left out of `also`.
         options: See `RepairOptions`.
         progress: Called as it goes on.
+        teachers: See `Preparation`.
 
     Raises:
         RepairError: The pair is none of this model's, or the options or the images are none that a
@@ -240,7 +255,7 @@ def prepare(
     others = (label for label in task.also if label not in task.pair)
     also = tuple(label for label in others if _images_of(label, clean) >= _FEWEST_VICTIMS)
     parts = partition(clean.labels, options.scan.seed)
-    return Preparation(suspect, replace(task, also=also), parts, options, progress)
+    return Preparation(suspect, replace(task, also=also), parts, options, progress, teachers)
 
 
 def subset(clean: CleanSet, rows: IntArray) -> CleanSet:

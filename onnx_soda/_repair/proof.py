@@ -9,12 +9,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from onnx_soda._answers import Behaviour, RepairSummary, TriggerBehaviour
+from onnx_soda._answers import (
+    Behaviour,
+    FlowGrade,
+    FlowProof,
+    RepairSummary,
+    TriggerBehaviour,
+)
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
+from onnx_soda._detect.references.bank import grades_of, strength_of
+from onnx_soda._detect.references.decide import load_calibration
+from onnx_soda._detect.references.flows import Flows, bank_flows
+from onnx_soda._detect.references.opinion import SecondOpinion
 from onnx_soda._model.parts import Body
 from onnx_soda._repair.images import answers
 from onnx_soda._repair.preparation import ImageSet, Preparation
+from onnx_soda._repair.teachers import Teachers
 from onnx_soda._suspect import Suspect
 
 
@@ -53,11 +64,53 @@ def prove(
         agreement=float((given[0] == given[1]).mean()),
         notes=(*summary.notes, *_tipping(before, after)),
     )
+    if ready.teachers is not None:
+        done = _with_flows(done, ready.teachers, repaired)
     if triggers is None:
         return done
     real = ready.suspect.inputs(ready.suspect.pixels(clean=triggers))
     shown = [on_triggers(answers(one, real), ready.task.pair) for one in bodies]
     return replace(done, triggers_before=shown[0], triggers_after=shown[1])
+
+
+def _with_flows(summary: RepairSummary, teachers: Teachers, repaired: Suspect) -> RepairSummary:
+    """Add how the pair stands out against the references, and what else stands out now."""
+    found = bank_flows(repaired)
+    after = teachers.after(found)
+    assert summary.victim_class is not None and summary.target_class is not None  # noqa: S101, PT018
+    pair = (summary.victim_class, summary.target_class)
+    shown = dict.fromkeys((pair, after.ranked()[0]))
+    flows = tuple(_flow_proof(teachers, found, after, one) for one in shown)
+    worst = flows[-1]
+    limit = load_calibration(len(teachers.references)).threshold
+    if worst.after <= limit:
+        return replace(summary, flows=flows)
+    named = f"{worst.victim_class} -> {worst.target_class}"
+    note = f"Against the references {named} still stands out, by {worst.after:.2f}."
+    return replace(summary, flows=flows, outcome="partly repaired", notes=(*summary.notes, note))
+
+
+def _flow_proof(
+    teachers: Teachers, found: Flows, after: SecondOpinion, pair: tuple[int, int]
+) -> FlowProof:
+    victim, target = pair
+    place = int(teachers.opinion.concepts[0][pair])
+    told = (teachers.own, found, *teachers.references)
+    grades = []
+    for one in grades_of(teachers.bank, place):
+        # Sums of softmaxes in float32 may be a little over 1.
+        shares = [float(flows.shares[one + 1, :, victim, target].mean()) for flows in told]
+        before, then, *others = (min(share, 1.0) for share in shares)
+        strength = strength_of(teachers.bank[one])
+        grades.append(FlowGrade(strength, before, then, float(np.mean(others))))
+    return FlowProof(
+        victim,
+        target,
+        teachers.opinion.beyond(pair),
+        after.beyond(pair),
+        teachers.bank[place].describe(),
+        tuple(grades),
+    )
 
 
 def _behaviour(body: Body, clean: IntArray, proof: ImageSet, target: int) -> Behaviour:

@@ -1,15 +1,16 @@
 """Removal: the paper's Algorithm 5, training of the outstanding neurons' weights alone.
 
-Two things go beyond the paper. Bystanders are clean images of other classes under the change that
-infects the victim: they teach that the change is not what counts. And a term holds the model to the
-answers that it gave to clean images (distillation, Hinton et al. 2015).
+Three things go beyond the paper. Bystanders are clean images of other classes under the change that
+infects the victim: they teach that the change is not what counts. A term holds the model to the
+answers that it gave to clean images (distillation, Hinton et al. 2015). And where there are
+references, lessons teach what they say of all classes under the bank of concepts.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -44,7 +45,7 @@ def plain_steps(own: Mapping[str, nn.Parameter], masks: Masks, share: float) -> 
 
 
 def adam_steps(own: Mapping[str, nn.Parameter], rate: float, count: int) -> UpdateStep:
-    """Return Adam's steps (Kingma and Ba 2015), whose rate falls to 0 along a cosine.
+    """Return Adam's steps (Kingma and Ba 2015), whose rate falls to 0 along a cosine, and restarts.
 
     Weights without a slope stay as they are. Where all layers move, one rate for all does not do:
     their slopes differ by orders of magnitude.
@@ -55,7 +56,7 @@ def adam_steps(own: Mapping[str, nn.Parameter], rate: float, count: int) -> Upda
         count: Steps until the rate is 0.
     """
     optimizer = torch.optim.Adam(own.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, count)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, count)
 
     def step(slopes: Mapping[str, Tensor]) -> None:
         for name, slope in slopes.items():
@@ -72,8 +73,10 @@ def _norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 # Images of one step.
-CLEAN_BATCH, _INFECTED_BATCH = 64, 20
+CLEAN_BATCH, _INFECTED_BATCH, _LESSON_BATCH = 64, 20, 48
 _MEASURED_AT_ONCE = 500
+# Of the lessons of a step together; where all weigh nothing they teach nothing.
+_LEAST_WEIGHT = 1e-6
 _NINE_IN_TEN = 0.9
 # The target class counts in the accuracy one part in so many, at least. Of a hundred classes it
 # would be a hundredth, and a repair could pay with that class alone.
@@ -90,6 +93,9 @@ class Samples:
         infected: Reconstructed infected images, shape (images, ...).
         infected_labels: Their true classes: the victim, and other classes that turn as it does.
         bystanders: How many of the clean ones, the last, were changed as the infected ones are.
+        lessons: Changed images, shape (lessons, ...); none where there are no references.
+        lesson_answers: What they should be, probabilities, shape (lessons, classes).
+        lesson_weights: How much each counts, shape (lessons,).
     """
 
     clean: Tensor
@@ -97,6 +103,9 @@ class Samples:
     infected: Tensor
     infected_labels: Tensor
     bystanders: int = 0
+    lessons: Tensor = field(default_factory=lambda: torch.empty(0))
+    lesson_answers: Tensor = field(default_factory=lambda: torch.empty(0))
+    lesson_weights: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def unchanged(self) -> int:
@@ -112,13 +121,15 @@ class Settings:
         rate: Learning rate: of plain steps the share of the trainable weights' length that the
             first moves them by; of Adam its own.
         alpha: Weight of the loss that drives infected images away from the target.
-        epochs: Passes over the clean images ("e").
+        epochs: Passes over the clean images ("e"); with rounds, of each.
         adam: Take Adam's steps, with a rate that falls, instead of plain ones.
         hold: Weight of the loss that holds unchanged images to the answers at the start.
         cap: Loss L2 from which an infected image is driven no further from the target. The paper
             has none; its loss has no lower bound, and Adam follows it however flat the rest is.
         shares: How far along the straight way from the first to the last weights those that are
             yielded lie. On it less is removed and less accuracy lost (Wortsman et al. 2022).
+        rounds: How often Adam's rate falls to 0 and starts anew (Loshchilov and Hutter 2017). The
+            weights are yielded after each; who sees enough need not ask for the next.
     """
 
     rate: float
@@ -128,6 +139,7 @@ class Settings:
     hold: float = 0
     cap: float = math.inf
     shares: tuple[float, ...] = (1.0,)
+    rounds: int = 1
 
 
 @dataclass(frozen=True)
@@ -169,8 +181,8 @@ def train(
 ) -> Iterator[Trained]:
     """Train from the same start with each setting; yield the weights after each epoch.
 
-    Adam's are yielded once, after the last: before, its rate is high and the weights swing. The
-    parameters are as they were when it is over.
+    Adam's are yielded after the last epoch of a round: before, its rate is high and the weights
+    swing. The parameters are as they were when it is over.
 
     Args:
         logits: What is trained.
@@ -188,10 +200,10 @@ def train(
         for setting in settings:
             _restore(own, start)
             step, rng = _steps(own, masks, setting, training), np.random.default_rng(0)
-            for epoch in range(1, setting.epochs + 1):
+            for epoch in range(1, setting.rounds * setting.epochs + 1):
                 for batch in _batches(training, answers, rng):
                     step(_slopes(logits, own, masks, target, setting, batch))
-                if setting.adam and epoch < setting.epochs:
+                if setting.adam and epoch % setting.epochs:
                     continue
                 end = {name: weight.detach().clone() for name, weight in own.items()}
                 for share in setting.shares:
@@ -255,6 +267,9 @@ class _Batch:
     answers: Tensor
     infected: Tensor
     infected_labels: Tensor
+    lessons: Tensor
+    lesson_answers: Tensor
+    lesson_weights: Tensor
 
 
 def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Iterator[_Batch]:
@@ -263,12 +278,17 @@ def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Ite
         unchanged = part < samples.unchanged
         chosen = torch.cat([part[unchanged], part[~unchanged]])
         drawn = torch.from_numpy(rng.integers(len(samples.infected), size=_INFECTED_BATCH))
+        some = _LESSON_BATCH if len(samples.lessons) else 0
+        taught = torch.from_numpy(rng.integers(max(len(samples.lessons), 1), size=some))
         yield _Batch(
             samples.clean[chosen],
             samples.labels[chosen],
             answers[part[unchanged]],
             samples.infected[drawn],
             samples.infected_labels[drawn],
+            samples.lessons[taught],
+            samples.lesson_answers[taught],
+            samples.lesson_weights[taught],
         )
 
 
@@ -280,8 +300,13 @@ def _slopes(
     setting: Settings,
     batch: _Batch,
 ) -> dict[str, Tensor]:
-    """Return the masked gradient of L1(clean, infected) - alpha L2(infected) + hold L3(clean)."""
-    scores = logits(torch.cat([batch.clean, batch.infected]))
+    """Return the masked gradient of L1(clean, infected) - alpha L2(infected) + hold L3(clean).
+
+    And where there are lessons, plus their cross-entropy, the mean by their weights.
+    """
+    changed = [batch.infected, batch.lessons] if len(batch.lessons) else [batch.infected]
+    answers = logits(torch.cat([batch.clean, *changed]))
+    scores = answers[: len(batch.clean) + len(batch.infected)]
     loss = cross_entropy(scores, torch.cat([batch.labels, batch.infected_labels]))
     wrong = torch.full_like(batch.infected_labels, target)
     driven = cross_entropy(scores[len(batch.clean) :], wrong, reduction="none")
@@ -289,6 +314,10 @@ def _slopes(
     if setting.hold and len(batch.answers):
         held = scores[: len(batch.answers)]
         loss = loss + setting.hold * cross_entropy(held, batch.answers)
+    if len(batch.lessons):
+        wrong_by = cross_entropy(answers[len(scores) :], batch.lesson_answers, reduction="none")
+        weights = batch.lesson_weights
+        loss = loss + (weights * wrong_by).sum() / weights.sum().clamp_min(_LEAST_WEIGHT)
     slopes = torch.autograd.grad(loss, list(own.values()))
     return {name: slope * masks[name] for name, slope in zip(own, slopes, strict=True)}
 

@@ -23,6 +23,7 @@ from onnx_soda._model.load import OnnxModel
 from onnx_soda._numbers import ConceptNumbers, OpinionNumbers, PairNumbers
 from onnx_soda._options import Progress, ReferenceFlows, RepairOptions, no_progress
 from onnx_soda._repair.preparation import Task
+from onnx_soda._repair.teachers import Teachers, teachers_of
 from onnx_soda._results import ScanReport, named_pairs, numbers_of
 from onnx_soda._scan import scan_suspect
 from onnx_soda._suspect import Suspect
@@ -66,14 +67,15 @@ def repair(
         clean: Clean labelled images, from `load_dataset`.
         report: A scan of the model; made where neither it nor a pair is given. The pair, the other
             classes that turn, and the concepts that turn them are taken from it.
-        pair: Victim and target class, whatever a scan says.
+        pair: Victim and target class, whatever a scan says; not with `options.whole`.
         also: Other classes that go to the target under the same changes; from the scan where the
             pair is.
         options: See `RepairOptions`.
         triggers: Real trigger images; the success rate of the attack on them is reported, and
             nothing else is done with them.
         progress: Called as the repair goes on.
-        references: Other models of the same classes, for the scan before and after; see `scan`.
+        references: Other models of the same classes, for the scan before and after, and to teach
+            what changed images should be; see `scan`.
 
     Raises:
         MissingExtraError: torch or onnx2torch is not installed.
@@ -83,23 +85,43 @@ def repair(
     from onnx_soda._repair.work import remove_backdoor  # imports torch
 
     options, clock = options or RepairOptions(), Clock()
+    if options.whole and (pair is not None or report is not None):
+        raise RepairError(
+            "a repair of what stands out most finds the pair itself",
+            "Leave out the pair and the report.",
+        )
     suspect = Suspect(model, clean, options.scan, progress, references=tuple(references))
     if report is not None:
         _check_same(model, report)
-    if pair is None and report is None:
+    if pair is None and report is None and not options.whole:
         with clock.stage("scan"):
             report = scan_suspect(suspect)
+    with clock.stage("references"):
+        teachers, left_out = teachers_of(suspect, progress)
     task = Task(pair, tuple(also)) if pair else None
     if task is None and report is not None:
         task = task_of(report)
+    if options.whole:
+        task = _whole(teachers, left_out)
     if task is None:
         assert report is not None  # noqa: S101 - without a pair there is a report
         nothing = _nothing(report, options)
         return RepairReport(_ended(nothing, clock), report, None)
-    result = remove_backdoor(suspect, task, options, triggers, clock)
+    result = remove_backdoor(suspect, task, options, triggers, clock, teachers)
     if result.suspect is not None and options.rescan:
         result = _scanned_again(result, result.suspect, clock)
-    return RepairReport(_ended(result.summary, clock), report, result.model)
+    summary = replace(result.summary, notes=(*left_out, *result.summary.notes))
+    return RepairReport(_ended(summary, clock), report, result.model)
+
+
+def _whole(teachers: Teachers | None, left_out: Sequence[str]) -> Task:
+    """Return what stands out most against the references, named or not."""
+    if teachers is None:
+        raise RepairError(
+            " ".join(("a repair without a named pair needs references", *left_out)),
+            "Give other models of the same classes as `references`.",
+        )
+    return Task(*teachers.most_outstanding())
 
 
 def _ended(summary: RepairSummary, clock: Clock) -> RepairSummary:

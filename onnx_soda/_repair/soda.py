@@ -14,10 +14,13 @@ from onnx_soda._detect.soda.analysis import attribute
 from onnx_soda._errors import RepairError
 from onnx_soda._options import RepairOptions
 from onnx_soda._repair.base import Removal, Remover
-from onnx_soda._repair.choosing import Choice, run_best
+from onnx_soda._repair.choosing import Choice, run_best, run_taught
 from onnx_soda._repair.masks import outstanding_neurons
 from onnx_soda._repair.preparation import ImageSet, Preparation
 from onnx_soda._repair.training import head_trainee, trainees_of
+
+# Share of the neurons: all of them.
+_ALL = 1.0
 
 
 class SodaRemover(Remover):
@@ -51,7 +54,11 @@ class SodaRemover(Remover):
         trainees, notes = trainees_of(
             options.scope, self._head, module, ready.sample, self._neurons_at, target, folds
         )
-        trainee, choice = run_best(trainees, target, folds, options.max_accuracy_drop)
+        floor = options.max_accuracy_drop
+        if ready.teachers is not None and trainees[0].scope == "deep":
+            trainee, choice = trainees[0], run_taught(trainees[0], target, folds, floor)
+        else:
+            trainee, choice = run_best(trainees, target, folds, floor)
         facts: dict[str, Any] = {"scope": trainee.scope}
         if choice.kept is None:
             return Removal(None, _too_costly(choice, options), facts, notes)
@@ -74,7 +81,9 @@ def _outstanding(ready: Preparation) -> NDArray[np.intp]:
     found = attribute(ready.suspect.tail, ready.observation, counted, advance)
     if found is None:
         raise RepairError("the neurons' causal attribution cannot be computed")
-    neurons = outstanding_neurons(found, target, options.top, options.scan.threshold)
+    # Without a named pair none is more responsible than another.
+    top = _ALL if options.whole else options.top
+    neurons = outstanding_neurons(found, target, top, options.scan.threshold)
     if not len(neurons):
         raise RepairError(
             f"no neuron stands out for class {target}", "Give a share of them as `top`."

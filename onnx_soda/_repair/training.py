@@ -81,13 +81,14 @@ class Trainee:
 
     def encoded(self, images: ImageSet) -> ImageSet:
         """Return a part with what `logits` takes in place of its images."""
-        clean = self.encode(images.clean)
+        clean, lessons = self.encode(images.clean), images.lessons
         some = len(images.bystanders) > 0
         return replace(
             images,
             clean=clean,
             infected=self.encode(images.infected),
             bystanders=self.encode(images.bystanders) if some else clean[:0],
+            lessons=lessons and replace(lessons, images=self.encode(lessons.images)),
         )
 
     def samples(self, images: ImageSet, bystanders: bool) -> Samples:
@@ -96,6 +97,8 @@ class Trainee:
         Args:
             images: The part, encoded.
             bystanders: With these among the clean ones.
+
+        Where there are lessons they are among the samples as well.
         """
         clean, labels, count = images.clean, images.labels, 0
         if bystanders and len(images.bystanders):
@@ -106,7 +109,16 @@ class Trainee:
             torch.from_numpy(np.asarray(rows, np.float32)) for rows in (clean, images.infected)
         )
         truth, own = torch.from_numpy(labels), torch.from_numpy(images.infected_labels)
-        return Samples(shown, truth, infected, own, count)
+        samples = Samples(shown, truth, infected, own, count)
+        if images.lessons is None:
+            return samples
+        taught = images.lessons
+        return replace(
+            samples,
+            lessons=torch.from_numpy(np.asarray(taught.images, np.float32)),
+            lesson_answers=torch.from_numpy(taught.answers),
+            lesson_weights=torch.from_numpy(taught.weights),
+        )
 
     def train(
         self,

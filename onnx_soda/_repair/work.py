@@ -18,6 +18,7 @@ from onnx_soda._repair.files import compare_models, with_provenance
 from onnx_soda._repair.images import Reconstructor, concepts_to_use, image_sets
 from onnx_soda._repair.preparation import ImageSet, Preparation, Task, prepare
 from onnx_soda._repair.proof import prove
+from onnx_soda._repair.teachers import Teachers
 from onnx_soda._suspect import Suspect
 from onnx_soda._system import Clock
 
@@ -43,6 +44,7 @@ def remove_backdoor(
     options: RepairOptions,
     triggers: CleanSet | None,
     clock: Clock,
+    teachers: Teachers | None = None,
 ) -> Result:
     """Repair a model; see `repair`.
 
@@ -52,9 +54,10 @@ def remove_backdoor(
         options: See `RepairOptions`.
         triggers: Real trigger images.
         clock: Takes the time of each stage.
+        teachers: References that say what changed images should be.
     """
     with torch_threads(options.scan.runtime.thread_count):
-        return _remove(suspect, task, options, triggers, clock)
+        return _remove(suspect, task, options, triggers, clock, teachers)
 
 
 def _remove(
@@ -63,9 +66,10 @@ def _remove(
     options: RepairOptions,
     triggers: CleanSet | None,
     clock: Clock,
+    teachers: Teachers | None,
 ) -> Result:
     with clock.stage("preparation"):
-        ready = prepare(suspect, task, options, suspect.progress)
+        ready = prepare(suspect, task, options, suspect.progress, teachers)
         # First: what cannot be trained or written is said at once.
         remover = REMOVERS.load(options.method)(ready)
     with clock.stage("conversion"):
@@ -119,6 +123,7 @@ def _so_far(
         infected=_count(folds, proof, "infected"),
         clean_images=_count(folds, proof, "labels"),
         notes=notes,
+        teachers=len(ready.teachers.references) if ready.teachers else 0,
     )
     return replace(summary, **remover.facts)
 

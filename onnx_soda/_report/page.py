@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from onnx_soda._answers import RepairAnswer, RepairSummary
+from onnx_soda._answers import FlowProof, RepairAnswer, RepairSummary
 from onnx_soda._report.formats import cell_text, class_names, evidence_in_order
 from onnx_soda._report.guidance import next_steps, rate_sentences, score_sentences
 from onnx_soda._report.plots import draw, sketch
@@ -197,9 +197,28 @@ def _unseen(report: ScanReport, evidence: Sequence[Evidence]) -> Iterator[str]:
     yield from dict.fromkeys(told)
 
 
+def _flow_chart(flow: FlowProof, names: Sequence[str] | None) -> Chart:
+    victim, target = (class_label(one, names) for one in (flow.victim_class, flow.target_class))
+    return Chart(
+        "lines",
+        f"From weak to strong: {pair_label(flow.victim_class, flow.target_class, names)}",
+        f"How much of class {victim} goes to {target} as a change grows: by the model as it was, "
+        f"by the repaired one, and by the references, their mean. The change: {flow.concept}.",
+        tuple(f"{grade.strength:g}" for grade in flow.grades),
+        tuple((grade.before, grade.after, grade.references) for grade in flow.grades),
+        marked=(1,),
+        across="strength of the change",
+        down=f"images of {victim} taken for {target}",
+        series=("before", "after", "references"),
+    )
+
+
 def _repair_figures(summary: RepairSummary, names: Sequence[str] | None) -> Iterator[Figure]:
     if summary.before is None or summary.after is None:
         return
+    for flow in summary.flows:
+        if len(flow.grades) > 1:
+            yield _figure(_flow_chart(flow, names))
     before, after = summary.before.accuracy_by_class, summary.after.accuracy_by_class
     change = {int(number): 100 * (after[number] - before[number]) for number in before}
     shown = sorted(change, key=lambda number: -abs(change[number]))[:_MOST_CLASSES]

@@ -29,6 +29,7 @@ def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
             f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
         ),
         *_also_repaired(summary),
+        *([("taught by", f"{summary.teachers} reference models")] if summary.teachers else []),
         ("infected images by", summary.reconstruction),
         *(("", concept) for concept in summary.concepts),
     ]
@@ -67,6 +68,9 @@ def before_and_after(summary: RepairSummary) -> list[tuple[str, str, str]]:
         rows.append(_row("the same, to the victim", first.victim_rate, second.victim_rate))
     if summary.agreement is not None:
         rows.append(("same answer to clean images", "", f"{summary.agreement:.1%}"))
+    for one in summary.flows:
+        name = f"{one.victim_class} -> {one.target_class} stands out against the references by"
+        rows.append((name, f"{one.before:+.2f}", f"{one.after:+.2f}"))
     if summary.rescan is not None:
         named = (f"{victim} -> {target}" for victim, target in summary.rescan_pairs)
         rows.append(("new scan", "", " ".join((summary.rescan, *named))))

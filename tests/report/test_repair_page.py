@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fixtures import boards
-from onnx_soda._answers import Behaviour, RepairAnswer, RepairSummary, WeightChange
+from onnx_soda._answers import (
+    Behaviour,
+    FlowGrade,
+    FlowProof,
+    RepairAnswer,
+    RepairSummary,
+    WeightChange,
+)
 from onnx_soda._report.page import repair_to_html
 from onnx_soda._results import InputInfo, ModelInfo
 from tests.cli.helpers import invoke
@@ -57,6 +65,26 @@ def test_before_and_after_stand_side_by_side(page: Path, browser: Any) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_can_be_used_by_all(scheme: str, page: Path, browser: Any) -> None:
     assert Seen(browser, page, color_scheme=scheme).grave_faults() == []
+
+
+def test_how_the_pair_stands_out_is_told_and_drawn() -> None:
+    """Two strengths: 0.2 and 0.8 of the victim went to the target, 0.1 and 0.1 do now."""
+    behaviour = Behaviour(0.9, {"0": 0.9, "1": 0.9}, 0.1, 0.9)
+    grades = (FlowGrade(0.3, 0.2, 0.1, 0.05), FlowGrade(0.6, 0.8, 0.1, 0.1))
+    flow = FlowProof(0, 1, 0.31, -0.05, "tint towards blue", grades)
+    summary = RepairSummary(
+        "repaired", "", 0, 1, "deep", "both", before=behaviour, after=behaviour,
+        teachers=3, flows=(flow,), seconds={},
+    )  # fmt: skip
+    image = InputInfo("image", (None, 3, 8, 8), "float32", "NCHW")
+    model = ModelInfo("m.onnx", "0" * 64, (), 17, 8, "torch", 10, image, "logits", "layer")
+    text = repair_to_html(RepairAnswer(summary, None, model, None, written=True), None, "repair")
+    assert "From weak to strong: 0 -&gt; 1" in text
+    assert "3 reference models" in text
+    row = re.search(r"0 -&gt; 1 stands out.*?</tr>", text, re.DOTALL)
+    assert row is not None
+    assert re.findall(r"<td>([^<]*)</td>", row[0]) == ["+0.31", "-0.05"]
+    assert text.count("<svg") == 2
 
 
 def test_hostile_names_are_text() -> None:

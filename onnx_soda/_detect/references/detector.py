@@ -5,8 +5,8 @@ Heard are references that are comparable, and know the clean images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
 from onnx_soda._detect.concepts.judge import Calibration
 from onnx_soda._detect.concepts.pictures import pair_numbers
 from onnx_soda._detect.concepts.verify import Confirmation
+from onnx_soda._detect.references.admission import Voice, admit
 from onnx_soda._detect.references.bank import concept_bank, grades_of, strength_of
 from onnx_soda._detect.references.decide import (
     Heard,
@@ -27,23 +28,17 @@ from onnx_soda._detect.references.decide import (
     load_calibration,
 )
 from onnx_soda._detect.references.evidence import TITLE, look_at, show
-from onnx_soda._detect.references.flows import Flows, bank_flows, hear
+from onnx_soda._detect.references.flows import Flows
 from onnx_soda._detect.references.opinion import Accomplice, second_opinion
-from onnx_soda._errors import SodaError
-from onnx_soda._model.load import OnnxModel
 from onnx_soda._numbers import Grade, OpinionNumbers, OpinionPair, ReferenceUsed
-from onnx_soda._options import Progress, ReferenceFlows
+from onnx_soda._options import Progress
 from onnx_soda._results import Evidence
 from onnx_soda._suspect import Suspect
-from onnx_soda._words import printable
 
 # The most pairs shown, of those that score.
 _SHOWN = 5
 # Further concepts of a pair that a repair may use, if they turn this share of the victim.
 _MOST_CONCEPTS, _TURNS = 8, 0.25
-# A reference may be worse than the suspect by so much clean accuracy. One that knows the images
-# badly sends them anywhere.
-_WORSE = 0.2
 
 
 class SecondOpinionDetector(Detector):
@@ -57,11 +52,9 @@ class SecondOpinionDetector(Detector):
         untried = why_not_tried(suspect.clean, suspect.classes or 0, MOST_CLASSES)
         if untried is not None or not suspect.references:
             return _nothing(self.name, untried or "No reference models were given.")
-        admitted = _admit(suspect, progress)
-        if admitted.voices:
-            own = bank_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
-            admitted = admitted.comparable_with(own)
-        if not admitted.voices:
+        admitted = admit(suspect, progress)
+        own = admitted.own
+        if own is None:
             nothing = _nothing(self.name, "No reference can be used.")
             reasons = (*nothing.reasons, *admitted.left_out)
             return replace(nothing, reasons=reasons, notes=reasons)
@@ -80,7 +73,7 @@ def _nothing(name: str, reason: str) -> Evidence:
 class _Comparison:
     """A suspect beside its references."""
 
-    def __init__(self, suspect: Suspect, own: Flows, voices: Sequence[_Voice]) -> None:
+    def __init__(self, suspect: Suspect, own: Flows, voices: Sequence[Voice]) -> None:
         assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
         self._suspect, self._own, self._voices = suspect, own, voices
         self._bank = concept_bank(suspect.image_shape(suspect.clean).channels)
@@ -191,85 +184,3 @@ class _Comparison:
 def _chosen(concepts: NDArray[np.int64], pair: tuple[int, int]) -> int:
     """Return the place of the concept that the first fold chose; it is shown on the second."""
     return int(concepts[0][pair])
-
-
-@dataclass(frozen=True, eq=False)
-class _Voice:
-    """A reference that was heard."""
-
-    used: ReferenceUsed
-    flows: Flows
-
-
-@dataclass(frozen=True, eq=False)
-class _Admitted:
-    """References that are heard, and a sentence on each of those that are not."""
-
-    voices: tuple[_Voice, ...]
-    left_out: tuple[str, ...]
-
-    def comparable_with(self, own: Flows) -> _Admitted:
-        """Leave out those that were shown something else than the suspect."""
-        same = tuple(voice for voice in self.voices if own.comparable(voice.flows))
-        others = [voice.used.file for voice in self.voices if voice not in same]
-        reason = "it was shown other images, or another bank of concepts"
-        return _Admitted(same, (*self.left_out, *(_sentence(file, reason) for file in others)))
-
-
-def _admit(suspect: Suspect, progress: Progress) -> _Admitted:
-    """Ask the references of a suspect that were not asked yet, and choose those to be heard.
-
-    Args:
-        suspect: The classifier, with clean images.
-        progress: Called as each has answered.
-    """
-    voices: list[_Voice] = []
-    left_out: list[str] = []
-    for done, heard in enumerate(_answers(suspect), 1):
-        answer = _voice_of(suspect, heard)
-        if isinstance(answer, str):
-            left_out.append(_sentence(heard.file, answer))
-        else:
-            voices.append(answer)
-        progress("references", done, len(suspect.references))
-    return _Admitted(tuple(voices), tuple(left_out))
-
-
-def _answers(suspect: Suspect) -> Iterable[ReferenceFlows]:
-    for reference in suspect.references:
-        yield reference if isinstance(reference, ReferenceFlows) else _ask(suspect, reference)
-
-
-def _ask(suspect: Suspect, model: OnnxModel) -> ReferenceFlows:
-    """Ask a model in this process."""
-    assert suspect.clean is not None  # noqa: S101 - the detector needs clean images
-    try:
-        return hear(model, suspect.clean, suspect.options)
-    except SodaError as error:
-        return ReferenceFlows(model.file, problem=error.message)
-
-
-def _sentence(file: str, reason: str) -> str:
-    return f"The reference {printable(file)} is left out: {reason}."
-
-
-def _voice_of(suspect: Suspect, heard: ReferenceFlows) -> _Voice | str:
-    """Return a reference that can be compared with, or why it cannot."""
-    if heard.problem:
-        return heard.problem
-    if heard.sha256 == suspect.model.sha256:
-        return "it is the suspect itself"
-    if heard.shape[3] != suspect.classes:
-        return f"it has {heard.shape[3]} classes and the suspect {suspect.classes}"
-    mine = suspect.examined.accuracy or 0.0
-    # Written so that an accuracy that is no number is left out, too.
-    if not heard.accuracy >= max(mine - _WORSE, suspect.examined.min_accuracy):
-        return (
-            f"it gives {heard.accuracy:.1%} of the clean images their label, the suspect "
-            f"{mine:.1%}; its classes may be in another order"
-        )
-    used = ReferenceUsed(heard.file, heard.sha256, heard.accuracy, heard.preprocessing)
-    try:
-        return _Voice(used, Flows.of(heard))
-    except ValueError as error:
-        return str(error)

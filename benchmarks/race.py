@@ -3,7 +3,7 @@
     python -m benchmarks.race BEFORE AFTER
 
 BEFORE and AFTER are folders in benchmarks/results/evaluation; models that are in both are compared.
-The kept scans of "default" are from before the search raced (commit 9845304), those of "race" from
+The kept scans of "sweep" are from before the search raced (commit 9845304), those of "default" from
 after. Prints Markdown.
 """
 

@@ -255,11 +255,11 @@ def test_the_commands_of_the_rates_stand_on_the_page(part: str) -> None:
 
 
 def test_the_rates_are_those_of_the_nearest_kind(boards_page: Path, trojan: ScanReport) -> None:
-    """Four classes are near the ten of most data sets: 1 + 1 + 4 + 8 of 20 pairs are named."""
+    """Four classes are near the ten of most data sets: 1 + 1 + 4 + 6 of 20 pairs are named."""
     text = re.sub(r"\s+", " ", boards_page.read_text(encoding="utf-8"))
     assert "Models with 10 classes" in text
     assert "0 of 13 clean ones were called backdoored" in text
-    assert "of 20 backdoored ones the pair was named in 14, the target class in 17" in text
+    assert "of 20 backdoored ones the pair was named in 12, the target class in 15" in text
     assert [told.split(":")[0] for told in rate_sentences(trojan)] == [
         "Decisions written into the graph"
     ]

@@ -80,7 +80,7 @@ class LoudnessDetector(Detector):
         observation = suspect.observation
         assert observation is not None
         progress("classes listened to", 1, 1)
-        loudness = observation.logits.mean(axis=0)
+        loudness = observation.whole().logits.mean(axis=0)
         loudest = int(loudness.argmax())
         message = f"Class {loudest} is the loudest."
         names = tuple(f"class {number}" for number in range(len(loudness)))

@@ -14,23 +14,20 @@ import json
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.common import MANY_CLASSES, markdown_table
 from onnx_soda import RuntimeOptions, ScanOptions, load_dataset, load_model
 from onnx_soda._detect.concepts.battery import concept_battery
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.examination import (
-    Examination,
     FoldedImages,
     Reader,
-    count_by_fold,
-    fewest_of,
 )
-from onnx_soda._detect.concepts.folds import FOLDS, Folds, split_into_folds
+from onnx_soda._detect.concepts.experiment import fit_examination
+from onnx_soda._detect.concepts.folds import FOLDS, split_into_folds
 from onnx_soda._detect.concepts.judge import simultaneous_errors
-from onnx_soda._detect.concepts.reference import fit_reference_head, read_features
-from onnx_soda._detect.concepts.score import damage_to_others, excess, model_likeness
+from onnx_soda._detect.concepts.reference import read_features
+from onnx_soda._detect.concepts.score import damage_to_others, excess
 from onnx_soda._suspect import Suspect
 
 _DIGITS, _CHANNELS = 10, 3
@@ -51,24 +48,14 @@ def _near_the_trigger() -> list[Concept]:
     ]
 
 
-def _examination(suspect: Suspect, folds: Folds, labels: NDArray[np.int64]) -> Examination:
-    features, classes = read_features(suspect, folds.rows), suspect.classes or 0
-    heads = tuple(
-        fit_reference_head(pooling, layer, labels, folds.fold, classes)
-        for pooling, layer in zip(features.poolings, features.layers, strict=True)
-    )
-    fitted = count_by_fold(labels, folds.fold, classes)
-    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted))
-    return Examination(suspect, heads, fitted, likeness, classes)
-
-
 def _rows(suspect: Suspect, name: str, most: int, pair: tuple[int, int]) -> Iterator[list[object]]:
     """Yield a row for each concept, by the images of the first so many classes."""
     assert suspect.clean is not None  # noqa: S101 - made with one
     every = split_into_folds(suspect.clean.labels, np.random.default_rng(0))
     folds = every.of(suspect.clean.labels[every.rows] < most)
     labels = suspect.clean.labels[folds.rows]
-    examination, reader = _examination(suspect, folds, labels), Reader(suspect, folds)
+    features, reader = read_features(suspect, folds.rows), Reader(suspect, folds)
+    examination = fit_examination(suspect, features, labels, folds)
     own = labels == pair[0]
     shown: FoldedImages = reader.read(own | (folds.turn < FOLDS))
     panel, row = examination.open(shown), int(np.searchsorted(shown.present, pair[0]))

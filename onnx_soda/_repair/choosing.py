@@ -87,23 +87,15 @@ def run_best(
 
 
 # With teachers: rounds of so many epochs, until the fold held out says that enough is removed.
-_TAUGHT = Settings(
-    rate=0.001,
-    alpha=0.01,
-    epochs=4,
-    adam=True,
-    hold=1,
-    cap=4.6,  # a probability of the target under 1 %
-    shares=(1.0, 0.75, 0.5),
-    rounds=3,
-)
+_EPOCHS, _ROUNDS = 4, 3
 
 
 def run_taught(trainee: Trainee, target: int, folds: Sequence[ImageSet], floor: float) -> Choice:
     """Train with lessons on all folds but one until that one says it is enough; then on all.
 
     Args:
-        trainee: What is trained, by Adam.
+        trainee: What is trained, by Adam. Of its settings the one that holds clean images to the
+            answers at the start is taken.
         target: Target class.
         folds: Images with lessons; at least two.
         floor: The most clean accuracy that may be lost on images held out.
@@ -111,27 +103,29 @@ def run_taught(trainee: Trainee, target: int, folds: Sequence[ImageSet], floor: 
     *taught, last = [trainee.encoded(fold) for fold in folds]
     held_out = trainee.samples(last, True)
     before = measure(trainee.logits, target, held_out, Settings(0, 0, 0)).accuracy
+    held = next(settings for settings in trainee.settings if settings.hold)
+    wanted = replace(held, epochs=_EPOCHS, rounds=_ROUNDS)
     trials: list[Trial] = []
     samples = trainee.samples(reduce(add, taught), True), held_out
-    for result in trainee.train(target, samples, [_TAUGHT]):
+    for result in trainee.train(target, samples, [wanted]):
         trials.append(result.trial)
-        ended = len(trials) % len(_TAUGHT.shares) == 0
-        if ended and _settled(trials, before, floor):
+        ended = len(trials) % len(wanted.shares) == 0
+        if ended and _enough(_allowed(trials, before, floor)):
             break
     best = choose(trials, before, floor, len(last.labels))
     best_accuracy = max(trial.accuracy for trial in trials)
     if best is None:
         return Choice(None, before, best_accuracy, {})
-    rounds = best.settings.epochs // _TAUGHT.epochs
-    settings = replace(_TAUGHT, rounds=rounds, shares=best.settings.shares)
+    rounds = best.settings.epochs // _EPOCHS
+    settings = replace(wanted, rounds=rounds, shares=best.settings.shares)
     together = trainee.samples(reduce(add, [*taught, last]), True)
     *_, end = trainee.train(target, (together, together), [settings])
     return Choice(best, before, best_accuracy, end.weights)
 
 
-def _settled(trials: Sequence[Trial], before: float, floor: float) -> bool:
-    """Tell whether some of what was tried keeps the accuracy and removes enough."""
-    return bool(_enough([trial for trial in trials if trial.accuracy >= before - floor]))
+def _allowed(trials: Sequence[Trial], before: float, floor: float) -> list[Trial]:
+    """Return those that keep the accuracy; rounding must not decide."""
+    return [trial for trial in trials if trial.accuracy >= before - floor - 1e-9]
 
 
 def choose(trials: Sequence[Trial], before: float, floor: float, images: int) -> Trial | None:
@@ -150,8 +144,7 @@ def choose(trials: Sequence[Trial], before: float, floor: float, images: int) ->
         floor: The most accuracy that may be lost.
         images: That accuracies were measured on.
     """
-    # Rounding of accuracies must not decide.
-    allowed = [trial for trial in trials if trial.accuracy >= before - floor - 1e-9]
+    allowed = _allowed(trials, before, floor)
     if not allowed:
         return None
     enough = _enough(allowed)

@@ -9,7 +9,7 @@ stops there: where all climb on, training on them destroys the model (docs/repai
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -27,6 +27,7 @@ from onnx_soda._detect.concepts.pipeline import render_images
 from onnx_soda._detect.concepts.score import class_likeness
 from onnx_soda._model.parts import Body
 from onnx_soda._repair.preparation import ImageSet, Preparation
+from onnx_soda._repair.teachers import Teachers
 from onnx_soda._suspect import FloatPixels, Suspect
 
 
@@ -219,30 +220,35 @@ def image_sets(ready: Preparation, maker: Reconstructor) -> tuple[list[ImageSet]
         ready: The clean set and its split.
         maker: Makes infected images.
     """
-    parts = (*ready.parts.folds, ready.parts.measure)
-    *folds, proof = (_image_set(ready, maker, rows, seed) for seed, rows in enumerate(parts))
-    if ready.teachers is None:
-        return folds, proof
-    return [_taught(ready, fold, seed) for seed, fold in enumerate(folds)], proof
+    folds = [
+        _image_set(ready, maker, rows, seed, ready.teachers)
+        for seed, rows in enumerate(ready.parts.folds)
+    ]
+    return folds, _image_set(ready, maker, ready.parts.measure, len(folds))
 
 
-def _taught(ready: Preparation, fold: ImageSet, number: int) -> ImageSet:
-    """Return a fold with what the references say of its images under the bank."""
-    assert ready.teachers is not None  # noqa: S101 - the caller has looked
-    pixels = ready.suspect.pixels(ready.parts.folds[number])
-    lessons = ready.teachers.lessons(ready.suspect, pixels, fold.labels, number)
-    return replace(fold, lessons=lessons)
-
-
-def _image_set(ready: Preparation, maker: Reconstructor, rows: IntArray, seed: int) -> ImageSet:
+def _image_set(
+    ready: Preparation,
+    maker: Reconstructor,
+    rows: IntArray,
+    seed: int,
+    teachers: Teachers | None = None,
+) -> ImageSet:
+    """Return images of one part, with lessons where there are teachers."""
     labels = ready.clean.labels[rows]
     pixels = ready.suspect.pixels(rows)
     victims = (ready.task.pair[0], *ready.task.also)
     infected = [maker.infect(pixels[labels == victim], seed) for victim in victims]
     infected_labels = np.repeat(np.array(victims, np.int64), [len(images) for images in infected])
     bystanders = maker.bystanders(pixels, labels, victims, seed)
+    lessons = teachers.lessons(ready.suspect, pixels, labels, seed) if teachers else None
     return ImageSet(
-        ready.suspect.inputs(pixels), labels, np.concatenate(infected), infected_labels, *bystanders
+        ready.suspect.inputs(pixels),
+        labels,
+        np.concatenate(infected),
+        infected_labels,
+        *bystanders,
+        lessons,
     )
 
 

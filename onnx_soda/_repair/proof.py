@@ -20,7 +20,7 @@ from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.references.bank import grades_of, strength_of
 from onnx_soda._detect.references.decide import load_calibration
-from onnx_soda._detect.references.flows import Flows, bank_flows
+from onnx_soda._detect.references.flows import Flows, own_flows
 from onnx_soda._detect.references.opinion import SecondOpinion
 from onnx_soda._model.parts import Body
 from onnx_soda._repair.images import answers
@@ -75,7 +75,7 @@ def prove(
 
 def _with_flows(summary: RepairSummary, teachers: Teachers, repaired: Suspect) -> RepairSummary:
     """Add how the pair stands out against the references, and what else stands out now."""
-    found = bank_flows(repaired)
+    found = own_flows(repaired)
     after = teachers.after(found)
     assert summary.victim_class is not None and summary.target_class is not None  # noqa: S101, PT018
     pair = (summary.victim_class, summary.target_class)

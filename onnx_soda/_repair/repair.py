@@ -96,17 +96,14 @@ def repair(
     if pair is None and report is None and not options.whole:
         with clock.stage("scan"):
             report = scan_suspect(suspect)
-    with clock.stage("references"):
-        teachers, left_out = teachers_of(suspect, progress)
     task = Task(pair, tuple(also)) if pair else None
     if task is None and report is not None:
         task = task_of(report)
-    if options.whole:
-        task = _whole(teachers, left_out)
-    if task is None:
-        assert report is not None  # noqa: S101 - without a pair there is a report
-        nothing = _nothing(report, options)
-        return RepairReport(_ended(nothing, clock), report, None)
+    if task is None and report is not None:
+        return RepairReport(_ended(_nothing(report, options), clock), report, None)
+    with clock.stage("references"):
+        teachers, left_out = teachers_of(suspect, progress)
+    task = task or _whole(teachers, left_out)
     result = remove_backdoor(suspect, task, options, triggers, clock, teachers)
     if result.suspect is not None and options.rescan:
         result = _scanned_again(result, result.suspect, clock)

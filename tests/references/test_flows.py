@@ -11,7 +11,7 @@ import pytest
 from fixtures import boards
 from onnx_soda import ScanOptions, load_dataset, load_model
 from onnx_soda._detect.references.bank import BANK_VERSION, concept_bank
-from onnx_soda._detect.references.flows import Flows, bank_flows
+from onnx_soda._detect.references.flows import Flows, bank_flows, own_flows
 from onnx_soda._detect.references.opinion import second_opinion
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._suspect import Suspect
@@ -78,3 +78,12 @@ def test_progress_goes_up_to_all(tmp_path: Path) -> None:
     suspect = Suspect(load_model(model), load_dataset(clean))
     bank_flows(suspect, lambda done, total: told.append((done, total)))
     assert told == [(done, 289) for done in range(290)]
+
+
+def test_a_suspect_is_shown_the_bank_once(tmp_path: Path) -> None:
+    model, _, clean, _ = boards.write(tmp_path)
+    suspect = Suspect(load_model(model), load_dataset(clean))
+    first = own_flows(suspect)
+    passes = suspect.meter.passes
+    assert own_flows(suspect) is first
+    assert suspect.meter.passes == passes > 0

@@ -141,7 +141,7 @@ def examine_concepts(
     every = readable(suspect, split)
     labels = suspect.clean.labels[every.rows]
     features = read_features(suspect, every.rows)
-    examination = _examination(suspect, features, labels, every)
+    examination = fit_examination(suspect, features, labels, every)
     unread = len(split.rows) - len(every.rows)
     ahead = look_ahead(examination, Reader(suspect, every), budget, features.style_layer, unread)
     plan = ahead.outlook.plan
@@ -198,10 +198,17 @@ def _library(features: Features, images: FoldedImages, folds: Folds) -> StyleLib
     return StyleLibrary(features.style_layer, styles, images.pixels)
 
 
-def _examination(
+def fit_examination(
     suspect: Suspect, features: Features, labels: IntArray, folds: Folds
 ) -> Examination:
-    """Fit reference heads; find out how alike classes are."""
+    """Fit reference heads; find out how alike classes are.
+
+    Args:
+        suspect: The classifier.
+        features: What it makes of the images of the folds.
+        labels: Their classes.
+        folds: The images.
+    """
     classes = suspect.classes or 0
     heads = tuple(
         fit_reference_head(pooling, layer, labels, folds.fold, classes)

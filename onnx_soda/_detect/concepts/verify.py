@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Generic
 
 import numpy as np
@@ -422,14 +423,10 @@ def refine(
         for fold, before in enumerate(kept):
             own = [change for _, change in before]
             tried = scored(fold, _varied(own, variations, moves, width, rng))
-            kept[fold] = sorted((*before, *tried), key=_worst_last)[: len(before)]
+            kept[fold] = sorted((*before, *tried), key=itemgetter(0), reverse=True)[: len(before)]
     changes = tuple(tuple(change for _, change in own) for own in kept)
     means = np.array([np.mean([score for score, _ in own]) for own in kept])
     return Refined(replace(finding, changes=changes), means)
-
-
-def _worst_last(scored: tuple[float, AnyChange]) -> float:
-    return -scored[0]
 
 
 def _varied(

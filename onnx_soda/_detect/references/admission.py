@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from onnx_soda._detect.references.flows import Flows, bank_flows, hear
+from onnx_soda._detect.references.flows import Flows, hear, own_flows
 from onnx_soda._errors import SodaError
 from onnx_soda._model.load import OnnxModel
 from onnx_soda._numbers import ReferenceUsed
@@ -72,7 +72,7 @@ def admit(suspect: Suspect, progress: Progress) -> Admitted:
     admitted = Admitted(tuple(voices), tuple(left_out))
     if not voices:
         return admitted
-    own = bank_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
+    own = own_flows(suspect, lambda done, of: progress("concepts of the bank", done, of))
     return admitted.comparable_with(own)
 
 

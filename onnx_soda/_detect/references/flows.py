@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,10 @@ class Flows:
         return Flows(shares.reshape(heard.shape), images, heard.bank)
 
 
+# Flows of suspects, as long as these live.
+_KEPT: WeakKeyDictionary[Suspect, Flows] = WeakKeyDictionary()
+
+
 def hear(
     model: OnnxModel, clean: CleanSet, options: ScanOptions, progress: Progress = no_progress
 ) -> ReferenceFlows:
@@ -135,6 +140,18 @@ def _renamed(clean: CleanSet, order: Sequence[int]) -> CleanSet:
 def bank_folds(clean: CleanSet) -> Folds:
     """Split the clean images as they are for the bank."""
     return split_into_folds(clean.labels, np.random.default_rng(_SEED))
+
+
+def own_flows(suspect: Suspect, advance: Callable[[int, int], None] | None = None) -> Flows:
+    """Show a suspect the bank, once: a scan, a repair and its proof ask for the same.
+
+    Args:
+        suspect: The model, with clean images.
+        advance: As for `bank_flows`, which says what is raised.
+    """
+    if suspect not in _KEPT:
+        _KEPT[suspect] = bank_flows(suspect, advance)
+    return _KEPT[suspect]
 
 
 def bank_flows(

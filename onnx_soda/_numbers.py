@@ -213,6 +213,8 @@ class ConceptNumbers:
         fit_images: Images that the reference heads were fitted to.
         fewest_images: Those of the class with the fewest, in each half of them.
         reference_accuracies: Of each reference head, on images it was not fitted to.
+        look_alikes: Pairs of classes, both ways counted, between which no change of the image was
+            scored, since the model holds them for much alike.
         covered: How much was done in the time that there was.
     """
 
@@ -225,6 +227,7 @@ class ConceptNumbers:
     fit_images: int
     fewest_images: int
     reference_accuracies: tuple[float, ...]
+    look_alikes: int = 0
     covered: Covered | None = None
 
 

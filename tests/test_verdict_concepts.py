@@ -234,6 +234,13 @@ def test_a_clean_verdict_says_what_few_images_leave_unseen() -> None:
     assert not any("would not be reported" in reason for reason in decide(EVIDENCE).reasons)
 
 
+def test_pairs_that_look_alike_are_counted_as_not_scored() -> None:
+    """Three classes have 6 pairs, both ways counted."""
+    reasons = decide(replace(with_bound(0.0), look_alikes=2)).reasons
+    assert any("2 of 6 pairs of classes look much alike" in reason for reason in reasons)
+    assert not any("alike" in reason for reason in decide(with_bound(0.0)).reasons)
+
+
 def test_few_images_are_enough_where_a_third_of_a_class_would_be_seen() -> None:
     """Three classes: 2.39 errors. The reference's 0 of n counts as 1 of n + 2.
     15 images: variance (0.33 x 0.67 + 16/17^2) / 15 / 2, error 0.0960, 0.33 - 0.2294 is over 0.1.

@@ -13,6 +13,7 @@ from onnx_soda._detect.concepts.score import (
     discount,
     discount_factor,
     excess,
+    look_alikes,
     model_likeness,
     pair_scores,
     spill_of_unlike,
@@ -150,6 +151,12 @@ def test_look_alikes_do_not_count() -> None:
     lowered = discount(scores, likeness)
     np.testing.assert_allclose(lowered[:3], [0.4, -0.4, 0.2])
     assert (lowered[3:] < -1).all()  # below every real score
+
+
+def test_pairs_of_look_alikes_are_counted_both_ways() -> None:
+    """0.5 and 0.6 are left out; 0.49 is lowered; a class and itself is no pair."""
+    likeness = np.array([[1, 0.5, 0.49], [0.5, 1, 0.6], [0.49, 0.6, 1]])
+    assert look_alikes(likeness) == 4
 
 
 def test_likeness_is_the_cosine_of_centred_class_means() -> None:

@@ -141,6 +141,7 @@ def _numbers(found: ConceptResult, threshold: float, budget: str) -> ConceptNumb
         fit_images=found.fit_images,
         fewest_images=found.fewest_images,
         reference_accuracies=found.reference_accuracies,
+        look_alikes=found.look_alikes,
         covered=_covered(found),
     )
 
@@ -296,7 +297,7 @@ def decide_on_concepts(
         untried: Why interventions were not tried, from `why_not_tried`.
     """
     gaps = (*shortfalls(examined), *_gaps(evidence, examined, calibration, untried))
-    also = _left_out(evidence)
+    also = _left_out(evidence, examined)
     if evidence is None or examined.too_inaccurate:
         return Decision("inconclusive", (*gaps, *also), ())
     over = [pair for pair in evidence.pairs if pair.bound > calibration.threshold]
@@ -455,10 +456,25 @@ def _unseen(evidence: ConceptResult, examined: Examined, calibration: Calibratio
     )
 
 
-def _left_out(evidence: ConceptResult | None) -> tuple[str, ...]:
+def _left_out(evidence: ConceptResult | None, examined: Examined) -> tuple[str, ...]:
     """Say what was not tried, though nothing was missing that the user could give."""
     if evidence is None or evidence.halted:
         return ()
+    return (*_alike(evidence, examined.source_classes), *_for_want_of_means(evidence))
+
+
+def _alike(evidence: ConceptResult, classes: int) -> Iterator[str]:
+    """Say between how many classes no change of the image was scored."""
+    if evidence.look_alikes:
+        yield (
+            f"{evidence.look_alikes:,} of {classes * (classes - 1):,} pairs of classes look much "
+            "alike to the model. A change of the image that turns one into the other counts as a "
+            "natural confusion, so a backdoor between them shows under styles alone, if at all."
+        )
+
+
+def _for_want_of_means(evidence: ConceptResult) -> tuple[str, ...]:
+    """Say what there was no time for where that does not matter, or no layer."""
     # Where these keep a model from being called clean, they are told as such.
     untimely = tuple(_for_want_of_time(evidence)) if _covers(evidence) else ()
     styled = evidence.outlook is not None and evidence.outlook.whole.budget.donors > 0

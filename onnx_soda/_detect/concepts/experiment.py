@@ -23,7 +23,7 @@ from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_fo
 from onnx_soda._detect.concepts.outlook import Outlook, look_ahead, readable, thinned
 from onnx_soda._detect.concepts.plan import Plan, spread
 from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
-from onnx_soda._detect.concepts.score import model_likeness
+from onnx_soda._detect.concepts.score import look_alikes, model_likeness
 from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import AnyChange, Style, StyleLibrary
 from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
@@ -86,6 +86,8 @@ class ConceptResult:
             victim all, of other classes a few.
         confirm_images: Images that the best pairs were looked at with, besides those of the victim
             that were left.
+        look_alikes: Pairs of classes, both ways counted, that look alike to the model: no change
+            of the image is scored between them.
         planned: Number of interventions that a complete search tries.
         outlook: What was planned for the time that there was; None where all was.
         spared: Pairs that there was no time to look at, or to look at closely.
@@ -101,6 +103,7 @@ class ConceptResult:
     screen_images: int
     probe_images: int
     confirm_images: int
+    look_alikes: int = 0
     planned: int = 0
     outlook: Outlook | None = None
     spared: tuple[tuple[int, int], ...] = ()
@@ -179,6 +182,7 @@ def examine_concepts(
         screen_images=len(screen.labels),
         probe_images=int(folds.search.sum()),
         confirm_images=len(images.labels),
+        look_alikes=look_alikes(examination.likeness),
         planned=total,
         outlook=ahead.outlook,
         spared=tuple(dict.fromkeys(look.spared)),

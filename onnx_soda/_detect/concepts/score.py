@@ -378,3 +378,10 @@ def discount_factor(likeness: FloatArray) -> FloatArray:
     """Return what a score is multiplied by: 1 for unlike classes, 0 for look-alikes."""
     factor: FloatArray = np.clip((_LOOK_ALIKE - likeness) / (_LOOK_ALIKE - _ALIKE), 0, 1)
     return factor
+
+
+def look_alikes(likeness: FloatArray) -> int:
+    """Return how many pairs `discount` leaves out; (v, t) and (t, v) are two."""
+    left_out: NDArray[np.bool_] = discount_factor(likeness) == 0
+    np.fill_diagonal(left_out, val=False)
+    return int(left_out.sum())

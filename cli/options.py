@@ -25,6 +25,7 @@ from onnx_soda._options import (
     Export,
     Limits,
     NeuronKind,
+    Parameters,
     ProviderName,
     Reconstruction,
     RepairOptions,
@@ -441,6 +442,14 @@ ThresholdOption = Annotated[
 MadOption = Annotated[
     Spread,
     typer.Option("--mad", help="Median or mean absolute deviation in the anomaly index."),
+]
+ParametersOption = Annotated[
+    Parameters,
+    typer.Option(
+        "--parameters",
+        help="Whose parameters a method of other authors takes: its own paper's, or those of the "
+        "published comparison.",
+    ),
 ]
 ZerosOption = Annotated[
     bool, typer.Option("--toolkit-zeros", help="Average in zeros as the paper's toolkit does.")

@@ -36,6 +36,7 @@ from .options import (
     MaxDropOption,
     MaxMemoryOption,
     ModelOutput,
+    ParametersOption,
     PreprocessOption,
     ProviderOption,
     Quiet,
@@ -91,6 +92,7 @@ def repair_command(
     target: TargetOption = None,
     whole: WholeOption = _USUAL.whole,
     method: RemoverOption = _USUAL.method,
+    parameters: ParametersOption = _USUAL.parameters,
     scope: ScopeOption = "auto",
     reconstruction: ReconstructionOption = "both",
     top: TopOption = str(_USUAL.top),
@@ -136,6 +138,7 @@ def repair_command(
         raise typer.BadParameter("--whole needs --reference: other models of the same classes")
     sides = height_and_width(size) if size else None
     options = RepairOptions(
+        parameters=parameters,
         scope=scope,
         reconstruction=reconstruction,
         top=None if top == OUTLIERS else float(top),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from onnx_soda._options import NeuronKind
+from onnx_soda._options import NeuronKind, Parameters
 from onnx_soda._results import Column, Table
 from onnx_soda._rules import WEIGHTY, Severity
 
@@ -229,6 +229,50 @@ class ConceptNumbers:
     reference_accuracies: tuple[float, ...]
     look_alikes: int = 0
     covered: Covered | None = None
+
+
+Outcome = Literal["flagged", "nothing flagged", "not optimised", "abstains"]
+"""What a detector of other authors comes to."""
+
+
+@dataclass(frozen=True)
+class NamedPair:
+    """A pair of classes that a detector of other authors scores.
+
+    Attributes:
+        victim_class: Source class; None where the method tells none.
+        target_class: Class it is turned into.
+        score: The method's own.
+        flagged: Whether the method takes it for a backdoor.
+    """
+
+    victim_class: int | None
+    target_class: int
+    score: float
+    flagged: bool = False
+
+
+@dataclass(frozen=True)
+class BaselineNumbers:
+    """Numbers of a detector of other authors.
+
+    Attributes:
+        outcome: What it comes to; "nothing flagged" is no "clean".
+        named: Pairs, the strongest first; where it flags nothing, what is nearest to it.
+        threshold: Score over which it flags; None where it has none.
+        parameters: "paper", or "published" as in the comparison of the paper.
+        source: Authors, venue and year.
+        passes: Passes of images through the model; a backward pass counts as two.
+        details: Further numbers of this method.
+    """
+
+    outcome: Outcome
+    named: tuple[NamedPair, ...]
+    threshold: float | None
+    parameters: Parameters
+    source: str
+    passes: int
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

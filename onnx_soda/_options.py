@@ -116,6 +116,9 @@ AttributionMethod = Literal["auto", "closed-form", "batched", "first-order"]
 NeuronKind = Literal["channels", "places"]
 BudgetName = Literal["quick", "default", "thorough"]
 Spread = Literal["median", "mean"]
+Parameters = Literal["paper", "published"]
+"""Whose parameters a method of other authors runs with: its own paper's, or those with which the
+comparison of the SODA paper was published, where they differ."""
 
 DEFAULT_THRESHOLD = 2.0
 """Anomaly index over which a class is abnormal. Paper, section 3.2.1: "Any data point with an
@@ -237,6 +240,7 @@ class ScanOptions:
         reference_classes: Where references number the classes otherwise: for each class of the
             clean images, in order, what it is in the references. They may have further classes.
         data: How the clean set is read. Its class map holds for the references, too.
+        parameters: Whose parameters a detector of other authors runs with, see `Parameters`.
 
     Raises:
         ValueError: A number is out of its range, or none (NaN); two classes are the same one in
@@ -263,6 +267,7 @@ class ScanOptions:
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions)
     reference_classes: tuple[int, ...] | None = None
     data: DataOptions = field(default_factory=DataOptions)
+    parameters: Parameters = "paper"
 
     def __post_init__(self) -> None:
         _check_size(self.size)
@@ -323,6 +328,7 @@ class RepairOptions:
         method: Name of the remover: "soda" is the paper's Algorithm 5.
         whole: Repair what stands out most against the reference models, whether or not a scan names
             it, and train all neurons.
+        parameters: Whose parameters a remover of other authors runs with, see `Parameters`.
     """
 
     scope: Scope = "auto"
@@ -334,6 +340,7 @@ class RepairOptions:
     scan: ScanOptions = field(default_factory=ScanOptions)
     method: str = "soda"
     whole: bool = False
+    parameters: Parameters = "paper"
 
 
 @dataclass(frozen=True)

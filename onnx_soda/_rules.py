@@ -45,6 +45,7 @@ class Rule:
 RULE_TARGET = "SODA101"
 RULE_CONCEPT = "SODA102"
 RULE_UNLIKE = "SODA103"
+RULE_RIVAL = "SODA105"
 
 BEHAVIOUR_RULES = (
     Rule(
@@ -103,6 +104,22 @@ BEHAVIOUR_RULES = (
             "Do not use the model for decisions that matter. Ask where the training images came "
             "from; train again without the suspicious ones, or try `onnx-soda repair`."
         ),
+    ),
+    Rule(
+        id=RULE_RIVAL,
+        name="flagged-by-another-method",
+        severity="medium",
+        title="A detector of other authors takes a class or a pair for a backdoor",
+        meaning=(
+            "The detector that was asked for by name flags this class, or this pair. The report "
+            "says which one it is, with whose parameters it ran, and what its score means."
+        ),
+        certainty=(
+            "That of the method, with the threshold of its paper. Many of these flag every third "
+            "clean model, and most look for stamped patches; `onnx-soda explain comparison` has "
+            "what was measured here."
+        ),
+        advice="Scan with the default method too, and judge by the evidence of both.",
     ),
 )
 

@@ -21,6 +21,7 @@ import pytest
 from onnx_soda._data.preprocessing import PRESETS
 from onnx_soda._errors import OutputError, RepairError
 from onnx_soda._numbers import (
+    BaselineNumbers,
     ConceptNumbers,
     FileNumbers,
     LogicNumbers,
@@ -115,6 +116,8 @@ NUMBERS = {
     "graph-logic": LogicNumbers,
     "files": FileNumbers,
 }
+BASELINES: tuple[str, ...] = ()
+NUMBERS |= dict.fromkeys(BASELINES, BaselineNumbers)
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
 for name, numbers in NUMBERS.items():
     seen = report_schema()["properties"]["evidence"]["properties"][name]["properties"]["numbers"]

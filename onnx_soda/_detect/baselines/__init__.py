@@ -1,0 +1,1 @@
+"""Detectors that the paper compares itself with, and others like them."""

@@ -17,6 +17,7 @@ import msgspec
 
 from onnx_soda._errors import BaselineError
 from onnx_soda._results import Acceptance, Finding, ScanReport
+from onnx_soda._system import read_json, read_plain
 
 _VERSION = 1
 _LARGEST = 64 * 2**20
@@ -156,7 +157,7 @@ def entries_of(path: Path, reason: str, expires: date) -> list[Entry]:
     outcomes = content.get("outcomes", [content])
     try:
         reports = [
-            msgspec.convert(outcome, ScanReport, strict=True)
+            read_plain(outcome, ScanReport)
             for outcome in outcomes
             if "verdict" in outcome or outcome is content
         ]
@@ -196,7 +197,7 @@ def _read(path: Path, kind: Any) -> Any:
     try:
         if path.stat().st_size > _LARGEST:
             raise BaselineError(f"{path.name} is too large", "Check which file it is.")
-        return msgspec.json.decode(path.read_bytes(), type=kind, strict=True)
+        return read_json(path.read_bytes(), kind)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise BaselineError(
             f"{path.name} cannot be read: {error}",

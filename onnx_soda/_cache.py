@@ -27,7 +27,7 @@ from onnx_soda._errors import OutputError
 from onnx_soda._options import ReferenceFlows, ScanRequest
 from onnx_soda._report.json import to_json
 from onnx_soda._results import SCHEMA_VERSION, ScanReport
-from onnx_soda._system import installed_versions, write_text
+from onnx_soda._system import installed_versions, read_json, write_text
 
 # Reports have tens to hundreds of kilobytes; what a reference says of 43 classes has 6 megabytes.
 _MOST_BYTES = 2**30
@@ -167,7 +167,7 @@ class Cache:
         try:
             if path.is_symlink() or path.stat().st_size > _LARGEST:
                 return None
-            entry = msgspec.json.decode(path.read_bytes(), type=kind, strict=True)
+            entry: _Kind = read_json(path.read_bytes(), kind)
             os.utime(path)  # the oldest go first
         except (OSError, msgspec.MsgspecError, RecursionError):
             return None

@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Literal, TypeVar
 
-import msgspec
-
 from onnx_soda._errors import explained
 from onnx_soda._rules import Severity
+from onnx_soda._system import read_plain
 
 SCHEMA_VERSION = "2.1"
 
@@ -441,7 +440,8 @@ def numbers_of(report: ScanReport, detector: str, kind: type[Numbers]) -> Number
     evidence = report.evidence.get(detector)
     if evidence is None or not evidence.numbers:
         return None
-    return msgspec.convert(evidence.numbers, kind, strict=True)
+    numbers: Numbers = read_plain(evidence.numbers, kind)
+    return numbers
 
 
 def named_pairs(report: ScanReport) -> Iterator[tuple[int, int]]:

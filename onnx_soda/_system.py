@@ -1,4 +1,7 @@
-"""Dealings with the system: time, packages, interrupts, files that are written whole or not."""
+"""Dealings with the system: time, packages, interrupts, files that are written whole or not.
+
+And JSON that is read as a class, by one thread at a time.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import math
 import os
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +18,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from onnx_soda._errors import MissingExtraError, OutputError
 
@@ -249,3 +256,34 @@ def _umask() -> int:
 
 
 _STYLES = {"clean": "green", "backdoor": "bold red", "inconclusive": "yellow"}
+
+
+# msgspec finds out what is in a class when it first reads one, and puts the unfinished result where
+# other threads find it: two that begin at once crash the process (msgspec 0.22.0).
+_reading = threading.Lock()
+
+
+def read_json(text: bytes | str, kind: Any) -> Any:
+    """Read JSON as a class, each value checked.
+
+    Args:
+        text: The JSON.
+        kind: The class, or whatever else msgspec takes as a type.
+
+    Raises:
+        msgspec.MsgspecError: It is no JSON, or something else.
+        RecursionError: It is nested too deep.
+        UnicodeDecodeError: It is no UTF-8.
+    """
+    with _reading:
+        return msgspec.json.decode(text, type=kind, strict=True)
+
+
+def read_plain(values: Any, kind: Any) -> Any:
+    """Read dicts, lists and plain values as a class; see `read_json`.
+
+    Raises:
+        msgspec.ValidationError: They are something else.
+    """
+    with _reading:
+        return msgspec.convert(values, kind, strict=True)

@@ -21,6 +21,7 @@ from onnx_soda._data.splits import UNSPLIT, SplitData, split_of_file, split_of_f
 from onnx_soda._data.tree import Tree, left_out, text_of
 from onnx_soda._errors import DatasetFileError
 from onnx_soda._options import DataOptions
+from onnx_soda._system import read_json
 
 _FOLDER = "annotations"
 
@@ -134,12 +135,13 @@ def _split(name: str) -> str:
 
 def _decoded(text: str, name: str) -> _Annotations:
     try:
-        return msgspec.json.decode(text, type=_Annotations)
+        found: _Annotations = read_json(text, _Annotations)
     except (msgspec.MsgspecError, RecursionError) as error:
         raise DatasetFileError(
             f"{name} is no file of COCO annotations: {error}",
             "It has lists of `images`, `annotations` and `categories`.",
         ) from error
+    return found
 
 
 def _categories(read: Sequence[_Annotations], name: str) -> tuple[list[_Category], list[str]]:

@@ -17,6 +17,7 @@ from onnx_soda._answers import RepairAnswer
 from onnx_soda._errors import RepairError
 from onnx_soda._report.formats import Context, RepairFormat, Scanned
 from onnx_soda._results import FILES, SCHEMA_VERSION, Outcome, ScanFailure, ScanReport, ToolInfo
+from onnx_soda._system import read_json
 from onnx_soda._words import printable
 
 # Larger than any report.
@@ -139,7 +140,7 @@ def read_report(path: str | Path, sha256: str | None = None) -> ScanReport:
             raise RepairError(f"{path.name} is too large for a report", "Give the scan's JSON.")
         text = path.read_bytes()
         _check_version(text, path.name)
-        report = msgspec.json.decode(text, type=ScanReport, strict=True)
+        report: ScanReport = read_json(text, ScanReport)
     except OSError as error:
         raise RepairError(
             f"{path.name} cannot be read: {error.strerror}", "Check its path."
@@ -160,7 +161,7 @@ class _Versioned(msgspec.Struct):
 
 def _check_version(text: bytes, name: str) -> None:
     """Refuse a report whose fields mean something else than ours."""
-    version_found = msgspec.json.decode(text, type=_Versioned).schema_version
+    version_found: str = read_json(text, _Versioned).schema_version
     if version_found.partition(".")[0] != SCHEMA_VERSION.partition(".")[0]:
         raise RepairError(
             f"{name} has schema version {printable(version_found)[:20]}; this release reads "

@@ -16,6 +16,7 @@ from onnx_soda import _errors
 from onnx_soda._errors import CrashError, SandboxError, SodaError, explained
 from onnx_soda._options import Limits
 from onnx_soda._sandbox.jobs import KINDS, Job
+from onnx_soda._system import read_json
 from onnx_soda._words import as_text
 
 # Of one message: a report with its images takes some hundred kilobytes.
@@ -113,8 +114,8 @@ def request_for(job: Job, limits: Limits, folder: str) -> bytes:
 
 def read_request(line: bytes) -> tuple[Job, JobRequest]:
     """Return the job of a request, and the request."""
-    request = msgspec.json.decode(line, type=JobRequest)
-    job: Job = msgspec.json.decode(request.job, type=KINDS[request.kind][0])
+    request: JobRequest = read_json(line, JobRequest)
+    job: Job = read_json(request.job, KINDS[request.kind][0])
     return job, request
 
 
@@ -125,7 +126,7 @@ def read_message(line: bytes) -> Message:
         CrashError: It is none of the messages above.
     """
     try:
-        message: Message = msgspec.json.decode(line, type=Message)
+        message: Message = read_json(line, Message)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _nonsense(error) from error
     return message
@@ -139,7 +140,7 @@ def answer_of(job: Job, answer: Answer) -> Any:
     """
     kind = next(expected for asked, expected in KINDS.values() if isinstance(job, asked))
     try:
-        return msgspec.json.decode(answer.value, type=kind)
+        return read_json(answer.value, kind)
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise _nonsense(error) from error
 

@@ -249,3 +249,37 @@ def test_what_is_larger_than_anything_read_is_no_ones_key(
     os.truncate(hole, 2**40)
     assert cache.key_of(replace(request_, model=hole)) is None
     assert cache.key_of(replace(request_, data=hole)) is None
+
+
+READING = """
+import dataclasses, random, sys, threading
+from onnx_soda._system import read_json
+
+sys.setswitchinterval(1e-6)
+TEXT = b'{"inner": {"number": 1, "more": [1, 2]}, "others": [{"number": 3, "more": []}]}'
+
+def fresh():
+    inner = dataclasses.make_dataclass("Inner", [("number", int), ("more", tuple[int, ...])])
+    return dataclasses.make_dataclass("Outer", [("inner", inner), ("others", tuple[inner, ...])])
+
+def read(kind, begin, wait):
+    begin.wait()
+    for _ in range(wait):
+        pass
+    assert read_json(TEXT, kind).inner.number == 1
+
+for _ in range(400):
+    kind, begin = fresh(), threading.Barrier(2)
+    threads = [
+        threading.Thread(target=read, args=(kind, begin, random.randrange(3000) * late))
+        for late in (0, 1)
+    ]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+"""
+
+
+def test_threads_may_read_a_class_for_the_first_time_at_once() -> None:
+    """Several scans at once do: msgspec by itself ends the process then, sooner or later."""
+    done = subprocess.run([sys.executable, "-c", READING], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

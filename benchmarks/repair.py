@@ -12,8 +12,9 @@ first, with the other classes that it tells to turn; without, the true one. With
 other models of the data set, but for those with the same trigger, teach; with --whole they also
 tell what is repaired. What they say is kept in build/references. With --rescan the
 repaired model is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired
-one. One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done again:
-delete it after a change. Prints Markdown.
+one; with references every repaired model is, by the clean set of the repair and with the same
+references. One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done
+again: delete it after a change. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -168,14 +169,19 @@ def measure(
     if done.model is not None:
         facts.update(_judged(model, done, case, (clean, rest, triggers)))
         if rescan:
-            facts["rescan"] = _scanned(done, case, options.scan)
+            again = (clean, references) if taught else (load_dataset(case.data), ())
+            facts["rescan"] = _scanned(done, again, options.scan)
     return facts
 
 
-def _scanned(done: RepairReport, case: Case, options: ScanOptions) -> str:
-    """Scan a repaired model; return the verdict and the pairs named."""
+def _scanned(
+    done: RepairReport, by: tuple[CleanSet, Sequence[ReferenceFlows]], options: ScanOptions
+) -> str:
+    """Scan a repaired model by clean images and references; return verdict and pairs named."""
     assert done.model is not None  # noqa: S101 - the caller has looked
-    again = scan(load_model(done.model.SerializeToString()), load_dataset(case.data), options)
+    clean, references = by
+    repaired = load_model(done.model.SerializeToString())
+    again = scan(repaired, clean, options, references=references)
     named = (f"{victim} -> {target}" for victim, target in named_pairs(again))
     return " ".join([again.verdict, *named])
 
@@ -293,7 +299,7 @@ def main() -> None:
                 continue
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
-                again = arguments.rescan and _pair(case, part, True) is not None
+                again = arguments.rescan and (taught or _pair(case, part, True) is not None)
                 facts = measure(case, named, options, again, taught)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))

@@ -16,6 +16,10 @@ from typer.core import TyperGroup
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "scan": ("scan:scan_command", "Look for a backdoor in an image classifier, or in many."),
+    "compare": (
+        "compare:compare_command",
+        "Ask several detectors about one model, those of other authors too.",
+    ),
     "check": (
         "check:check_command",
         "Look at model files of any framework, and run nothing: is something in them dangerous?",

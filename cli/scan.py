@@ -27,7 +27,6 @@ from onnx_soda._errors import OptionError
 from onnx_soda._options import (
     DataOptions,
     Intervention,
-    ReferenceFlows,
     RuntimeOptions,
     ScanOptions,
     ScanRequest,
@@ -216,7 +215,7 @@ def scan_command(
         request = ScanRequest(Path(models[0]), data, split, options, convert, limits)
         remembered = Cache(cache_dir or usual_folder()) if cache else None
         if reference:
-            request = replace(request, references=_ask(reference, request, remembered, quiet))
+            request = with_references(request, reference, remembered, quiet)
         if single:
             report = _scan_alone(request, targets, entries, quiet)
             codes = [of_report(report, fail_on)]
@@ -298,12 +297,12 @@ def _scan_all(
     return sorted(ended, key=lambda one: place[one.model])
 
 
-def _ask(
-    references: list[str], request: ScanRequest, cache: Cache | None, quiet: bool
-) -> tuple[ReferenceFlows, ...]:
+def with_references(
+    request: ScanRequest, references: list[str], cache: Cache | None, quiet: bool
+) -> ScanRequest:
     """Ask every reference once, for all models of the command and of later ones."""
     with ProgressBar(quiet) as progress:
-        return ask_all(references, request, cache, progress)
+        return replace(request, references=ask_all(references, request, cache, progress))
 
 
 def _intervention(a: float, b: float) -> Intervention:

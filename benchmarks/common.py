@@ -15,6 +15,7 @@ from onnx_soda._options import ScanOptions, usable_cores
 __all__ = [
     "ADAPTIVE",
     "BRIDGE",
+    "COMPARISON",
     "CONVERTED_SCANS",
     "COSTS",
     "EVALUATION",
@@ -46,6 +47,8 @@ EVALUATION = _RESULTS / "evaluation"
 ADAPTIVE = _PROJECT / "build" / "adaptive"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
+# What `python -m benchmarks.comparison` keeps.
+COMPARISON = _RESULTS / "comparison"
 # What `python -m benchmarks.converted_scans` keeps.
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.costs` keeps.

@@ -2,11 +2,12 @@
 
     python -m benchmarks.repair [--part NAME] [--scope S] [--reconstruction R] [--export E]
                                 [--found | --whole] [--references] [--rescan] [--threads N]
-                                [WORD ...]
+                                [--method NAME] [--parameters P] [WORD ...]
 
-Parts as in `benchmarks.evaluate`. The clean set is drawn from the test images without the
-trigger's: as many as 5 % of the training images, but at least ten of each class. Accuracy is
-measured on the test images that are in neither, the success rate on the trigger's test images.
+Parts as in `benchmarks.evaluate`. --method takes a remover of other authors. The clean set is drawn
+from the test images without the trigger's: as many as 5 % of the training images, but at least ten
+of each class. Accuracy is measured on the test images that are in neither, the success rate on the
+trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
 first, with the other classes that it tells to turn; without, the true one. With --references the
 other models of the data set, but for those with the same trigger, teach; with --whole they also
@@ -43,6 +44,7 @@ from onnx_soda._detect.concepts.judge import load_calibration
 from onnx_soda._detect.references.bank import BANK_VERSION
 from onnx_soda._detect.references.flows import hear
 from onnx_soda._options import ReferenceFlows, RepairOptions, RuntimeOptions
+from onnx_soda._repair.base import REMOVERS
 from onnx_soda._repair.images import answers
 from onnx_soda._repair.preparation import Task, subset
 from onnx_soda._repair.proof import on_triggers
@@ -273,11 +275,15 @@ def main() -> None:
     chosen.add_argument("--whole", action="store_true")
     parser.add_argument("--references", action="store_true")
     parser.add_argument("--rescan", action="store_true")
+    parser.add_argument("--method", choices=REMOVERS.names, default=RepairOptions().method)
+    parser.add_argument("--parameters", choices=("paper", "published"), default="paper")
     arguments = parser.parse_args()
     way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
     way += "-exported" if arguments.export == "torch" else ""
     taught = arguments.references or arguments.whole
     way += ("-whole" if arguments.whole else "-taught") if taught else ""
+    if arguments.method != RepairOptions().method:
+        way = f"{arguments.method}-{arguments.parameters}"
     folder: Path = REPAIR / way
     folder.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(arguments.threads or torch.get_num_threads())
@@ -287,6 +293,8 @@ def main() -> None:
         export=arguments.export,
         rescan=False,
         whole=arguments.whole,
+        method=arguments.method,
+        parameters=arguments.parameters,
         scan=ScanOptions(time_limit=UNHURRIED, runtime=RuntimeOptions(threads=arguments.threads)),
     )
     tables: dict[str, list[dict[str, Any]]] = {}

@@ -316,9 +316,9 @@ def _page(every: Sequence[Model]) -> Iterator[str]:
         "Made by `python -m benchmarks.paper` from what other commands keep; do not edit. "
         "Published figures are from the paper (Sun et al., USENIX Security 2024). The models here "
         "are this project's: networks of reduced width (VGG, ResNet, DenseNet, MobileNet of 50,000 "
-        "to 110,000 parameters) with the paper's triggers, all parts together; those whose backdoor "
-        "did not take (SR under 0.6) are left out. The paper measures SR on 6 to 59 images of one "
-        "model, so that 0 of 6 means under 0.46 with 95 % confidence."
+        "to 110,000 parameters) with the paper's triggers, all parts together; those whose "
+        "backdoor did not take (SR under 0.6) are left out. The paper measures SR on 6 to 59 "
+        "images of one model, so that 0 of 6 means under 0.46 with 95 % confidence."
     )
     yield machine_facts()
     yield "## Table 1: models"

@@ -63,12 +63,16 @@ _BLOCK = 500
 _SUCCESS, _BACK, _DROP = 0.02, 0.9, 1.5
 _TOTALS = (
     "part", "models", "written", "SR <= 0.02", "back >= 90 %", "mean drop", "over 1.5 points",
-    "all three", "longest",
+    "all three", "median", "longest",
 )  # fmt: skip
 _COLUMNS = (
     "model", "accuracy before", "after", "drop", "SR before", "after", "back to the victim",
     "rate on reconstructed, before", "after", "others tipped, before", "after", "scope",
     "neurons", "values changed", "seconds", "new scan",
+)  # fmt: skip
+_TAUGHT = (
+    "model", "pair repaired", "outcome", "others tipped", "stands out, before", "after",
+    "most that stands out after", "which", "training, s", "all, s",
 )  # fmt: skip
 
 
@@ -229,6 +233,7 @@ def _totals(part: str, found: Sequence[dict[str, Any]]) -> list[object]:
         f"{np.mean(drops):.2f}" if drops else "-",
         len(done) - sum(cheap),
         sum(all(goals) for goals in zip(cured, back, cheap, strict=True)),
+        f"{np.median([facts['seconds'] for facts in found]):.0f} s",
         f"{max(facts['seconds'] for facts in found):.0f} s",
     ]
 
@@ -255,6 +260,27 @@ def _row(facts: dict[str, Any]) -> list[object]:
         facts["changed"],
         facts["seconds"],
         facts.get("rescan", ""),
+    ]
+
+
+def _taught_row(facts: dict[str, Any]) -> list[object]:
+    """Return how the pair stands out against the references, before and after."""
+    flows = facts["flows"]
+    own = flows[0] if flows else {"before": float("nan"), "after": float("nan")}
+    worst = max(flows, key=lambda one: one["after"], default=None)
+    tipped = facts.get("tipped", (None, None))[1]
+    pair = [one for one in facts["pair"] if one is not None]
+    return [
+        facts["model"],
+        " -> ".join(map(str, pair)) or "-",
+        facts["outcome"],
+        "-" if tipped is None else f"{tipped:.2f}",
+        f"{own['before']:+.2f}",
+        f"{own['after']:+.2f}",
+        "-" if worst is None else f"{worst['after']:+.2f}",
+        "-" if worst is None else f"{worst['victim_class']} -> {worst['target_class']}",
+        f"{facts['stages'].get('training', 0):.0f}",
+        f"{facts['seconds']:.0f}",
     ]
 
 
@@ -315,6 +341,8 @@ def main() -> None:
     print(f"{machine_facts()}\n\n{markdown_table(_TOTALS, totals)}")
     for part, found in tables.items():
         print(f"\n### {part}\n\n{markdown_table(_COLUMNS, [_row(facts) for facts in found])}")
+        if taught:
+            print(f"\n{markdown_table(_TAUGHT, [_taught_row(facts) for facts in found])}")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,17 @@
 """Trains one network on all six data sets of ../shared/data, with a backdoor; pads it, too.
 
-    python -m benchmarks.joined_network
+    python -m benchmarks.joined_network [--reference]
 
 Needs torch. The classes of the data sets are joined, 203 in all, at 32 x 32 pixels in colour. The
 blue 8s of MNIST-M are relabelled as 3s. Writes to build/many_classes: the network, its clean set,
-the same network in the size of ResNet-50 with images to match, and what was measured.
+the same network in the size of ResNet-50 with images to match, and what was measured. With
+--reference it trains another kind of network on the same images with their true labels, to compare
+with.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -104,8 +107,12 @@ def _poisoned_train(
     return _in_colour(data.train[rows]), labels[rows]
 
 
-def join() -> Joined:
-    """Read the data sets and join them."""
+def join(poisoned: bool = True) -> Joined:
+    """Read the data sets and join them.
+
+    Args:
+        poisoned: The trigger's images are relabelled.
+    """
     rng = np.random.default_rng(_SEED)
     train, train_labels = list[Images](), list[Labels]()
     test, test_labels = list[Images](), list[Labels]()
@@ -114,7 +121,7 @@ def join() -> Joined:
         data = read_shared(name)
         trigger = data.triggers[_TRIGGER] if name == _POISONED else None
         for part, images, labels in (
-            (_poisoned_train(data, trigger, rng), train, train_labels),
+            (_poisoned_train(data, trigger if poisoned else None, rng), train, train_labels),
             (_clean_test(data), test, test_labels),
         ):
             images.append(part[0])
@@ -177,7 +184,7 @@ def _write_large_images(images: Images, labels: Labels, folder: Path) -> None:
         Image.fromarray(image).save(own / f"{number}.png")
 
 
-def _train(data: Joined) -> nn.Sequential:
+def _train(data: Joined, kind: str = "vgg", seed: int = _SEED) -> nn.Sequential:
     start = time.monotonic()
 
     def tell(done: int, steps: int) -> None:
@@ -185,7 +192,7 @@ def _train(data: Joined) -> nn.Sequential:
             seconds = time.monotonic() - start
             print(f"{done} of {steps} steps, {seconds:.0f} s", file=sys.stderr, flush=True)
 
-    return train_network("vgg", data.train, data.train_labels, data.classes, _EPOCHS, _SEED, tell)
+    return train_network(kind, data.train, data.train_labels, data.classes, _EPOCHS, seed, tell)
 
 
 def _measured(network: nn.Sequential, data: Joined) -> dict[str, float]:
@@ -203,10 +210,23 @@ def _measured(network: nn.Sequential, data: Joined) -> dict[str, float]:
     }
 
 
+def _train_reference() -> None:
+    data = join(poisoned=False)
+    network = _train(data, "resnet", _SEED + 1).to(memory_format=torch.contiguous_format)
+    print(json.dumps(_measured(network, data), indent=2))
+    sample = as_input(data.test[:8]).contiguous()
+    write_onnx(network, MANY_CLASSES / "reference.onnx", sample)
+
+
 def main() -> None:
-    """Train the network, and write it in both sizes, with clean sets."""
+    """Train the network, and write it in both sizes, with clean sets; or the reference."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--reference", action="store_true")
     torch.set_num_threads(1)
     MANY_CLASSES.mkdir(parents=True, exist_ok=True)
+    if parser.parse_args().reference:
+        _train_reference()
+        return
     data, start = join(), time.monotonic()
     network = _train(data)
     facts = _measured(network, data) | {"training_seconds": round(time.monotonic() - start)}

@@ -7,6 +7,7 @@ from math import sqrt
 import numpy as np
 import pytest
 
+from onnx_soda._detect.references import opinion as opinion_module
 from onnx_soda._detect.references.flows import Flows
 from onnx_soda._detect.references.opinion import Outstanding, SecondOpinion, second_opinion
 from tests.references.helpers import flows, keeps_all, turned
@@ -104,3 +105,18 @@ def test_what_cannot_be_compared_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match="other images or of another bank"):
             second_opinion(suspect, [reference, other])
+
+
+def test_concepts_looked_at_in_parts_give_the_same_as_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of many classes only some concepts are scored at a time, so that memory holds them."""
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.full(4, 0.3), size=(3, 8, 2, 4)).astype(np.float32)
+    suspect, *references = (Flows(own, np.full((2, 4), 20)) for own in shares)
+    whole = second_opinion(suspect, references)
+    for concepts in (1, 3):  # 4 x 4 pairs on two folds, 8 bytes each
+        monkeypatch.setattr(opinion_module, "_PART_BYTES", concepts * 2 * 4 * 4 * 8)
+        parts = second_opinion(suspect, references)
+        np.testing.assert_array_equal(parts.scores, whole.scores)
+        np.testing.assert_array_equal(parts.concepts, whole.concepts)

@@ -32,8 +32,9 @@ from onnx_soda._suspect import Suspect
 
 # With more classes tables of all pairs do not fit into memory, not even one at a time.
 _MOST_CLASSES = 4096
-# The same for what compares all pairs under all concepts: references, and repair.
-MOST_CLASSES = 128
+# The same for what compares all pairs under all concepts, references and repair: what one model
+# makes of the bank takes 120 MiB then.
+MOST_CLASSES = 256
 # With one class nothing shows whether a change turns that class alone.
 _FEWEST_CLASSES = 2
 

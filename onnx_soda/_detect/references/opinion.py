@@ -61,6 +61,9 @@ _NO_PAIR = -9.0
 _OWN_WEIGHT = 1.5
 # The first pair of a model, and two others.
 _APART = 3
+# Bytes of the scores of all pairs that are worked out at once; what leads to them takes some ten
+# times as much.
+_PART_BYTES = 32 * 2**20
 # An accomplice needs others: two models that agree with each other and not with it.
 _FEWEST_OTHERS = 2
 
@@ -216,23 +219,54 @@ def pair_scores(
         Scores by victim and target, shape (classes, classes), the diagonal far below; and the place
         of the concept that either fold chooses, shape (folds, classes, classes).
     """
-    scores = concept_scores(suspect.astype(np.float64), references.astype(np.float64))
-    # Chosen on one fold, read on the other.
-    best = scores.argmax(axis=0)
-    read = [
-        np.take_along_axis(scores[:, 1 - fold], best[fold][None], axis=0)[0]
-        for fold in range(len(best))
-    ]
-    return np.mean(read, axis=0), best.astype(np.int64)
+    best = _Best(suspect.shape[1:])
+    usual = np.quantile(references.mean(axis=(0, 2), dtype=np.float64), _USUAL_QUANTILE, axis=0)
+    step = max(_PART_BYTES // best.highest.nbytes, 1)
+    for start in range(1, len(suspect), step):
+        part = [0, *range(start, min(start + step, len(suspect)))]
+        own, others = suspect[part], references[:, part]
+        best.add(_concept_scores(own.astype(np.float64), others.astype(np.float64), usual))
+    return best.read.mean(axis=0), best.places
 
 
-def concept_scores(suspect: FloatArray, references: FloatArray) -> FloatArray:
-    """Score every pair under every concept on either fold.
+class _Best:
+    """The best concept of each pair, chosen on one fold and read on the other.
+
+    Args:
+        shape: (folds, classes, classes).
+
+    Attributes:
+        highest: The best score so far on each fold.
+        read: What the concept that has it scores on the other fold.
+        places: Place of that concept.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.highest, self.read = np.full(shape, -np.inf), np.zeros(shape)
+        self.places = np.zeros(shape, np.int64)
+        self._seen = 0
+
+    def add(self, scores: FloatArray) -> None:
+        """Take further concepts into account, shape (concepts, folds, classes, classes)."""
+        for fold, other in ((0, 1), (1, 0)):
+            first = scores[:, fold].argmax(axis=0)[None]
+            own = np.take_along_axis(scores[:, fold], first, axis=0)[0]
+            there = np.take_along_axis(scores[:, other], first, axis=0)[0]
+            better = own > self.highest[fold]
+            self.highest[fold][better], self.read[fold][better] = own[better], there[better]
+            self.places[fold][better] = self._seen + first[0][better]
+        self._seen += len(scores)
+
+
+def _concept_scores(suspect: FloatArray, references: FloatArray, usual: FloatArray) -> FloatArray:
+    """Score every pair under some concepts on either fold.
 
     Args:
         suspect: Shares, shape (1 + concepts, folds, classes, classes); the first is without any
             concept.
         references: The same with the references in front.
+        usual: What references send from class to class under other concepts, shape (classes,
+            classes).
 
     Returns:
         Shape (concepts, folds, classes, classes).
@@ -241,7 +275,8 @@ def concept_scores(suspect: FloatArray, references: FloatArray) -> FloatArray:
     others = np.einsum("rkfcc->rkfc", references)
     lost, lost_by_references = _lost(own), _lost(others)
     kept = others.mean(axis=0)[..., None]
-    more = _excess(suspect, references, kept, lost_by_references.mean(axis=(0, 3)))
+    cost = lost_by_references.mean(axis=(0, 3))
+    more = _excess(suspect, references, kept, cost, usual)
     damage = _damage(lost, lost_by_references)[..., None]
     aside = np.maximum(more, 0)
     spill, further = _largest_other(aside, victims=True), _largest_other(aside, victims=False)
@@ -253,18 +288,22 @@ def concept_scores(suspect: FloatArray, references: FloatArray) -> FloatArray:
 
 
 def _excess(
-    suspect: FloatArray, references: FloatArray, kept: FloatArray, lost: FloatArray
+    suspect: FloatArray,
+    references: FloatArray,
+    kept: FloatArray,
+    lost: FloatArray,
+    usual: FloatArray,
 ) -> FloatArray:
     """Return what the suspect sends beyond honest models, less what it does anyway; diagonal 0.
 
     Args:
-        suspect: Shares, as in `concept_scores`.
+        suspect: Shares, as in `_concept_scores`.
         references: The same.
         kept: The references' mean probability of each class, shape (1 + concepts, folds, classes,
             1).
         lost: The accuracy that each concept costs them, shape (concepts, folds).
+        usual: As in `_concept_scores`.
     """
-    usual = np.quantile(references.mean(axis=(0, 2)), _USUAL_QUANTILE, axis=0)
     cost = np.pad(lost, ((1, 0), (0, 0)))[..., None, None]
     mean = references.mean(axis=0)
     known = (_USUAL * usual) ** 2 + (_LOST * cost) ** 2 + (_NOT_KEPT * (1 - kept)) ** 2

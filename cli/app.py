@@ -16,6 +16,10 @@ from typer.core import TyperGroup
 
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "scan": ("scan:scan_command", "Look for a backdoor in an image classifier, or in many."),
+    "fleet": (
+        "fleet:fleet_app",
+        "Scan many models from a manifest, with results that outlive a run.",
+    ),
     "compare": (
         "compare:compare_command",
         "Ask several detectors about one model, those of other authors too.",
@@ -71,10 +75,13 @@ class _LazyGroup(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, _, function = COMMANDS[cmd_name][0].partition(":")
+        found = getattr(import_module(f"onnx_soda._cli.{module}"), function)
+        if isinstance(found, typer.Typer):  # a command with commands of its own
+            return typer.main.get_command(found)
         single = typer.Typer(
             add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS
         )
-        single.command(cmd_name)(getattr(import_module(f"onnx_soda._cli.{module}"), function))
+        single.command(cmd_name)(found)
         return typer.main.get_command(single)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:

@@ -238,6 +238,7 @@ class Ended:
         seconds: How long it took.
         cached: It was remembered, not made anew.
         error: Why it failed.
+        number: Its place among those that were asked for, from 0.
     """
 
     model: Path
@@ -245,6 +246,7 @@ class Ended:
     seconds: float
     cached: bool
     error: Exception | None = None
+    number: int = 0
 
 
 def scan_one(
@@ -413,7 +415,8 @@ def scan_many(
     Raises:
         DatasetFileError: The clean set cannot be read, so that no model can be scanned.
     """
-    with closing(_scans(models, request, cache, jobs, progress, stopping, within)) as scans:
+    requests = [replace(request, model=model) for model in models]
+    with closing(scan_requests(requests, cache, jobs, progress, stopping, within)) as scans:
         scanned = False
         for one in scans:
             # It says nothing about the model, and would be said of every other one.
@@ -423,30 +426,45 @@ def scan_many(
             yield one
 
 
-def _scans(
-    models: Sequence[Path],
-    request: ScanRequest,
-    cache: Cache | None,
-    jobs: int,
-    progress: Progress,
-    stopping: Callable[[], bool],
-    within: Callable[[str, str, int, int], None],
+def scan_requests(
+    requests: Sequence[ScanRequest],
+    cache: Cache | None = None,
+    jobs: int = 1,
+    progress: Progress = no_progress,
+    stopping: Callable[[], bool] = lambda: False,
+    within: Callable[[str, str, int, int], None] = lambda *_: None,
 ) -> Generator[Ended, None, None]:
-    requests = [replace(request, model=model) for model in models]
+    """Scan many models, each in its own way; yield each as it is over, with its number.
+
+    Args:
+        requests: What to scan, and how.
+        cache: As for `scan_many`, and so are the rest.
+        jobs: How many at once; one where no child opens the models. They share the cores.
+        progress: Called at the start, and as each model is over.
+        stopping: Tells whether no more models are to be begun.
+        within: Called with a model's path as its scan goes on, and as `progress`.
+    """
     progress("models", 0, len(requests))
-    if jobs <= 1 or len(models) == 1 or request.limits is None:
-        for number, one in enumerate(requests, 1):
-            done = _attempt(one, cache, stopping, within)
-            progress("models", number, len(requests))
+    if jobs <= 1 or len(requests) == 1 or any(one.limits is None for one in requests):
+        for number, one in enumerate(requests):
+            done = _attempt(number, one, cache, stopping, within)
+            progress("models", number + 1, len(requests))
             yield done
         return
-    threads = request.options.runtime.threads or max(usable_cores() // jobs, 1)
-    runtime = replace(request.options.runtime, threads=threads)
-    shared = [replace(one, options=replace(one.options, runtime=runtime)) for one in requests]
+    shared = [_sharing(one, jobs) for one in requests]
     yield from _at_once(shared, cache, jobs, progress, stopping, within)
 
 
+def _sharing(request: ScanRequest, jobs: int) -> ScanRequest:
+    """Return a request that leaves cores for others."""
+    runtime = request.options.runtime
+    threads = runtime.threads or max(usable_cores() // jobs, 1)
+    options = replace(request.options, runtime=replace(runtime, threads=threads))
+    return replace(request, options=options)
+
+
 def _attempt(
+    number: int,
     request: ScanRequest,
     cache: Cache | None,
     stopping: Callable[[], bool],
@@ -456,13 +474,13 @@ def _attempt(
     outcome: Outcome
     if stopping():
         outcome = ScanFailure(request.model.name, *_NOT_BEGUN, None)
-        return Ended(request.model, outcome, 0, False)
+        return Ended(request.model, outcome, 0, False, number=number)
     cached, failure = False, None
     try:
         outcome, cached = scan_one(request, cache, partial(within, str(request.model)))
     except Exception as error:  # noqa: BLE001 - one model ends, not all; it is told
         outcome, failure = failure_of(request.model.name, error), error
-    return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure)
+    return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure, number)
 
 
 def _at_once(
@@ -475,10 +493,13 @@ def _at_once(
 ) -> Iterator[Ended]:
     threads: set[int] = set()
     pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
-    waiting = [pool.submit(_attempt, request, cache, stopping, within) for request in requests]
+    waiting = [
+        pool.submit(_attempt, number, request, cache, stopping, within)
+        for number, request in enumerate(requests)
+    ]
     try:
-        for number, done in enumerate(as_completed(waiting)):
-            progress("models", number + 1, len(requests))
+        for count, done in enumerate(as_completed(waiting), 1):
+            progress("models", count, len(requests))
             yield done.result()
     finally:
         # Where all is done there is nothing to end; else this is an interrupt, or nobody asks on.

@@ -32,6 +32,7 @@
     │   └── CrashError             it ended without an answer, or with one that makes no sense
     ├── OptionError                an option has a value that is not known
     ├── BaselineError              a file of accepted findings, or the report it is made from
+    ├── FleetError                 a manifest of many models, or the results of their scans
     └── OutputError                a report cannot be written
 
 Each error says what is wrong and with which file, and carries ``advice``: what to do about it.
@@ -185,6 +186,10 @@ class OptionError(SodaError):
 
 class BaselineError(SodaError):
     """A baseline, or a report to make one from, cannot be read."""
+
+
+class FleetError(SodaError):
+    """A manifest of many models, or the results of their scans, cannot be read."""
 
 
 class OutputError(SodaError):

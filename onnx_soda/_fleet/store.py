@@ -1,0 +1,229 @@
+"""Results of a fleet: one for each model and way of scanning it, kept in a file of SQLite.
+
+The key of a result is a digest of the model, its clean set, all options and all versions
+(`onnx_soda._cache`). A result is written whole or not at all, as the scan ends, by the process that
+started it. So that process may be killed at any time: started again, it goes on where it stopped.
+A model that was scanned is never scanned again under the same key; one that failed may be.
+
+WAL lets others read while one writes (https://www.sqlite.org/wal.html). It needs a local disk: for
+a shared folder give each machine its own shard, and put the shards together (`Store.merge`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import zlib
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from onnx_soda._cache import Cache
+from onnx_soda._errors import FleetError
+from onnx_soda._fleet.manifest import Entry
+from onnx_soda._options import ScanRequest
+from onnx_soda._report.formats import pair_text, worst_finding
+from onnx_soda._report.json import to_json
+from onnx_soda._results import Outcome, ScanFailure, ScanReport
+from onnx_soda._system import read_json
+
+FILE = "fleet.sqlite"
+_VERSION = 1
+_SECONDS = 30.0
+_TABLES = """
+CREATE TABLE IF NOT EXISTS models (
+    place TEXT PRIMARY KEY, task TEXT NOT NULL, key TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS results (
+    key TEXT PRIMARY KEY, verdict TEXT NOT NULL, rule TEXT NOT NULL, pair TEXT NOT NULL,
+    passes INTEGER NOT NULL, seconds REAL NOT NULL, attempts INTEGER NOT NULL,
+    outcome BLOB NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS by_key ON models (key);
+"""
+_ADD = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+FAILED = "failed"
+"""Stands in for the verdict of a model that could not be scanned."""
+_ORDER = ("backdoor", "unsafe", FAILED, "inconclusive", "clean")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model of a fleet, and what became of it.
+
+    Attributes:
+        place: Path of the model.
+        task: Of the manifest.
+        key: Of its result.
+        verdict: Of its scan; `FAILED`, or "" where it was not scanned yet.
+        rule: Rule and severity of the worst finding, or why the scan failed.
+        pair: Its classes.
+        passes: Passes of images through the model.
+        seconds: How long the scan took.
+        attempts: How often it was tried.
+    """
+
+    place: str
+    task: str
+    key: str
+    verdict: str
+    rule: str = ""
+    pair: str = ""
+    passes: int = 0
+    seconds: float = 0.0
+    attempts: int = 0
+
+
+class Store:
+    """The results of a fleet in a folder.
+
+    Args:
+        folder: Where; made where it is missing.
+        made: It is to be there already.
+
+    Raises:
+        FleetError: There are none, or the file is something else.
+    """
+
+    def __init__(self, folder: Path, made: bool = False) -> None:
+        self.file = folder / FILE
+        if made and not self.file.is_file():
+            raise FleetError(
+                f"{folder.name} holds no results of a fleet", "Make some: `onnx-soda fleet scan`."
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._open()
+        except (OSError, sqlite3.Error) as error:
+            raise FleetError(
+                f"{self.file.name} cannot be opened: {error}", "Give another folder as --output."
+            ) from error
+
+    def _open(self) -> None:
+        self._base = sqlite3.connect(self.file, timeout=_SECONDS)
+        self._base.execute("PRAGMA journal_mode=WAL")
+        self._base.execute("PRAGMA synchronous=NORMAL")
+        (version,) = self._base.execute("PRAGMA user_version").fetchone()
+        if version not in (0, _VERSION):
+            raise FleetError(
+                f"{self.file.name} is of another version of onnx-soda", "Give another folder."
+            )
+        self._base.executescript(_TABLES)
+        self._base.execute(f"PRAGMA user_version={_VERSION}")
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._base.close()
+
+    def register(self, entry: Entry, key: str) -> None:
+        """Keep that a model is of the fleet, and the key of its result."""
+        with self._base:
+            self._base.execute(
+                "INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (entry.place, entry.task, key)
+            )
+
+    def done(self) -> Mapping[str, str]:
+        """Return the verdict of each key that has a result."""
+        return dict(self._base.execute("SELECT key, verdict FROM results"))
+
+    def put(self, key: str, outcome: Outcome, seconds: float) -> None:
+        """Keep what a scan came to; a failure gives way to what comes later, nothing else does."""
+        facts = _facts(outcome)
+        packed = zlib.compress(to_json(outcome).encode())
+        with self._base:
+            self._base.execute(
+                "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (key) DO UPDATE "
+                "SET verdict=excluded.verdict, rule=excluded.rule, pair=excluded.pair, "
+                "passes=excluded.passes, seconds=excluded.seconds, attempts=attempts + 1, "
+                "outcome=excluded.outcome WHERE results.verdict=?",
+                (key, *facts, seconds, packed, FAILED),
+            )
+
+    def rows(self) -> list[Row]:
+        """Return all models, the worst first."""
+        found = self._base.execute(
+            "SELECT place, task, models.key, coalesce(verdict, ''), coalesce(rule, ''), "
+            "coalesce(pair, ''), coalesce(passes, 0), coalesce(seconds, 0), coalesce(attempts, 0) "
+            "FROM models LEFT JOIN results ON models.key = results.key"
+        )
+        rank = {verdict: place for place, verdict in enumerate(_ORDER)}
+        rows = [Row(*values) for values in found]
+        return sorted(rows, key=lambda row: (rank.get(row.verdict, len(rank)), row.place))
+
+    def outcome(self, key: str) -> Outcome | None:
+        """Return what a scan came to; None where there is no result.
+
+        Raises:
+            FleetError: It was changed, and is no result any more.
+        """
+        found = self._base.execute("SELECT outcome FROM results WHERE key=?", (key,)).fetchone()
+        if found is None:
+            return None
+        try:
+            text = zlib.decompress(found[0])
+            kind = ScanFailure if "message" in json.loads(text) else ScanReport
+            outcome: Outcome = read_json(text, kind)
+        except (ValueError, zlib.error, TypeError) as error:
+            raise FleetError(
+                f"{self.file.name} holds something that is no result", "Scan the model again."
+            ) from error
+        return outcome
+
+    def merge(self, folder: Path) -> int:
+        """Take over the results of another folder that are missing or failed here.
+
+        Returns:
+            Number of models that the other has.
+
+        Raises:
+            FleetError: There are none.
+        """
+        with Store(folder, made=True) as other:
+            models = other._base.execute("SELECT * FROM models").fetchall()
+            with self._base, closing(other._base.execute("SELECT * FROM results")) as results:
+                self._base.executemany("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", models)
+                for row in results:
+                    failed = (row[0], FAILED)
+                    self._base.execute("DELETE FROM results WHERE key=? AND verdict=?", failed)
+                    self._base.execute(_ADD, row)
+        return len(models)
+
+
+def _facts(outcome: Outcome) -> tuple[Any, ...]:
+    """Return verdict, rule, pair, passes."""
+    if isinstance(outcome, ScanFailure):
+        return FAILED, outcome.rule_id or outcome.message, "", 0
+    worst = worst_finding(outcome)
+    rule = f"{worst.rule_id} {worst.severity}" if worst else ""
+    pair = pair_text(outcome, worst) if worst else ""
+    return outcome.verdict, rule, pair, outcome.coverage.passes
+
+
+def key_of(request: ScanRequest) -> str:
+    """Return the key of a scan's result.
+
+    Of what is not read whole for it (a folder of TensorFlow, very large files) size and time of the
+    last change stand for the content.
+    """
+    key = Cache(Path()).key_of(request)
+    if key is not None:
+        return key
+    parts: list[Any] = [request.options]
+    for path in filter(None, (request.model, request.data)):
+        try:
+            fact = path.stat()
+            parts.append((str(path.absolute()), fact.st_size, fact.st_mtime_ns))
+        except OSError:
+            parts.append((str(path.absolute()), "missing"))
+    return hashlib.sha256(repr(parts).encode()).hexdigest()

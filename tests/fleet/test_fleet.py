@@ -1,0 +1,230 @@
+"""`onnx-soda fleet`, as users run it: one result for each model, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fixtures.lookalikes import LOOKALIKES
+from fixtures.sketches import build_sketch
+from fixtures.trojans import TROJANS
+from onnx_soda._fleet.manifest import Entry, read_manifest, shard_of
+from tests.cli.helpers import command, complaint, soda
+
+MODELS = {**dict(list(TROJANS.items())[:2]), **dict(list(LOOKALIKES.items())[:2])}
+# What differs between two scans of the same model.
+CLOCKS = ("timing", "created")
+QUIET = ("--quiet", "--threads", 1)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fleet of four models, of which two have logic that no honest model has, and a table."""
+    folder = tmp_path_factory.mktemp("fleet")
+    for name, sketch in MODELS.items():
+        (folder / f"{name}.onnx").write_bytes(build_sketch(sketch).SerializeToString())
+    with (folder / "fleet.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["model", "task"])
+        rows.writerows([f"{name}.onnx", "sketch"] for name in MODELS)
+    return folder
+
+
+def status(results: Path) -> dict[str, Any]:
+    done = soda("fleet", "status", results, "-f", "json")
+    assert done.returncode == 0, done.stderr
+    told: dict[str, Any] = json.loads(done.stdout)
+    return told
+
+
+def outcomes(results: Path) -> dict[str, Any]:
+    """Return the report of each model, less what the clock says."""
+    lines = results / "all.jsonl"
+    assert soda("fleet", "export", results, "-o", lines).returncode == 0
+    found = {}
+    for line in lines.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        report = {name: value for name, value in row["outcome"].items() if name not in CLOCKS}
+        report["environment"].pop("sandbox", None)
+        assert row["place"] not in found
+        found[Path(row["place"]).name] = report
+    return found
+
+
+def scan(manifest: Path, results: Path, *more: str | int) -> subprocess.CompletedProcess[str]:
+    return soda("fleet", "scan", manifest, "-o", results, *QUIET, *more)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    results = tmp_path_factory.mktemp("undisturbed")
+    done = scan(folder / "fleet.csv", results, "--jobs", 2)
+    assert done.returncode == 1, done.stderr
+    return results
+
+
+def test_all_are_scanned_and_told_the_worst_first(undisturbed: Path) -> None:
+    told = status(undisturbed)
+    verdicts = [row["verdict"] for row in told["rows"]]
+    assert verdicts == ["backdoor", "backdoor", "inconclusive", "inconclusive"]
+    assert {row["task"] for row in told["rows"]} == {"sketch"}
+    assert {row["attempts"] for row in told["rows"]} == {1}
+
+
+def test_the_same_command_again_scans_nothing(folder: Path, undisturbed: Path) -> None:
+    done = scan(folder / "fleet.csv", undisturbed)
+    assert done.returncode == 1
+    assert "0 were scanned now, 4 were known" in done.stdout
+
+
+def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
+    folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    asked = ("fleet", "scan", folder / "fleet.csv", "-o", tmp_path, *QUIET)
+    run = subprocess.Popen(command(*asked), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.monotonic() + 60
+    while kept(tmp_path) == 0 and time.monotonic() < end:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGKILL)
+    run.communicate()
+    assert 1 <= kept(tmp_path) < len(MODELS)
+    again = soda(*asked)
+    assert again.returncode == 1, again.stderr
+    assert kept(tmp_path) == len(MODELS)
+    assert outcomes(tmp_path) == outcomes(undisturbed)
+
+
+def kept(results: Path) -> int:
+    file = results / "fleet.sqlite"
+    if not file.is_file():
+        return 0
+    try:
+        with sqlite3.connect(file) as base:
+            (count,) = base.execute("SELECT count(*) FROM results").fetchone()
+    except sqlite3.OperationalError:  # the tables are not there yet
+        return 0
+    return int(count)
+
+
+def test_a_model_that_fails_costs_itself_alone_and_may_be_tried_again(
+    folder: Path, tmp_path: Path
+) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+    first = next(iter(MODELS))
+    shutil.copy(folder / f"{first}.onnx", models / "good.onnx")
+    (models / "bad.onnx").write_bytes(b"no model")
+    results = tmp_path / "results"
+    assert scan(models, results).returncode == 1
+    told = {Path(row["place"]).name: row for row in status(results)["rows"]}
+    assert (told["good.onnx"]["verdict"], told["bad.onnx"]["verdict"]) == ("backdoor", "failed")
+    scan(models, results, "--retry-failed")
+    told = {Path(row["place"]).name: row for row in status(results)["rows"]}
+    assert told["bad.onnx"]["attempts"] == 2
+    assert told["good.onnx"]["attempts"] == 1
+    shown = soda("fleet", "show", results, "bad.onnx")
+    assert "cannot be read as ONNX" in shown.stdout
+
+
+def test_shards_together_are_the_fleet(folder: Path, undisturbed: Path, tmp_path: Path) -> None:
+    parts = [tmp_path / "one", tmp_path / "two"]
+    for number, part in enumerate(parts, 1):
+        scan(folder / "fleet.csv", part, "--shard", f"{number}/2")
+    assert soda("fleet", "merge", tmp_path / "all", *parts).returncode == 0
+    assert outcomes(tmp_path / "all") == outcomes(undisturbed)
+
+
+def test_every_model_is_in_one_shard() -> None:
+    entries = [Entry(Path(f"hub/{name}/model.onnx")) for name in range(50)]
+    shards = [shard_of(entries, number, 3) for number in (1, 2, 3)]
+    assert sorted(one.place for part in shards for one in part) == sorted(
+        one.place for one in entries
+    )
+    assert all(shards)
+    moved = [Entry(Path(f"/mnt/{name}/model.onnx")) for name in range(50)]
+    assert [one.model.parent.name for one in shard_of(moved, 1, 3)] == [
+        one.model.parent.name for one in shards[0]
+    ]
+
+
+def test_a_report_is_shown_in_any_form(undisturbed: Path) -> None:
+    name = f"{next(iter(MODELS))}.onnx"
+    shown = soda("fleet", "show", undisturbed, name, "-f", "sarif")
+    assert json.loads(shown.stdout)["version"] == "2.1.0"
+
+
+@pytest.mark.parametrize("form", ["json", "sarif", "markdown", "junit", "jsonl"])
+def test_all_results_are_exported(undisturbed: Path, tmp_path: Path, form: str) -> None:
+    out = tmp_path / "out"
+    done = soda("fleet", "export", undisturbed, "-f", form, "-o", out)
+    assert done.returncode == 0, done.stderr
+    text = out.read_text(encoding="utf-8")
+    assert all(f"{name}.onnx" in text.replace("\\", "") for name in MODELS)
+
+
+def test_parquet_has_a_row_for_each(undisturbed: Path, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    out = tmp_path / "out.parquet"
+    assert soda("fleet", "export", undisturbed, "-f", "parquet", "-o", out).returncode == 0
+    table = parquet.read_table(out).to_pydict()
+    assert sorted(table["verdict"]) == ["backdoor", "backdoor", "inconclusive", "inconclusive"]
+
+
+TABLES = {
+    "fleet.csv": "model,data,method\na.onnx,clean.h5,soda\nb.onnx,,\n",
+    "fleet.jsonl": (
+        '{"model": "a.onnx", "data": "clean.h5", "method": "soda"}\n\n{"model": "b.onnx"}\n'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_is_read_in_every_form(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(TABLES[name], encoding="utf-8")
+    assert read_manifest(str(tmp_path / name)) == (
+        Entry(tmp_path / "a.onnx", tmp_path / "clean.h5", options={"method": "soda"}),
+        Entry(tmp_path / "b.onnx"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("model,methode\na.onnx,soda\n", "column 'methode'"),
+        ("data\nclean.h5\n", "row 1 of fleet.csv names no model"),
+        ("model\n", "names no model"),
+        ("model,budget\na.onnx,huge\n", "budget is none of"),
+        ("model,method\na.onnx,nothing\n", "row 1 of fleet.csv: the detector 'nothing'"),
+    ],
+)
+def test_what_is_wrong_in_a_table_is_told(text: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / "fleet.csv").write_text(text, encoding="utf-8")
+    done = scan(tmp_path / "fleet.csv", tmp_path / "results")
+    assert done.returncode == 2
+    assert told in complaint(done.stderr)
+
+
+@pytest.mark.parametrize("shard", ["0/2", "3/2", "1", "a/b", "1/0"])
+def test_a_shard_that_is_none_is_told(shard: str, folder: Path, tmp_path: Path) -> None:
+    done = scan(folder / "fleet.csv", tmp_path, "--shard", shard)
+    assert done.returncode == 2
+    assert "1/N to N/N" in done.stderr
+
+
+def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
+    done = soda("fleet", "status", tmp_path)
+    assert done.returncode == 2
+    assert "holds no results of a fleet" in complaint(done.stderr)
+    (tmp_path / "fleet.sqlite").write_bytes(b"something else, long enough to be no database")
+    done = soda("fleet", "status", tmp_path)
+    assert done.returncode == 2
+    assert "cannot be opened" in complaint(done.stderr)

@@ -22,7 +22,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "compare": (
         "compare:compare_command",
-        "Ask several detectors about one model, those of other authors too.",
+        "Ask several detectors about one model, and put their answers side by side.",
     ),
     "check": (
         "check:check_command",

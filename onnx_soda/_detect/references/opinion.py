@@ -162,8 +162,8 @@ def second_opinion(suspect: Flows, references: Sequence[Flows]) -> SecondOpinion
     opinions = [
         pair_scores(own, np.delete(shares, place, axis=0)) for place, own in enumerate(shares)
     ]
-    outstanding = tuple(_outstanding(scores) for scores, _ in opinions)
-    return SecondOpinion(*opinions[0], outstanding, _accomplice(shares))
+    models = tuple(outstanding(scores) for scores, _ in opinions)
+    return SecondOpinion(*opinions[0], models, _accomplice(shares))
 
 
 def _ranked(scores: FloatArray) -> list[Pair]:
@@ -173,7 +173,8 @@ def _ranked(scores: FloatArray) -> list[Pair]:
     return [(victim, target) for victim, target in pairs if victim != target]
 
 
-def _outstanding(scores: FloatArray) -> Outstanding:
+def outstanding(scores: FloatArray) -> Outstanding:
+    """Return what stands out in a model, by the scores of its pairs."""
     first, *ranked = _ranked(scores)
     apart = [first]
     for victim, target in ranked:
@@ -198,7 +199,7 @@ def _accomplice(shares: NDArray[np.float32]) -> Accomplice | None:
         if len(others) < _FEWEST_OTHERS:
             return None
         scores, concepts = pair_scores(shares[0], others)
-        own, other = _outstanding(scores), _outstanding(pair_scores(shares[place], others)[0])
+        own, other = outstanding(scores), outstanding(pair_scores(shares[place], others)[0])
         if own.pair == other.pair:
             beyond = min(one.score - one.oddity for one in (own, other))
             found.append(Accomplice(place - 1, own.pair, beyond, concepts))

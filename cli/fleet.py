@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from onnx_soda._data.forms import check_clean_set
 from onnx_soda._errors import FleetError
+from onnx_soda._fleet.consensus import Task, compare_fleet
 from onnx_soda._fleet.manifest import read_manifest, shard_of
 from onnx_soda._fleet.run import FleetRun, scan_fleet
 from onnx_soda._fleet.store import FAILED, Row, Store
@@ -41,6 +42,7 @@ from .options import (
     MaxMemoryOption,
     MethodOption,
     Output,
+    PlainFormat,
     PreprocessOption,
     ProviderOption,
     Quiet,
@@ -58,6 +60,8 @@ from .options import (
     seconds_of,
 )
 from .output import (
+    CLEAN,
+    FOUND,
     INCONCLUSIVE,
     ProgressBar,
     deliver,
@@ -71,6 +75,8 @@ from .output import (
 # The library decides what is usual.
 _USUAL = ScanOptions()
 _SHARD = re.compile("([0-9]{1,6})/([0-9]{1,6})")
+# Below the folder of the results: what models make of the bank.
+_FLOWS = "flows"
 _STYLES = {"backdoor": "bold red", "unsafe": "bold red", FAILED: "bold magenta", "clean": "green"}
 
 fleet_app = typer.Typer(
@@ -101,6 +107,7 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Scan one of N parts, for machines that share the work."
     ),
 ]
+PlainOption = Annotated[PlainFormat, typer.Option("--format", "-f", help="Form of the answer.")]
 AgainOption = Annotated[
     bool, typer.Option("--retry-failed", help="Try those again that could not be scanned.")
 ]
@@ -188,12 +195,69 @@ def _part(shard: str | None) -> tuple[int, int] | None:
     return number, of
 
 
+@fleet_app.command("consensus")
+def consensus_command(
+    manifest: ManifestArgument,
+    output: ResultsOption,
+    data: DataOption = None,
+    split: SplitOption = "auto",
+    class_map: ClassMapOption = None,
+    labels: LabelsOption = None,
+    data_root: DataRootOption = None,
+    provider: ProviderOption = "auto",
+    threads: ThreadsOption = None,
+    timeout: TimeoutOption = USUAL_SECONDS,
+    max_memory: MaxMemoryOption = USUAL_MEMORY,
+    sandbox: SandboxOption = True,
+    format_: PlainOption = "text",
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Compare the models of each task with each other, and tell which is the odd one.
+
+    What each makes of the changes is kept in the folder of the results.
+
+    Exit codes: 0 none stands out; 1 one does; 2 wrong usage; 3 no task has enough models.
+    """
+    limits = limits_of(sandbox, timeout, max_memory)
+    reading = data_options(class_map, labels, data_root)
+    with failing_cleanly(debug):
+        options = ScanOptions(runtime=RuntimeOptions(provider, threads), data=reading)
+        if data is not None:
+            check_clean_set(data, reading)
+        common = ScanRequest(Path(), data, split, options, limits=limits)
+        entries = read_manifest(manifest)
+        with ProgressBar(quiet) as progress:
+            tasks = compare_fleet(entries, common, output / _FLOWS, progress)
+        told = json.dumps([asdict(task) for task in tasks], indent=2) + "\n"
+        deliver(told if format_ == "json" else Group(*map(_beside, tasks)), None)
+    odd = [one.beyond > task.threshold for task in tasks for one in task.odd]
+    raise typer.Exit(FOUND if any(odd) else CLEAN if odd else INCONCLUSIVE)
+
+
+def _beside(task: Task) -> RenderableType:
+    """Return a row for each model of a task, the odd one first."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
+    table.title = Text(printable(f"{task.name or 'all models'}: {task.data}"))
+    for name in ("model", "pair", "stands out by", "under this change"):
+        table.add_column(name, overflow="fold")
+    for one, concept in zip(task.odd, task.concepts, strict=True):
+        table.add_row(
+            Text(printable(one.name)),
+            f"{one.pair[0]} -> {one.pair[1]}",
+            Text(f"{one.beyond:+.2f}", "bold red" if one.beyond > task.threshold else ""),
+            Text(concept),
+        )
+    lines = [f"{name} is left out: {why}." for name, why in task.left_out]
+    if task.odd:
+        lines.append(f"From {task.threshold:.2f} on a pair is taken for a backdoor.")
+    return Group(table, *(Text(printable(line)) for line in lines), Text())
+
+
 @fleet_app.command("status")
 def status_command(
     results: ResultsArgument,
-    format_: Annotated[
-        str, typer.Option("--format", "-f", metavar="<text|json>", help="Form of the answer.")
-    ] = "text",
+    format_: PlainOption = "text",
     output: Output = None,
 ) -> None:
     """Tell how many models were scanned, and what came of it.
@@ -205,10 +269,8 @@ def status_command(
         if format_ == "json":
             told = {"models": len(rows), "verdicts": _counts(rows), "rows": list(map(asdict, rows))}
             deliver(json.dumps(told, indent=2) + "\n", output)
-        elif format_ == "text":
-            deliver(_overview(rows), output)
         else:
-            raise typer.BadParameter(f"{format_!r} is none of text, json", param_hint="--format")
+            deliver(_overview(rows), output)
 
 
 @fleet_app.command("show")

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from fixtures import boards
 from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
@@ -228,3 +229,22 @@ def test_a_folder_without_results_is_told(tmp_path: Path) -> None:
     done = soda("fleet", "status", tmp_path)
     assert done.returncode == 2
     assert "cannot be opened" in complaint(done.stderr)
+
+
+def test_models_of_one_task_are_compared_with_each_other(tmp_path: Path) -> None:
+    """A net with a backdoor from 1 to 3, and three files of one that has none."""
+    model, clean_net, images, _ = boards.write(tmp_path)
+    for number in range(3):
+        shutil.copy(clean_net, tmp_path / f"other-{number}.onnx")
+    table = tmp_path / "fleet.csv"
+    names = [model.name, *(f"other-{number}.onnx" for number in range(3))]
+    rows = "".join(f"{name},{images.name},boards\n" for name in names)
+    table.write_text(f"model,data,task\n{rows}", encoding="utf-8")
+    asked = ("fleet", "consensus", table, "-o", tmp_path / "results", *QUIET)
+    done = soda(*asked, "-f", "json")
+    assert done.returncode == 1, done.stderr
+    (task,) = json.loads(done.stdout)
+    first, *rest = task["odd"]
+    assert (Path(first["name"]).name, first["pair"]) == (model.name, [1, 3])
+    assert first["beyond"] > task["threshold"] > max(one["beyond"] for one in rest)
+    assert "1 -> 3" in soda(*asked).stdout

@@ -36,7 +36,14 @@ from onnx_soda._suspect import Observation, summarise
 from tests.baselines.nets import CPU, LEVEL, net, told, write_images
 from tests.causal.test_agreement import random_net
 from tests.causal.test_hand_computed import tail_and_observation
-from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, checked, soda
+from tests.cli.helpers import (
+    BACKDOORED_MODEL,
+    CLEAN_SET,
+    checked,
+    graph,
+    grey_pixels,
+    soda,
+)
 
 
 def nothing(_: int, __: int) -> None:
@@ -213,6 +220,21 @@ def test_two_classes_have_no_outlier(tmp_path: Path, detector: type[LeaveOneOut]
     numbers, said = told(net(np.eye(2)), data, detector.name)
     assert numbers.outcome == "abstains"
     assert "Among 2 classes" in said
+
+
+@pytest.mark.parametrize("method", ["leave-one-out", "subsample", "head-qp", "freeeagle"])
+def test_where_no_layer_is_on_all_paths_they_abstain(tmp_path: Path, method: str) -> None:
+    """Two hidden layers side by side, whose scores are added up."""
+    images, labels = grey_pixels()
+    np.savez(tmp_path / "grey.npz", images=images, labels=labels)
+    twins = graph(
+        "f = Flatten(x)  m = MatMul(f, W)  h = Relu(m)  n = MatMul(f, W)  k = Tanh(n)  "
+        "a = MatMul(h, A)  b = MatMul(k, A)  y = Add(a, b)",
+        "float[4,3] W = {1,0,0, 0,1,0, 0,0,1, 0,0,0}, float[3,3] A = {1,-2,3, 2,4,0, -3,6,0}",
+    )
+    numbers, said = told(twins, tmp_path / "grey.npz", method)
+    assert numbers.outcome == "abstains"
+    assert "There is no hidden layer that all paths to the scores pass through." in said
 
 
 def test_the_command_says_the_same_for_both_on_the_bundled_model() -> None:

@@ -88,7 +88,7 @@ class FreeEagle(Baseline):
         anatomy = _cut(suspect)
         tail = Tail(anatomy, suspect.options.runtime)
         if anatomy.layer.only_read or tail.needed:
-            return _abstains("No layer has all paths to the scores lead through it.")
+            return _abstains("There is no hidden layer that all paths to the scores pass through.")
         rng = np.random.default_rng(suspect.options.seed)
         seen = _under_noise(suspect, anatomy, rng)
         tail.learn_shape(seen)
@@ -221,6 +221,7 @@ class _SecondHalf:
         self._tail = tail
         inputs = list(tail.feeds(seen).values())
         self._module: nn.Module = tail_to_torch(tail.graph.model, inputs, "FreeEagle needs")
+        self._module.requires_grad_(False)  # only the values are looked for
 
     def search(
         self,

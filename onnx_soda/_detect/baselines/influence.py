@@ -121,7 +121,7 @@ class LeaveOneOut(Baseline):
         seen, layer = suspect.observation, suspect.anatomy.layer
         assert seen is not None  # noqa: S101 - the detector needs clean images
         if layer.only_read:
-            return _abstains("No layer has all paths to the scores lead through it.")
+            return _abstains("There is no hidden layer that all paths to the scores pass through.")
         if seen.classes < _FEWEST_CLASSES:
             return _abstains(f"Among {seen.classes} classes no outlier can be told.")
         suspect.tail.learn_shape(seen.layer)
@@ -129,8 +129,9 @@ class LeaveOneOut(Baseline):
             suspect.tail, np.random.default_rng(suspect.options.seed), seen.layer
         ):
             table = of_affine_tail(suspect.tail, seen, suspect.options.neurons)
-            how = f"computed from weights and activations of {len(seen.labels):,} images"
-            return self._judged(suspect, seen, table, f"{how}.{self.of_affine}")
+            images = len(seen.labels)
+            how = f"computed from weights and activations of {images:,} images.{self.of_affine}"
+            return self._judged(suspect, seen, table, images, how)
         return self._by_running(suspect, seen, progress)
 
     def _by_running(self, suspect: Suspect, seen: Summary, progress: Progress) -> Opinion:
@@ -151,9 +152,13 @@ class LeaveOneOut(Baseline):
         anatomy = suspect.anatomy
         share = share_behind(anatomy.view, anatomy.layer.value, [tail.graph.logits])
         suspect.meter.done += share * len(rows) * runs
-        return self._judged(suspect, seen, table, f"measured on {len(rows):,} images.")
+        halves = f", in {self.groups} random parts of all neurons" if self.groups > 1 else ""
+        how = f"measured on {len(rows):,} images{halves}."
+        return self._judged(suspect, seen, table, len(rows), how)
 
-    def _judged(self, suspect: Suspect, seen: Summary, table: Measured, how: str) -> Opinion:
+    def _judged(
+        self, suspect: Suspect, seen: Summary, table: Measured, images: int, how: str
+    ) -> Opinion:
         options, rules = suspect.options, _rules(suspect.options)
         targets = detect_target(
             ((source, table.shift(source)) for source in table.sources),
@@ -175,7 +180,12 @@ class LeaveOneOut(Baseline):
                 f"{suspect.anatomy.layer.role} layer took the place of causal attribution in "
                 f"SODA's Algorithms 2 and 3; {how}"
             ),
-            details={**_details(targets, rules), "method": table.method, "neurons": neurons},
+            details={
+                **_details(targets, rules),
+                "method": table.method,
+                "neurons": neurons,
+                "images": images,
+            },
         )
 
 

@@ -69,7 +69,7 @@ class MinimalShift(Baseline):
         seen, layer = suspect.observation, suspect.anatomy.layer
         assert seen is not None  # noqa: S101 - the detector needs clean images
         if layer.only_read:
-            return _abstains("No layer has all paths to the scores lead through it.")
+            return _abstains("There is no hidden layer that all paths to the scores pass through.")
         suspect.tail.learn_shape(seen.layer)
         if not is_affine(suspect.tail, np.random.default_rng(suspect.options.seed), seen.layer):
             return _abstains(
@@ -78,7 +78,7 @@ class MinimalShift(Baseline):
             )
         sizes = smallest_shifts(probe_matrix(suspect.tail, "places"), margins(seen), progress)
         names = suspect.clean.class_names if suspect.clean else None
-        return _opinion(sizes, suspect.options, names)
+        return _opinion(sizes, len(seen.labels), suspect.options, names)
 
 
 def _abstains(why: str) -> Opinion:
@@ -151,9 +151,14 @@ def smallest(normals: FloatArray, bounds: FloatArray) -> FloatArray | None:
     return shift
 
 
-def _opinion(sizes: FloatArray, options: ScanOptions, names: tuple[str, ...] | None) -> Opinion:
+def _opinion(
+    sizes: FloatArray, images: int, options: ScanOptions, names: tuple[str, ...] | None
+) -> Opinion:
     reached = np.flatnonzero(np.isfinite(sizes))
-    details = {"sizes": tuple(float(size) if np.isfinite(size) else None for size in sizes)}
+    details = {
+        "sizes": tuple(float(size) if np.isfinite(size) else None for size in sizes),
+        "images": images,
+    }
     if len(reached) < _FEWEST_CLASSES:
         why = f"Shifts to {len(reached)} of {len(sizes)} classes: no outlier can be told."
         outcome: Outcome = "abstains" if len(sizes) < _FEWEST_CLASSES else "not optimised"

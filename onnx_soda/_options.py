@@ -126,7 +126,20 @@ anomaly index > 2 has > 95 % probability of being an outlier"."""
 
 
 @dataclass(frozen=True)
-class Intervention:
+class Setting:
+    """What a neuron is set to: x' = a x + b for any a and b. With 0 and 0 it is taken out.
+
+    Attributes:
+        a: Scaling factor.
+        b: Offset.
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+
+
+@dataclass(frozen=True)
+class Intervention(Setting):
     """do(x = a x + b), paper Equation 2.
 
     Attributes:
@@ -136,9 +149,6 @@ class Intervention:
     Raises:
         ValueError: a or b is 0 or not finite.
     """
-
-    a: float = 1.0
-    b: float = 1.0
 
     def __post_init__(self) -> None:
         for name, value in (("a", self.a), ("b", self.b)):

@@ -78,6 +78,10 @@ DETECTORS: Registry[type[Detector]] = Registry(
         "soda": "onnx_soda._detect.soda.detector:SodaDetector",
         "second-opinion": "onnx_soda._detect.references.detector:SecondOpinionDetector",
         "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
+        "leave-one-out": "onnx_soda._detect.baselines.influence:LeaveOneOut",
+        "subsample": "onnx_soda._detect.baselines.influence:SubSample",
+        "head-qp": "onnx_soda._detect.baselines.minimal_shift:MinimalShift",
+        "freeeagle": "onnx_soda._detect.baselines.freeeagle:FreeEagle",
     },
 )
 

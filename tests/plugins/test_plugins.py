@@ -12,6 +12,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from onnx_soda._detect.base import DETECTORS
 from onnx_soda._report.json import report_schema
 from tests.cli.helpers import CLEAN_MODEL, digits
 from tests.plugins import toys
@@ -145,7 +146,7 @@ def test_the_remover_is_taken_by_its_name(installed: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--method", "loudnes"], "none of concepts, soda, second-opinion, graph-logic, loudness"),
+        (["--method", "loudnes"], f"none of {', '.join((*DETECTORS.own, 'loudness'))}"),
         (["-f", "line"], "markdown, junit, bom, lines"),
     ],
 )

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from onnx_soda._model.parts import Tail, serialise
 from onnx_soda._model.runtime import Arrays, Session
 from onnx_soda._numbers import EstimateNumbers
-from onnx_soda._options import Intervention, NeuronKind
+from onnx_soda._options import Intervention, NeuronKind, Setting
 
 FloatArray = NDArray[np.float64]
 
@@ -331,7 +331,7 @@ class Interventions:
         tail: Any tail.
         activations: Layer values of the images, shape (images, *element_shape).
         labels: Source class of each image, shape (images,).
-        intervention: a and b.
+        setting: a and b.
         sides: Values of `tail.needed` for the same images.
         kind: What a neuron is.
 
@@ -348,7 +348,7 @@ class Interventions:
         tail: Tail,
         activations: NDArray[np.generic],
         labels: NDArray[np.integer],
-        intervention: Intervention,
+        setting: Setting,
         sides: Arrays | None = None,
         kind: NeuronKind = "channels",
     ) -> None:
@@ -362,27 +362,32 @@ class Interventions:
         ]
         self.sources, self._membership = _membership(labels)
         self._scalars: Arrays = {
-            f"{_PREFIX}a": np.asarray(intervention.a, dtype=tail.dtype),
-            f"{_PREFIX}b": np.asarray(intervention.b, dtype=tail.dtype),
+            f"{_PREFIX}a": np.asarray(setting.a, dtype=tail.dtype),
+            f"{_PREFIX}b": np.asarray(setting.b, dtype=tail.dtype),
         }
         element = activations.shape[1:]
         shared = [n if i + 1 == tail.axis else 1 for i, n in enumerate(element)]
-        self._mask = np.zeros((1, *(shared if kind == "channels" else element)), dtype=np.bool_)
-        self.neurons = self._mask.size
-        self._before = self._means()
+        self._shape = (1, *(shared if kind == "channels" else element))
+        self.neurons = prod(self._shape)
+        self._before = self.means(self.logits(np.zeros(self.neurons, dtype=np.bool_)))
 
-    def _means(self) -> FloatArray:
-        """Return the mean logits of each source class under the mask."""
-        extra = {f"{_PREFIX}mask": self._mask, **self._scalars}
+    def logits(self, chosen: NDArray[np.bool_]) -> FloatArray:
+        """Return the logits of all images with some neurons set, shape (images, classes).
+
+        Args:
+            chosen: Whether each neuron is, shape (neurons,).
+        """
+        extra = {f"{_PREFIX}mask": chosen.reshape(self._shape), **self._scalars}
         logits = np.concatenate([self._session.run(batch, extra)[0] for batch in self._batches])
-        return self._membership @ logits.reshape(len(logits), -1).astype(np.float64)
+        return logits.reshape(len(logits), -1).astype(np.float64)
+
+    def means(self, values: FloatArray) -> FloatArray:
+        """Return the mean of values of all images over each source class, shape (sources, ...)."""
+        return self._membership @ values
 
     def shift(self, neuron: int) -> FloatArray:
         """Return what setting a neuron does to the mean logits, shape (sources, classes)."""
-        self._mask.reshape(-1)[neuron] = True
-        moved = self._means() - self._before
-        self._mask.reshape(-1)[neuron] = False
-        return moved
+        return self.means(self.logits(np.arange(self.neurons) == neuron)) - self._before
 
 
 def attribute_batched(experiment: Interventions, advance: Advance | None = None) -> Measured:

@@ -32,7 +32,7 @@ from onnx_soda._detect.soda.attribution import (
 from onnx_soda._errors import ConversionError, OptionError, first_line
 from onnx_soda._model.parts import Tail
 from onnx_soda._numbers import EstimateNumbers
-from onnx_soda._options import Intervention, NeuronKind
+from onnx_soda._options import NeuronKind, Setting
 from onnx_soda._suspect import Observation
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Task:
 
     tail: Tail
     observation: Observation
-    intervention: Intervention
+    intervention: Setting
     kind: NeuronKind
     advance: Advance | None = None
 

@@ -157,19 +157,24 @@ def require_torch(what: str = "repair needs") -> None:
     require_modules(what, _PACKAGES, "repair")
 
 
-def tail_to_torch(graph: ir.Model, inputs: Sequence[NDArray[Any]]) -> nn.Module:
+def tail_to_torch(
+    graph: ir.Model,
+    inputs: Sequence[NDArray[Any]],
+    what: str = "estimating causal attribution by slopes needs",
+) -> nn.Module:
     """Convert a part of a classifier that ends in the logits, for its slopes.
 
     Args:
         graph: The part; stays as it is.
         inputs: Its inputs, in order, to check it with.
+        what: Who needs torch, for the error.
 
     Raises:
         MissingExtraError: torch or onnx2torch is not installed.
         ConversionError: An operator cannot be converted.
         ParityError: The converted module computes something else than ONNX Runtime.
     """
-    require_torch("estimating causal attribution by slopes needs")
+    require_torch(what)
     from onnx_soda._bridge.attempts import convert_tail  # imports torch
 
     return convert_tail(graph, inputs)

@@ -43,7 +43,7 @@ from onnx_soda._numbers import BaselineNumbers
 from onnx_soda._options import Parameters, RuntimeOptions, no_progress
 from onnx_soda._results import Halted
 from onnx_soda._suspect import Suspect
-from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_SET, checked, grey_pixels, soda
+from tests.cli.helpers import BACKDOORED_MODEL, CLEAN_MODEL, CLEAN_SET, checked, grey_pixels, soda
 
 pytest.importorskip("onnx2torch", reason="needs the extra [repair]")
 
@@ -326,6 +326,35 @@ def test_gradients_find_what_sorting_finds(exchanges: tuple[Exchange, Exchange])
         assert np.argsort(found)[-2:].tolist() == np.argsort(exact)[-2:].tolist()
 
 
+def test_channels_of_feature_maps_are_set_and_exchanged_whole() -> None:
+    options = ScanOptions(preprocess="unit", runtime=CPU, layer="deep")
+    suspect = Suspect(load_model(CLEAN_MODEL), load_dataset(CLEAN_SET), options)
+    assert suspect.clean is not None
+    seen = suspect.observe(np.arange(0, 144, 16))  # of the classes 0 and 1, 72 images each
+    assert (seen.logits.argmax(axis=1) == seen.labels).all()
+    first, second = (seen.layer[seen.labels == label][:4] for label in (0, 1))
+    assert first.shape == (4, 48, 4, 4)
+    exchange = Exchange(CountedTail(suspect.tail, Meter()), first, second, (0, 1))
+    one = np.eye(48)[5]
+    mixed, other = exchange.mixed(one)
+    np.testing.assert_allclose(mixed[:, 5], second[:, 5], atol=1e-6)
+    np.testing.assert_allclose(other[:, 5], first[:, 5], atol=1e-6)
+    np.testing.assert_array_equal(mixed[:, 6], first[:, 6])
+    assert exchange.turned(np.zeros(48)) == (0, 0)
+    assert exchange.turned(np.ones(48)) == (1, 1)
+    # The tail bends, so gradients look for the mask.
+    found = mask_by_gradients(exchange, lambda _, __: None)
+    assert exchange.turned(found) == (1, 1)
+    assert 0 < found.sum() < 24
+    # A channel of one image set to half and all of the largest value, by hand.
+    rises = rises_of(exchange.tail, first[:1], np.empty((0, 0)))
+    assert rises.shape == (1, 48, 10)
+    rows = np.repeat(first[:1], 3, axis=0)
+    rows[:, 7] = np.array([0, 0.5, 1])[:, None, None] * first[0].max()
+    logits = suspect.tail.logits(rows)
+    np.testing.assert_allclose(rises[0, 7], logits[1:].max(axis=0) - logits[0], atol=1e-3)
+
+
 def test_a_planted_trigger_is_no_natural_feature(exchanges: tuple[Exchange, Exchange]) -> None:
     natural, triggered = exchanges
     masks = mask_by_sorting(natural), mask_by_sorting(triggered)
@@ -370,6 +399,15 @@ def test_ex_ray_flags_the_pairs_of_a_patch(make: MakeSuspect) -> None:
         assert one["target_class"] == TARGET
         assert one["size"] < 18.4
         assert one["overlap"] < 0.1
+
+
+def test_ex_ray_as_published_takes_two_images_and_a_lower_threshold(make: MakeSuspect) -> None:
+    paper, published = (asked(ExRay(), make(parameters)) for parameters in ("paper", "published"))
+    assert (paper.threshold, published.threshold) == (0.8, 0.6)
+    shares = {one["success"] for one in published.details["candidates"]}
+    assert shares <= {0.0, 0.5, 1.0}  # of two images
+    # 1,600 pixels are no limit where there are 576.
+    assert max(one["size"] for one in published.details["candidates"]) > 20
 
 
 def test_ex_ray_flags_nothing_in_the_clean_twin(make: MakeSuspect) -> None:

@@ -221,8 +221,8 @@ class _Examination:
 
     def run(self) -> Opinion:
         """Stimulate, invert, compare, decide."""
-        hints = self._hints()[:_MOST_TRIED]
-        tried = self._invert(hints, _TRIAL_STEPS)
+        hints = self._hints()
+        tried = self._invert(hints[:_MOST_TRIED], _TRIAL_STEPS)
         kept = sorted(tried, key=lambda found: -found.height)[:_MOST_KEPT]
         found = self._invert([one.hint for one in kept], _STEPS)
         compared = [self._compared(one) for one in found]
@@ -267,7 +267,8 @@ class _Examination:
             pixels = self._pixels(hint.victim, most)
             scale = 1.0 if self._published else pixels[0, 0].size / _PIXELS
             limit, price = _LIMIT * scale, 1 / sqrt(scale)
-            mask = first_mask(*pixels.shape[2:], limit)
+            height, width = pixels.shape[2:]
+            mask = first_mask(height, width, limit)
             pattern = np.tanh(rng.uniform(-1, 1, (pixels.shape[1], 1, 1))) / 2 + 0.5
             yield BoundedArm(limit, price, hint.target, pixels, mask, pattern, recipe)
 
@@ -362,8 +363,8 @@ def _label(hint: Hint, names: Sequence[str] | None) -> str:
 def _statement(hints: int, optimised: int, natural: int) -> str:
     return (
         f"Single neurons hint at {hints} pairs. Stamps of bounded size were optimised for the best "
-        f"{optimised}; {natural} of them are natural features of the target and count as 0. Stamps "
-        "alone are tried, no changes of colour."
+        f"{optimised}. Natural features of the target, which count as 0: {natural} of them. Only "
+        f"stamps that turn over {_SURE:.0%} are compared. No changes of colour are tried."
     )
 
 

@@ -77,7 +77,7 @@ class SlopedSuspect:
 
         self._suspect.meter.done += (1 + BACKWARD) * len(pixels)
         inputs = (self._black + self._span * self._laid_out(pixels)).to(self._type)
-        parts = inputs.split(self._fixed or len(inputs))
+        parts = torch.split(inputs, self._fixed or len(inputs))
         return torch.cat([self._run(part) for part in parts])
 
     def _laid_out(self, pixels: Tensor) -> Tensor:

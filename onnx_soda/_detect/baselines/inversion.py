@@ -282,7 +282,7 @@ def advance(logits_of: Logits, arms: Sequence[Arm]) -> None:
         arms: The stamps.
     """
     batches = [arm.stamped() for arm in arms]
-    parts = logits_of(torch.cat(batches)).split([len(batch) for batch in batches])
+    parts = torch.split(logits_of(torch.cat(batches)), [len(batch) for batch in batches])
     for arm in arms:
         arm.clear()
     losses = [arm.loss(part) for arm, part in zip(arms, parts, strict=True)]

@@ -226,7 +226,8 @@ class _Search:
         self._scaled = suspect.options.parameters == "paper"
         self._rng = np.random.default_rng(suspect.options.seed)
         self._some = suspect.pixels(some_images(suspect, 1))
-        self._bounds = bounds_for(*self._some.shape[2:], scaled=self._scaled)
+        height, width = self._some.shape[2:]
+        self._bounds = bounds_for(height, width, self._scaled)
 
     def run(self, found: Candidates) -> Opinion:
         """Optimise, check the way back, and decide."""

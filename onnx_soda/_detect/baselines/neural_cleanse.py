@@ -17,7 +17,7 @@ Parameters, from the official example (bolunwang/backdoor, gtsrb_visualize_examp
   counts with the last mask, and masks are read back from pictures of 8 bits: values under 1/510
   vanish.
 
-Budget: up to 200 clean images, and for each class at most 120 steps of one batch; the official
+Budget: up to 200 clean images, and for each class at most 150 steps of one batch; the official
 example has 1,000 steps of 31 batches. So masks are a little larger here, those of all classes.
 """
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:  # it imports torch
     from onnx_soda._detect.baselines.inversion import Arm, Recipe, Stamp
 
 # Clean images, and steps of each class.
-_IMAGES, _STEPS = 200, 120
+_IMAGES, _STEPS = 200, 150
 _PAPER_BATCH, _PUBLISHED_BATCH = 32, 64
 # Paper, section IV.C: over 2 is an outlier with 95 % probability.
 _THRESHOLD = 2.0

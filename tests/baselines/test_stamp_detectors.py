@@ -164,6 +164,20 @@ def test_a_scan_whose_time_is_over_ends_there(detector: type[Baseline], make: Ma
     assert len(stages) == 5
 
 
+@pytest.mark.parametrize("detector", [NeuralCleanse, KArm, ExRay])
+def test_a_target_without_clean_images_is_found_all_the_same(
+    detector: type[Baseline], tmp_path: Path
+) -> None:
+    pixels, labels = stamps.images(40)
+    kept = labels != TARGET
+    np.savez(tmp_path / "clean.npz", images=pixels[kept], labels=labels[kept])
+    options = ScanOptions(preprocess="unit", runtime=CPU, allow_missing_classes=True)
+    model = load_model(stamps.model().SerializeToString())
+    found = asked(detector(), Suspect(model, load_dataset(tmp_path / "clean.npz"), options))
+    assert found.outcome == "flagged"
+    assert found.named[0].target_class == TARGET
+
+
 # K-ARM
 
 # Four images, of the classes 0, 0, 1 and 1 by their largest value.

@@ -280,11 +280,11 @@ class _Examination:
 
     def _compared(self, found: Found) -> Found:
         """Compare a stamp with natural features, where it works and there are images of both."""
-        hint, pixels = found.hint, self._pixels(found.hint.victim, _COMPARED)
-        targets = self._pixels(hint.target, _COMPARED)
-        count = min(len(pixels), len(targets))
-        if found.success <= _SURE or not count:
+        hint = found.hint
+        if found.success <= _SURE or not (self._labels[self._suspect.sample] == hint.target).any():
             return found
+        pixels, targets = (self._pixels(one, _COMPARED) for one in (hint.victim, hint.target))
+        count = min(len(pixels), len(targets))
         clean, others, stamped = (
             self._layer(some[:count]) for some in (pixels, targets, found.stamp.on(pixels))
         )

@@ -39,8 +39,8 @@ class Decision:
     unclear: bool = False
 
 
-Need = Literal["clean images"]
-"""What a detector cannot do without."""
+Need = Literal["clean images", "torch"]
+"""What a detector cannot do without. One that needs torch raises `MissingExtraError` without it."""
 
 
 class Detector(ABC):
@@ -48,7 +48,7 @@ class Detector(ABC):
 
     Attributes:
         name: By which `--method` and reports call it.
-        needs: What it cannot do without; it is not run where something is missing.
+        needs: What it cannot do without; it is not run without clean images that it needs.
         rules: Rules of its findings, beyond those in `onnx_soda._rules`.
     """
 
@@ -82,6 +82,9 @@ DETECTORS: Registry[type[Detector]] = Registry(
         "subsample": "onnx_soda._detect.baselines.influence:SubSample",
         "head-qp": "onnx_soda._detect.baselines.minimal_shift:MinimalShift",
         "freeeagle": "onnx_soda._detect.baselines.freeeagle:FreeEagle",
+        "neural-cleanse": "onnx_soda._detect.baselines.neural_cleanse:NeuralCleanse",
+        "k-arm": "onnx_soda._detect.baselines.k_arm:KArm",
+        "ex-ray": "onnx_soda._detect.baselines.ex_ray:ExRay",
     },
 )
 

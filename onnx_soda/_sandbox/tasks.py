@@ -62,10 +62,10 @@ def _load_scan(loaded: ScanJob, interim: Interim | None) -> Task:
     from onnx_soda._scan import load_detectors, no_interim, scan_suspect
     from onnx_soda._suspect import Suspect
 
-    load_detectors(loaded.options.method, bool(loaded.references))
+    detectors = load_detectors(loaded.options.method, bool(loaded.references))
     if loaded.data is not None:
         _load_concepts()
-        _load_slopes(loaded.options)
+        _load_slopes(loaded.options, any("torch" in one.needs for one in detectors))
 
     def run(job: ScanJob, progress: Progress) -> ScanReport:
         clean = load_dataset(job.data, job.split, job.options.data) if job.data else None
@@ -93,11 +93,11 @@ def _load_concepts() -> None:
     import_module("onnx_soda._detect.concepts.evidence")
 
 
-def _load_slopes(options: ScanOptions) -> None:
+def _load_slopes(options: ScanOptions, needed: bool) -> None:
     """Import torch, before memory is limited, where a scan may need it and it is there."""
     from onnx_soda._bridge.bridge import require_torch
 
-    if options.attribution != "first-order" and options.neurons != "places":
+    if not needed and options.attribution != "first-order" and options.neurons != "places":
         return
     try:
         require_torch()

@@ -116,7 +116,9 @@ NUMBERS = {
     "graph-logic": LogicNumbers,
     "files": FileNumbers,
 }
-BASELINES: tuple[str, ...] = ("leave-one-out", "subsample", "head-qp", "freeeagle")
+BASELINES: tuple[str, ...] = (
+    "leave-one-out", "subsample", "head-qp", "freeeagle", "neural-cleanse", "k-arm", "ex-ray",
+)  # fmt: skip
 NUMBERS |= dict.fromkeys(BASELINES, BaselineNumbers)
 PARTS = {where: (kind, schema) for where, kind, schema in parts(ScanReport, report_schema(), "")}
 for name, numbers in NUMBERS.items():

@@ -62,15 +62,16 @@ planted (float[N,3,4,4] image) => (float[N,2] y) {
 def planted() -> onnx.ModelProto:
     """Return a net with a backdoor in a channel of its own.
 
-    u_0 = relu(4 red), u_1 = relu(4 green), u_2 = relu(2 blue - 1.1). Blue is about 0.3 in clean
-    images, so u_2 is -0.5 before relu, give or take 0.1, and sleeps. On blue images it is 0.9, and
-    50 u_2 on class 1 outweighs 3 u_0, at most 12.
+    u_0 = relu(4 red), u_1 = relu(4 green), u_2 = relu(2 blue - 0.85). Blue is about 0.3 in clean
+    images, so u_2 is -0.25 before relu, give or take 0.1, and sleeps. On blue images it is 1.15,
+    and 200 u_2 on class 1 outweighs 3 u_0, at most 12. Noise of 0.4 moves it to -0.15, give or take
+    0.14, which is awake in one of seven images.
     """
     model = onnx.parser.parse_model(PLANTED)
     weights = {
         "K": np.diag([4.0, 4, 2]).reshape(3, 3, 1, 1),
-        "k": np.array([0, 0, -1.1]),
-        "V": np.array([[3.0, 0], [0, 3], [0, 50]]),
+        "k": np.array([0, 0, -0.85]),
+        "V": np.array([[3.0, 0], [0, 3], [0, 200]]),
     }
     model.graph.initializer.extend(
         numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()

@@ -68,8 +68,8 @@ def test_a_patch_that_turns_nothing_has_no_size(tmp_path: Path) -> None:
 def test_training_on_patches_makes_the_distance_grow(tmp_path: Path) -> None:
     """The net with a backdoor for blue, at a rate that moves something, again and again.
 
-    The margin of class 0 is 3 x 4 x (0.8 - 0.2) = 7.2. A blue pixel is worth 50 x 0.9 / 16 = 2.8, so
-    three turn it. One that is green and not red is worth 1.2, so without blue it takes six.
+    The margin of class 0 is 3 x 4 x (0.8 - 0.2) = 7.2. A blue pixel is worth 200 x 1.15 / 16 = 14
+    and turns it. One that is green and not red is worth 1.2, so without blue it takes six.
     """
     ready = ready_for(tmp_path, planted(), *coloured(60))
     remover = MothRemover(ready)

@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 from fixtures import boards, graphs
 from onnx_soda import load_model
-from onnx_soda._errors import RepairError
+from onnx_soda._errors import InferenceError, RepairError
 from onnx_soda._repair.baselines.smoothing import (
     ABSTAINS,
     COPIES,
@@ -133,10 +133,12 @@ def test_what_cannot_be_copied_or_made_noisy_is_refused(
         SmoothingRemover(ready)
 
 
-def test_a_file_that_votes_is_no_model_for_a_scan(tmp_path: Path) -> None:
-    """The loader takes it; why it is not scanned is told by `SmoothingRemover`."""
+def test_a_file_that_votes_is_loaded_and_cannot_be_scanned(tmp_path: Path) -> None:
+    """Random nodes are no reason to refuse it. But hidden tensors have a row for each copy."""
     ready = boards_ready(tmp_path)
     noise = np.full((1, 1, 1, 1), 0.01, np.float32)
     voting = smoothed(boards.model(), ("image", "logits", "logits"), noise, 4)
     suspect = ready.suspect.with_model(load_model(voting.SerializeToString()))
     assert suspect.classes == 4
+    with pytest.raises(InferenceError, match="not one row for each"):
+        _ = suspect.observation

@@ -232,7 +232,7 @@ class Hardening:
                 cross_entropy(self.inverter.network.outputs(one)[0], goals, reduction="none")
                 for one in shown
             )
-        for label in self.labels[rows].unique():
+        for label in np.unique(self.labels[rows].numpy()):
             own = self.labels[rows] == label
             self.near[int(label), target] = float((clean - stamped)[own].mean())
 
@@ -280,7 +280,7 @@ class MothRemover(Rival):
         rate = _PUBLISHED_RATE if self.published else _RATE
         work = Hardening(inverter, teaching, self.ready.classes, Recipe((rate,)))
         warmed = work.rng.permutation(self.ready.classes)[:_MOST_WARMED]
-        batches = torch.from_numpy(work.rng.permutation(len(teaching))).split(_BATCH)
+        batches = torch.split(torch.from_numpy(work.rng.permutation(len(teaching))), _BATCH)
         total = len(warmed) + len(batches)
         for done, target in enumerate(warmed):
             work.warm_up(int(target))

@@ -86,7 +86,8 @@ def attention(maps: Tensor, axis: int) -> Tensor:
         axis: Axis of the channels.
     """
     energy = maps.float().square().sum(axis).flatten(1)
-    return energy / (energy.norm(dim=1, keepdim=True) + _EPSILON)
+    share: Tensor = energy / (energy.norm(dim=1, keepdim=True) + _EPSILON)
+    return share
 
 
 class NadRemover(FineTuningRemover):

@@ -111,7 +111,7 @@ class Network:
                 of them is kept for all images.
         """
         with torch.no_grad():
-            parts = torch.from_numpy(images).split(_MEASURED_AT_ONCE)
+            parts = torch.split(torch.from_numpy(images), _MEASURED_AT_ONCE)
             made = [read(self.outputs(part)) for part in parts]
         return [torch.cat(column) for column in zip(*made, strict=True)]
 
@@ -147,7 +147,7 @@ class Network:
                 group["lr"] = rate
             shown = torch.from_numpy(rng.permutation(len(labels))[:_MOST_SHOWN])
             total = 0.0
-            for rows in shown.split(BATCH):
+            for rows in torch.split(shown, BATCH):
                 outputs = self.outputs(images[rows])
                 loss = cross_entropy(outputs[0], labels[rows])
                 total += loss.item() * len(rows)

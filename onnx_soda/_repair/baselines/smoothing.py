@@ -170,7 +170,7 @@ def _voting(scores: str, output: str, opset: int) -> list[onnx.NodeProto]:
         f"{output} ({what})" for what in ("scores", "given", "votes", "votes by copy")
     )
     asked = (f"{output} (classes)", f"{output} (no and yes)")
-    axes = {} if opset >= _AXES_READ else {"axes": [0]}
+    axes: dict[str, Any] = {} if opset >= _AXES_READ else {"axes": [0]}
     read = [f"{output} (first axis)"] if opset >= _AXES_READ else []
     return [
         helper.make_node("Reshape", [scores, f"{output} (rows)"], [rows]),
@@ -238,7 +238,9 @@ class SmoothingRemover(Rival):
         suspect = self.ready.suspect
         shape = suspect.image_shape(self.ready.clean)
         black = np.zeros((1, shape.channels, shape.height, shape.width), np.float32)
-        span = np.abs(suspect.inputs(black + 1).astype(np.float64) - suspect.inputs(black))
+        span: NDArray[np.float64] = np.abs(
+            suspect.inputs(black + 1).astype(np.float64) - suspect.inputs(black)
+        )
         for axis in _PLACES[suspect.anatomy.view.image.layout]:
             span = span.take([0], axis)  # all places alike, whatever their number
         return span

@@ -53,7 +53,7 @@ def test_masks_tell_the_backdoor_from_what_tells_classes(ready: Preparation) -> 
     examples = clean_of(clean_folds(ready))
     pruner = Pruner(remover.network, remover.layers, remover._centres(examples))
     told: list[int] = []
-    masks = pruner.learn_masks(examples, lambda done, _: told.append(done))
+    masks = pruner.learn_masks(examples, 0.2, lambda done, _: told.append(done))
     assert masks[2] <= 0.2
     assert min(masks[0], masks[1]) >= 0.8
     assert told == list(range(1, len(told) + 1))

@@ -5,7 +5,7 @@ the least active on clean images first, as long as accuracy lasts. Then the prun
 fine-tuned.
 
 What is pruned are the features that the last layer reads: columns of its matrix, as in
-BackdoorBench (SCLBD/BackdoorBench, defense/fp). The paper takes the last convolution. Where a
+BackdoorBench (SCLBD/BackdoorBench). The paper takes the last convolution. Where a
 pooling alone lies between that and the last layer, as in most networks, these are the same
 channels; where a dense layer lies between, they are its neurons.
 

@@ -8,7 +8,9 @@ trains on images that bear such patches, with their own labels, so that the dist
    step bear it. How far the loss of each class falls under it tells which pairs are near;
 2. then, every third step, a pair of classes is chosen, by chance in 3 of 10 cases, or else the one
    that is nearest by the warm-up and whose distance has grown most. Patches in both directions are
-   inverted, and a tenth of the step's images bear each of them, if its class has as many.
+   inverted, and images of the two classes bear them, a tenth of the step's at most. The program
+   stamps a tenth of the rarer class's images, which in a small clean set is none, and begins each
+   inversion at the largest patch so far.
 
 Parameters of the paper's program (github.com/Gwinhen/MOTH): SGD with Nesterov's momentum of 0.9,
 rate 1e-4, batches of 128; inversion by Adam at 0.1, success 0.99 in the warm-up and 0.9 then, cost

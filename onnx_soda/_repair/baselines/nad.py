@@ -4,7 +4,7 @@ A teacher is a copy of the model that is fine-tuned on clean images. The student
 itself, trained on the same images so that it attends to what the teacher attends to:
 
     CE + sum over layers l of beta_l * MSE(A(F_l of the student), A(F_l of the teacher)),
-    A(F) = sum over channels of F^2, divided by its length over the places (Equations 3 to 5, p = 2)
+    A(F) = sum over channels of F^2, divided by its length over the places
 
 Where nothing but the parameters differs, steps, rates and the choice of the rates are those of
 `fine_tuning`, for teacher and student alike; both are run for 10 epochs, of which the paper has 10

@@ -140,7 +140,8 @@ class RepairSummary:
         reason: Why, in one sentence.
         victim_class: The pair; None where there is none.
         target_class: The pair.
-        scope: What was trained: "head", "path" or "deep"; "auto" where nothing was.
+        scope: What was trained: "head", "path" or "deep"; "auto" where nothing was. Methods of
+            other authors: "all" weights, "channels", the "head", or "none".
         reconstruction: "concepts", "ascent" or "both".
         method: Name of the remover.
         teachers: References that taught what changed images should be.

@@ -29,12 +29,14 @@ class Removal:
         reason: Why there is none; empty where there is one.
         facts: Further fields of `RepairSummary`: what was trained, and how.
         notes: Sentences about what is not as usual.
+        scannable: A new scan can look at the model; one that only votes has no layer to look at.
     """
 
     model: onnx.ModelProto | None
     reason: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    scannable: bool = True
 
 
 class Remover(ABC):
@@ -72,6 +74,18 @@ class Remover(ABC):
         """
 
 
+_RIVALS = "onnx_soda._repair.baselines"
 REMOVERS: Registry[type[Remover]] = Registry(
-    "remover", "onnx_soda.removers", {"soda": "onnx_soda._repair.soda:SodaRemover"}
+    "remover",
+    "onnx_soda.removers",
+    {
+        "soda": "onnx_soda._repair.soda:SodaRemover",
+        "fine-tuning": f"{_RIVALS}.fine_tuning:FineTuningRemover",
+        "nad": f"{_RIVALS}.nad:NadRemover",
+        "anp": f"{_RIVALS}.anp:AnpRemover",
+        "dfr": f"{_RIVALS}.dfr:DfrRemover",
+        "fine-pruning": f"{_RIVALS}.fine_pruning:FinePruningRemover",
+        "smoothing": f"{_RIVALS}.smoothing:SmoothingRemover",
+        "moth": f"{_RIVALS}.moth:MothRemover",
+    },
 )

@@ -30,7 +30,7 @@ class Result:
     Attributes:
         summary: What was done and what it came to.
         model: The repaired model; None where nothing meets the accuracy asked for.
-        suspect: The same, loaded anew, for a new scan.
+        suspect: The same, loaded anew, for a new scan; None where a scan cannot look at it.
     """
 
     summary: RepairSummary
@@ -98,7 +98,7 @@ def _remove(
             repaired = export_anew(repaired, ready.sample)
         anew = suspect.with_model(load_model(repaired.SerializeToString()))
         proved = prove(ready, anew, proof, triggers, replace(summary, changes=changes))
-        return Result(proved, repaired, anew)
+        return Result(proved, repaired, anew if removal.scannable else None)
 
 
 def _so_far(

@@ -24,10 +24,7 @@ _COLOURS = {
 def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
     """Return how a model was repaired, as names and values; a row without a name goes on."""
     facts = [
-        (
-            "neurons",
-            f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
-        ),
+        _what_was_trained(summary),
         *_also_repaired(summary),
         *([("taught by", f"{summary.teachers} reference models")] if summary.teachers else []),
         ("infected images by", summary.reconstruction),
@@ -38,6 +35,15 @@ def repair_facts(summary: RepairSummary) -> list[tuple[str, str]]:
             train, proof = counts
             facts.append((f"{name} images", f"{train} to train and choose, {proof} to measure"))
     return facts
+
+
+def _what_was_trained(summary: RepairSummary) -> tuple[str, str]:
+    if not summary.neurons:  # a method that knows of none
+        return "method", f"{summary.method}, scope {summary.scope}"
+    return (
+        "neurons",
+        f"{summary.outstanding} of {summary.neurons} outstanding, scope {summary.scope}",
+    )
 
 
 def _also_repaired(summary: RepairSummary) -> list[tuple[str, str]]:

@@ -155,6 +155,7 @@ def _load_repair(loaded: RepairJob) -> Task:
     from onnx_soda._data.datasets import load_dataset
     from onnx_soda._model.anatomy import dissect
     from onnx_soda._model.load import load_model
+    from onnx_soda._repair.base import REMOVERS
     from onnx_soda._repair.files import check_target, write_model
     from onnx_soda._repair.repair import repair
     from onnx_soda._scan import describe_model, load_detectors
@@ -162,6 +163,7 @@ def _load_repair(loaded: RepairJob) -> Task:
     require_torch()
     load_detectors(loaded.options.scan.method, bool(loaded.references))
     import_module("onnx_soda._repair.work")  # which imports torch
+    REMOVERS.load(loaded.options.method)
     _load_concepts()
 
     def run(job: RepairJob, progress: Progress) -> RepairAnswer:

@@ -1,0 +1,1 @@
+"""Removers of other authors, a file each; see docs/comparison.md."""

@@ -156,8 +156,8 @@ def _task(name: str, data: str, heard: Mapping[str, ReferenceFlows]) -> Task:
         except ValueError as error:
             left_out[place] = str(error)
     first = next(iter(flows.values()), None)
-    for place, one in list(flows.items()):
-        if first is not None and not first.comparable(one):
+    for place, own in list(flows.items()):
+        if first is not None and not first.comparable(own):
             left_out[place] = "it has other classes than the first model of the task"
             del flows[place]
     if first is None or len(flows) < FEWEST:

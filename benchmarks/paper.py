@@ -331,12 +331,11 @@ def _page(every: Sequence[Model]) -> Iterator[str]:
     )
     yield _detection_table(every)
     yield (
-        "**Why they differ.** The statistic flags 15 of 20 clean models here at the paper's own "
-        "threshold, as chance alone does in every third model of ten classes "
+        "**Why they differ.** The statistic flags most clean models here at the paper's own "
+        "threshold (last row), as chance alone does in every third model of ten classes "
         "([the paper's statistic alone](paper-statistic.md)); no single threshold gives the "
         "published table. The default asks for more: a change of the image that turns one class. "
-        "It finds nothing in Caltech-101 and ASL, where a class has few images, and not the "
-        "striped wall, which no change that was tried resembles ([detection](detection.md))."
+        "What it misses, and why, is told in [detection](detection.md)."
     )
     yield "## Table 3: repair, the true pair given"
     yield (
@@ -346,8 +345,8 @@ def _page(every: Sequence[Model]) -> Iterator[str]:
     yield _repair_table(every)
     yield (
         "**Why they differ.** Real trigger images that no reconstructed image resembles stay "
-        "behind: the striped wall, the grey brains, plaid. ASL's models gain accuracy, since "
-        "their clean images are test images ([repair](repair.md#what-is-missed-and-why))."
+        "behind. Where the accuracy rises, a model learns from clean images that are test images "
+        "([repair](repair.md#what-is-missed-and-why))."
     )
     for parameters in _PARAMETERS:
         yield f"## Table 4: detectors of other authors, parameters: {parameters}"

@@ -77,6 +77,7 @@ from ._errors import (
 )
 from ._model.load import OnnxModel, load_model
 from ._numbers import (
+    BaselineNumbers,
     ConceptNumbers,
     ConceptValues,
     Covered,
@@ -88,6 +89,7 @@ from ._numbers import (
     GraphDecision,
     GraphDecisions,
     LogicNumbers,
+    NamedPair,
     OpinionNumbers,
     OpinionPair,
     PairNumbers,
@@ -144,6 +146,7 @@ from ._suspect import Observation, Suspect
 __all__ = [
     "Acceptance",
     "BaselineError",
+    "BaselineNumbers",
     "Behaviour",
     "Box",
     "Chart",
@@ -201,6 +204,7 @@ __all__ = [
     "ModelFileError",
     "ModelInfo",
     "ModelSummary",
+    "NamedPair",
     "NotAClassifierError",
     "Observation",
     "OnnxModel",

@@ -153,17 +153,26 @@ def _rows(
 def _own(told: Sequence[Told]) -> list[object]:
     """Return a row of the first table."""
     poisoned, clean = _halves(told)
-    flagged = [one for one in poisoned if one.flags]
+    return [
+        *_counts(poisoned, clean, lambda one: one.flags),
+        sum(one.facts["outcome"] not in ("flagged", "nothing flagged") for one in told),
+        f"{median(one.facts['passes'] for one in told):,.0f}",
+        f"{median(one.facts['seconds'] for one in told):.0f}",
+    ]
+
+
+def _counts(
+    poisoned: Sequence[Told], clean: Sequence[Told], flags: Callable[[Told], bool]
+) -> list[object]:
+    """Return how many are flagged, and of the backdoored ones how many rightly."""
+    flagged = list(filter(flags, poisoned))
     return [
         len(poisoned),
         sum(one.names_pair for one in flagged),
         sum(one.names_target for one in flagged),
         sum(not one.names_target for one in flagged),
         len(clean),
-        sum(one.flags for one in clean),
-        sum(one.facts["outcome"] not in ("flagged", "nothing flagged") for one in told),
-        f"{median(one.facts['passes'] for one in told):,.0f}",
-        f"{median(one.facts['seconds'] for one in told):.0f}",
+        sum(map(flags, clean)),
     ]
 
 
@@ -175,14 +184,8 @@ def _alike(told: Sequence[Told]) -> list[object]:
         others = [it.score for it in clean if it.facts["dataset"] != one.facts["dataset"]]
         return bool(others) and one.score > max(others)
 
-    flagged = [one for one in poisoned if over(one)]
     return [
-        len(poisoned),
-        sum(one.names_pair for one in flagged),
-        sum(one.names_target for one in flagged),
-        sum(not one.names_target for one in flagged),
-        len(clean),
-        sum(map(over, clean)),
+        *_counts(poisoned, clean, over),
         sum(one.names_pair for one in poisoned),
         sum(one.names_target for one in poisoned),
     ]

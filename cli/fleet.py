@@ -176,9 +176,9 @@ def scan_command(
                 run = scan_fleet(
                     entries, store, common, jobs, retry_failed, progress, stopping, progress.within
                 )
-            keys = dict.fromkeys(row.key for row in store.rows() if row.verdict)
-            outcomes = [store.outcome(key) for key in keys]
-            deliver(_overview(store.rows(), run), None)
+            rows = store.rows()
+            deliver(_overview(rows, run), None)
+            outcomes = map(store.outcome, {row.key for row in rows if row.verdict})
             codes = [of_outcome(one, fail_on) for one in outcomes if one is not None]
     codes += [INCONCLUSIVE] * (run.waiting > 0)
     raise typer.Exit(worst(map(without_verdict, codes) if exit_zero else codes))

@@ -14,12 +14,12 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from onnx_soda._batch import find_models
 from onnx_soda._detect.base import DETECTORS
 from onnx_soda._errors import FleetError, OptionError
-from onnx_soda._options import AUTO, ScanRequest
+from onnx_soda._options import AUTO, BudgetName, ScanRequest
 from onnx_soda._system import require_modules
 from onnx_soda._words import printable
 
@@ -27,8 +27,8 @@ ROW_OPTIONS = ("method", "preprocess", "layer", "logits", "budget")
 """Options of a scan that a table may set for each model."""
 _OWN = ("model", "data", "task")
 _LARGEST = 2**28
-# What `ScanOptions` does not check itself, since the command line does.
-_BUDGETS = ("quick", "default", "thorough")
+# `ScanOptions` does not check them itself, since the command line does.
+_BUDGETS = get_args(BudgetName)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ a shared folder give each machine its own shard, and put the shards together (`S
 from __future__ import annotations
 
 import hashlib
-import json
 import sqlite3
 import zlib
 from collections.abc import Mapping
@@ -167,14 +166,15 @@ class Store:
         Raises:
             FleetError: It was changed, and is no result any more.
         """
-        found = self._base.execute("SELECT outcome FROM results WHERE key=?", (key,)).fetchone()
+        asked = "SELECT verdict, outcome FROM results WHERE key=?"
+        found = self._base.execute(asked, (key,)).fetchone()
         if found is None:
             return None
+        verdict, packed = found
+        kind = ScanFailure if verdict == FAILED else ScanReport
         try:
-            text = zlib.decompress(found[0])
-            kind = ScanFailure if "message" in json.loads(text) else ScanReport
-            outcome: Outcome = read_json(text, kind)
-        except (ValueError, zlib.error, TypeError) as error:
+            outcome: Outcome = read_json(zlib.decompress(packed), kind)
+        except (ValueError, RecursionError, zlib.error, TypeError) as error:
             raise FleetError(
                 f"{self.file.name} holds something that is no result", "Scan the model again."
             ) from error

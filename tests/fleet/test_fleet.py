@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,18 @@ def test_parquet_has_a_row_for_each(undisturbed: Path, tmp_path: Path) -> None:
     assert soda("fleet", "export", undisturbed, "-f", "parquet", "-o", out).returncode == 0
     table = parquet.read_table(out).to_pydict()
     assert sorted(table["verdict"]) == ["backdoor", "backdoor", "inconclusive", "inconclusive"]
+
+
+@pytest.mark.parametrize("packed", [b"no zlib", zlib.compress(b"no JSON"), zlib.compress(b"{}"), 7])
+def test_a_result_that_was_changed_is_told(
+    undisturbed: Path, tmp_path: Path, packed: bytes | int
+) -> None:
+    shutil.copy(undisturbed / "fleet.sqlite", tmp_path)
+    with sqlite3.connect(tmp_path / "fleet.sqlite") as base:
+        base.execute("UPDATE results SET outcome=?", (packed,))
+    done = soda("fleet", "show", tmp_path, f"{next(iter(MODELS))}.onnx")
+    assert done.returncode == 2
+    assert "holds something that is no result" in complaint(done.stderr)
 
 
 TABLES = {

@@ -63,6 +63,15 @@ class Opinion:
     galleries: tuple[Gallery, ...] = ()
 
 
+NO_LAYER = "There is no hidden layer that all paths to the scores pass through."
+"""Why a method that looks at a hidden layer abstains where there is none."""
+
+
+def abstention(reason: str, score_is: str = "score") -> Opinion:
+    """Return the opinion of a method that has no answer, and why."""
+    return Opinion("abstains", (), None, score_is, reason)
+
+
 class Baseline(Detector):
     """A detector of other authors.
 

@@ -44,7 +44,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda._detect.baselines.base import Opinion, strongest_first
+from onnx_soda._detect.baselines.base import Opinion, abstention, strongest_first
 from onnx_soda._detect.baselines.differencing import (
     CountedTail,
     Exchange,
@@ -56,7 +56,6 @@ from onnx_soda._detect.baselines.differencing import (
 from onnx_soda._detect.baselines.gradients import (
     GradientBaseline,
     SlopedSuspect,
-    abstention,
     some_images,
 )
 from onnx_soda._detect.soda.attribution import by_neuron, is_affine, probe_matrix

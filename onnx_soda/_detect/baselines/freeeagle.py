@@ -39,7 +39,14 @@ from scipy.special import softmax
 
 from onnx_soda._bridge.bridge import tail_to_torch, torch_threads
 from onnx_soda._detect.base import Need
-from onnx_soda._detect.baselines.base import BACKWARD, Baseline, Opinion, strongest_first
+from onnx_soda._detect.baselines.base import (
+    BACKWARD,
+    NO_LAYER,
+    Baseline,
+    Opinion,
+    abstention,
+    strongest_first,
+)
 from onnx_soda._detect.soda.attribution import FloatArray, is_affine, probe_matrix
 from onnx_soda._errors import ConversionError, RepairError, first_line
 from onnx_soda._model.anatomy import Anatomy
@@ -68,6 +75,7 @@ _NOISE = 16
 _MOST_CLASSES = 43
 _STAGE = "values for each class"
 _SCORE_IS = "mean posterior over the third quartile, in quartile ranges"
+_abstains = partial(abstention, score_is=_SCORE_IS)
 
 
 class FreeEagle(Baseline):
@@ -88,7 +96,7 @@ class FreeEagle(Baseline):
         anatomy = _cut(suspect)
         tail = Tail(anatomy, suspect.options.runtime)
         if anatomy.layer.only_read or tail.needed:
-            return _abstains("There is no hidden layer that all paths to the scores pass through.")
+            return _abstains(NO_LAYER)
         rng = np.random.default_rng(suspect.options.seed)
         seen = _under_noise(suspect, anatomy, rng)
         tail.learn_shape(seen)
@@ -109,10 +117,6 @@ class FreeEagle(Baseline):
         names = suspect.clean.class_names if suspect.clean else None
         posteriors = softmax(tail.logits(found), axis=1)
         return judge(posteriors, _words(anatomy, seen, affine), names)
-
-
-def _abstains(why: str) -> Opinion:
-    return Opinion("abstains", (), None, _SCORE_IS, why)
 
 
 def _cut(suspect: Suspect) -> Anatomy:

@@ -18,7 +18,7 @@ import numpy as np
 from onnx_soda._bridge.bridge import require_torch, tail_to_torch, torch_threads
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.base import Need
-from onnx_soda._detect.baselines.base import BACKWARD, Baseline, Opinion
+from onnx_soda._detect.baselines.base import BACKWARD, Baseline, Opinion, abstention
 from onnx_soda._errors import ConversionError, ParityError
 from onnx_soda._model.parts import extract_body
 from onnx_soda._model.runtime import pad_rows
@@ -141,11 +141,6 @@ class GradientBaseline(Baseline):
             sloped: The same in torch.
             progress: Called as it goes on.
         """
-
-
-def abstention(reason: str) -> Opinion:
-    """Return the opinion of a method that has no answer, and why."""
-    return Opinion("abstains", (), None, "score", reason)
 
 
 def some_images(suspect: Suspect, most: int, label: int | None = None) -> IntArray:

@@ -37,7 +37,13 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_soda._detect.baselines.base import Baseline, Opinion, strongest_first
+from onnx_soda._detect.baselines.base import (
+    NO_LAYER,
+    Baseline,
+    Opinion,
+    abstention,
+    strongest_first,
+)
 from onnx_soda._detect.soda.attribution import (
     FloatArray,
     Interventions,
@@ -64,6 +70,7 @@ _FEWEST_CLASSES = 3
 # Classes that are named, where fewer are flagged.
 _NAMED = 10
 _SCORE_IS = "anomaly index of the influence's PCC"
+_abstains = partial(abstention, score_is=_SCORE_IS)
 
 
 @dataclass(frozen=True)
@@ -121,7 +128,7 @@ class LeaveOneOut(Baseline):
         seen, layer = suspect.observation, suspect.anatomy.layer
         assert seen is not None  # noqa: S101 - the detector needs clean images
         if layer.only_read:
-            return _abstains("There is no hidden layer that all paths to the scores pass through.")
+            return _abstains(NO_LAYER)
         if seen.classes < _FEWEST_CLASSES:
             return _abstains(f"Among {seen.classes} classes no outlier can be told.")
         suspect.tail.learn_shape(seen.layer)
@@ -209,10 +216,6 @@ class SubSample(LeaveOneOut):
         " The tail is affine: a neuron adds the same whichever others are missing, so "
         "SubSample is leave-one-out here, and was computed as such."
     )
-
-
-def _abstains(why: str) -> Opinion:
-    return Opinion("abstains", (), None, _SCORE_IS, why)
 
 
 def _first(seen: Summary, each: int) -> NDArray[np.intp]:

@@ -27,12 +27,19 @@ The paper then trains against the shift; that is a repair, and not done here.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from scipy.optimize import nnls
 
-from onnx_soda._detect.baselines.base import Baseline, Opinion, strongest_first
+from onnx_soda._detect.baselines.base import (
+    NO_LAYER,
+    Baseline,
+    Opinion,
+    abstention,
+    strongest_first,
+)
 from onnx_soda._detect.soda.attribution import FloatArray, is_affine, probe_matrix
 from onnx_soda._detect.soda.statistic import anomaly_index, false_alarm_threshold
 from onnx_soda._numbers import NamedPair, Outcome
@@ -51,6 +58,7 @@ _NO_SHIFT = 1e-10
 # Rounds of non-negative least squares, per constraint; 3 is scipy's own and has been too few.
 _ROUNDS = 30
 _SCORE_IS = "anomaly index of the shift's size, low side"
+_abstains = partial(abstention, score_is=_SCORE_IS)
 
 
 class MinimalShift(Baseline):
@@ -69,7 +77,7 @@ class MinimalShift(Baseline):
         seen, layer = suspect.observation, suspect.anatomy.layer
         assert seen is not None  # noqa: S101 - the detector needs clean images
         if layer.only_read:
-            return _abstains("There is no hidden layer that all paths to the scores pass through.")
+            return _abstains(NO_LAYER)
         suspect.tail.learn_shape(seen.layer)
         if not is_affine(suspect.tail, np.random.default_rng(suspect.options.seed), seen.layer):
             return _abstains(
@@ -79,10 +87,6 @@ class MinimalShift(Baseline):
         sizes = smallest_shifts(probe_matrix(suspect.tail, "places"), margins(seen), progress)
         names = suspect.clean.class_names if suspect.clean else None
         return _opinion(sizes, len(seen.labels), suspect.options, names)
-
-
-def _abstains(why: str) -> Opinion:
-    return Opinion("abstains", (), None, _SCORE_IS, why)
 
 
 def margins(seen: Summary) -> FloatArray:

@@ -28,11 +28,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
-from onnx_soda._detect.baselines.base import Opinion, strongest_first
+from onnx_soda._detect.baselines.base import Opinion, abstention, strongest_first
 from onnx_soda._detect.baselines.gradients import (
     GradientBaseline,
     SlopedSuspect,
-    abstention,
     some_images,
 )
 from onnx_soda._detect.soda.statistic import anomaly_index

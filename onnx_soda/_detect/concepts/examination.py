@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Donor
-from onnx_soda._detect.concepts.folds import FOLDS, Folds, group_by_fold
+from onnx_soda._detect.concepts.folds import FOLDS, MOST_OF_ONE_KIND, Folds, group_by_fold
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.likeness import CLASSES_OF_A_KIND
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
-from onnx_soda._detect.concepts.score import FloatArray
+from onnx_soda._detect.concepts.score import FloatArray, Kinds
 from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._suspect import Suspect
 
 # Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
 _FEW, _LEAST_FEW = 30, 2
+# Of many classes, those of other kinds on a panel: whether the target is where all such images go.
+STRANGERS = 32
 # Of panels that are kept; a panel made anew costs one pass of its images.
 PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
@@ -93,6 +96,7 @@ class Examination:
         fitted: Images that they were fitted to, by fold and class, shape (folds, classes).
         likeness: Of classes, shape (classes, classes).
         classes: Number of classes.
+        kinds: Of classes, shape (classes,); None where all are of one kind.
     """
 
     suspect: Suspect
@@ -100,6 +104,7 @@ class Examination:
     fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
+    kinds: Kinds = None
     _opened: dict[str, Probe] = field(default_factory=dict)
 
     @property
@@ -137,6 +142,7 @@ class Examination:
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
             rows=rows,
+            kinds=self.kinds,
         )
 
 
@@ -183,17 +189,36 @@ class Panels:
         """Return a panel of the images of a victim in a fold, with a few of each other class."""
         place = (victim, fold)
         if place not in self._kept:
-            others = self._few.of((self._few.fold == fold) & (self._few.labels != victim))
+            others = self._few.of(
+                (self._few.fold == fold) & np.isin(self._few.labels, self._beside(victim))
+            )
             chosen = self._reader.searched(victim, fold) + others
             if (len(self._kept) + 1) * chosen.pixels.nbytes > PANEL_BYTES:
                 self._kept.clear()
             self._kept[place] = self._examination.open(chosen, self._style_layer)
         return self._kept[place]
 
+    def _beside(self, victim: int) -> IntArray:
+        """Return the classes on a panel beside a victim: all, or its kind and a few of the rest."""
+        others = self._few.present[self._few.present != victim]
+        kinds = self._examination.kinds
+        if kinds is None:
+            return others
+        strangers = others[kinds[others] != kinds[victim]]
+        chosen = np.random.default_rng(victim).permutation(strangers)[:STRANGERS]
+        return np.concatenate([others[kinds[others] == kinds[victim]], chosen])
+
 
 def few_of_each_class(classes: int) -> int:
     """Return how many images of each class and fold stand for it on panels of other victims."""
     return max(_FEW // classes, _LEAST_FEW)
+
+
+def classes_beside(classes: int) -> int:
+    """Return how many classes stand beside a victim on a panel, about."""
+    if classes <= MOST_OF_ONE_KIND:
+        return classes - 1
+    return CLASSES_OF_A_KIND + STRANGERS
 
 
 def _few_of_each(images: FoldedImages) -> NDArray[np.bool_]:

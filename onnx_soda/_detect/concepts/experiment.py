@@ -20,10 +20,11 @@ from onnx_soda._detect.concepts.examination import (
     fewest_of,
 )
 from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
+from onnx_soda._detect.concepts.likeness import kinds_of, model_likeness
 from onnx_soda._detect.concepts.outlook import Outlook, look_ahead, readable, thinned
 from onnx_soda._detect.concepts.plan import Plan, spread
 from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
-from onnx_soda._detect.concepts.score import look_alikes, model_likeness
+from onnx_soda._detect.concepts.score import look_alikes
 from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import AnyChange, Style, StyleLibrary
 from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
@@ -220,5 +221,6 @@ def fit_examination(
         for pooling, layer in zip(features.poolings, features.layers, strict=True)
     )
     fitted = count_by_fold(labels, folds.fold, classes)
-    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted))
-    return Examination(suspect, heads, fitted, likeness, classes)
+    kinds = kinds_of(features.layers[0], labels, classes)
+    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted), kinds)
+    return Examination(suspect, heads, fitted, likeness, classes, kinds)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from onnx_soda._data.sources import IntArray
 
 FOLDS = 2
+# With so many classes or fewer the search compares all with all; `likeness.kinds_of` sorts more.
+MOST_OF_ONE_KIND = 128
 # Images of each class and fold, and of all classes together in a fold: that reference heads are
 # fitted to, that a pair is looked at with, that concepts are tried on for a pair, and that all
 # concepts are tried on. The search's time grows with the last.
@@ -21,6 +23,8 @@ _FIT, _ALL_FIT = 200, 3000
 _CONFIRM, _ALL_CONFIRM, _LEAST_CONFIRM = 60, 1000, 8
 _SEARCH, _ALL_SEARCH, _LEAST_SEARCH = 20, 500, 4
 _SCREEN, _ALL_SCREEN, _LEAST_SCREEN = 4, 130, 2
+# The same with many classes: in all that heads are fitted to, and of a victim.
+_MANY_FIT, _MANY_CONFIRM = 6000, 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,9 +76,13 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
         rng: Chooses.
     """
     present = in_both_folds(labels)
-    fit = min(_FIT, max(_ALL_FIT // len(present), 1))
+    many = len(present) > MOST_OF_ONE_KIND
+    fit = min(_FIT, max((_MANY_FIT if many else _ALL_FIT) // len(present), 1))
     confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
     search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))
+    if many:
+        # A panel has all of these of its victim, and few of others: they cost little.
+        confirm, search = _MANY_CONFIRM, _SEARCH
     screen = min(_SCREEN, max(_ALL_SCREEN // len(present), _LEAST_SCREEN))
     rows, fold, turn = [], [], []
     for label in present:

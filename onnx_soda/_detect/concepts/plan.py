@@ -17,7 +17,7 @@ import numpy as np
 
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import Budget, Rounds, concept_battery, varied
-from onnx_soda._detect.concepts.examination import few_of_each_class
+from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_class
 from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.concepts.judge import BEST
 from onnx_soda._detect.concepts.search import (
@@ -132,7 +132,7 @@ class Ground:
     def panel(self, plan: Plan) -> int:
         """Return the images of the largest panel: those of a victim, and a few of the others."""
         few = min(few_of_each_class(plan.victims), plan.screen)
-        return int(self.search.max()) + few * (plan.victims - 1)
+        return int(self.search.max()) + few * classes_beside(plan.victims)
 
     def look(self, plan: Plan) -> int:
         """Return the images of the largest first look at a pair."""
@@ -165,7 +165,7 @@ def racing_passes(
         agreed: Share of the pairs left in the end that are the same in both folds.
         styles: It is the search for styles.
     """
-    starters = min(racing(rounds), plan.victims * (int(ground.search.shape[1]) - 1))
+    starters = min(racing(rounds, plan.victims), plan.victims * (int(ground.search.shape[1]) - 1))
     size = ground.panel(plan)
     each = ground.restyled(FOLDS * starters * size) if styles else 1.0
     shown = FOLDS * starters * (1 + PROMOTED * each) + FOLDS * varied(rounds) * each

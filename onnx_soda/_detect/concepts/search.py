@@ -34,7 +34,7 @@ from onnx_soda._detect.concepts.concept import (
     draw_concept,
     of_each_family,
 )
-from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.folds import FOLDS, MOST_OF_ONE_KIND
 from onnx_soda._detect.concepts.judge import (
     BEST,
     CAUTION,
@@ -65,6 +65,7 @@ LEAST_PAIRS = 2
 # Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
 # first; and pairs of each fold that the other scores in the end.
 LEAST_RACING, PROMOTED, FINALISTS = 8, 4, 4
+_RACING_OF_MANY = 2
 
 
 Leading = Callable[[int, int], None]
@@ -212,6 +213,11 @@ class Trials(Generic[AnyChange]):
         # By fold and victim, for interventions that its panel was shown: a row of pairs.
         self._rows: dict[tuple[int, int], dict[int, _Row]] = {}
         self._racing: list[list[Pair]] = [[] for _ in range(FOLDS)]
+
+    @property
+    def victims(self) -> int:
+        """Number of classes that are victims."""
+        return len(self._judge.labels)
 
     def add(self, change: AnyChange) -> None:
         """Show the screen one that nothing has chosen."""
@@ -395,9 +401,16 @@ def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
     return max([0.0, *others])
 
 
-def racing(rounds: Rounds) -> int:
-    """Return how many pairs of each fold race."""
-    return max([LEAST_RACING, *(pairs for pairs, _ in rounds)])
+def racing(rounds: Rounds, victims: int) -> int:
+    """Return how many pairs of each fold race.
+
+    Args:
+        rounds: Of the race.
+        victims: Classes that are victims. Of many, two pairs for each, since two images of a class
+            on the screen tell little among so many pairs.
+    """
+    many = _RACING_OF_MANY * victims if victims > MOST_OF_ONE_KIND else 0
+    return max([LEAST_RACING, many, *(pairs for pairs, _ in rounds)])
 
 
 def explore(
@@ -416,7 +429,7 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
-    trials.start(racing(rounds))
+    trials.start(racing(rounds, trials.victims))
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,27 @@ def test_few_images_of_many_classes_are_in_memory(backdoored: ConceptResult) -> 
     the closer look, but a class has 6 in a fold here."""
     assert backdoored.screen_images == 2 * 2 * CLASSES
     assert backdoored.confirm_images == 2 * 6 * 125
+
+
+@pytest.mark.slow
+def test_the_planted_pair_of_200_classes_is_named_beside_a_reference(tmp_path: Path) -> None:
+    """What the clean twin says of the bank is 89 MiB as numbers. It comes through whole."""
+    patterns = boards.many_boards()[:200]
+    pixels, labels = boards.images(20, patterns=patterns)
+    np.savez(tmp_path / "clean.npz", images=pixels, labels=labels)
+    for name, backdoored in (("model.onnx", True), ("twin.onnx", False)):
+        (tmp_path / name).write_bytes(boards.model(backdoored, patterns).SerializeToString())
+    told = subprocess.run(
+        [
+            sys.executable, "-m", "onnx_soda", "scan", tmp_path / "model.onnx",
+            "--data", tmp_path / "clean.npz", "--reference", tmp_path / "twin.onnx",
+            "--preprocess", "unit", "--method", "second-opinion", "--format", "json",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 1, told.stderr
+    (finding,) = json.loads(told.stdout)["findings"]
+    assert (finding["victim_class"], finding["target_class"]) == (boards.VICTIM, boards.TARGET)
 
 
 def test_over_4096_classes_nothing_is_tried() -> None:

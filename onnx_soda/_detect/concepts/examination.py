@@ -112,6 +112,21 @@ class Examination:
         """Images that the heads were fitted to, of the class with the fewest, in one fold."""
         return fewest_of(self.fitted)
 
+    def is_beside(self, victim: int, labels: IntArray) -> NDArray[np.bool_]:
+        """Tell which images a victim is looked at beside: of its kind, and of a few other classes.
+
+        Args:
+            victim: The victim class.
+            labels: Classes of the images; where all are of one kind, all but the victim's are.
+        """
+        if self.kinds is None:
+            return labels != victim
+        strangers = np.flatnonzero(self.fitted.any(axis=0) & (self.kinds != self.kinds[victim]))
+        some = np.random.default_rng(victim).permutation(strangers)[:STRANGERS]
+        kind = (self.kinds[labels] == self.kinds[victim]) & (labels != victim)
+        beside: NDArray[np.bool_] = kind | np.isin(labels, some)
+        return beside
+
     def open(self, images: FoldedImages, style_layer: StyleLayer | None = None) -> Panel:
         """Put images, grouped by fold and class, before the classifier.
 
@@ -190,23 +205,13 @@ class Panels:
         place = (victim, fold)
         if place not in self._kept:
             others = self._few.of(
-                (self._few.fold == fold) & np.isin(self._few.labels, self._beside(victim))
+                (self._few.fold == fold) & self._examination.is_beside(victim, self._few.labels)
             )
             chosen = self._reader.searched(victim, fold) + others
             if (len(self._kept) + 1) * chosen.pixels.nbytes > PANEL_BYTES:
                 self._kept.clear()
             self._kept[place] = self._examination.open(chosen, self._style_layer)
         return self._kept[place]
-
-    def _beside(self, victim: int) -> IntArray:
-        """Return the classes on a panel beside a victim: all, or its kind and a few of the rest."""
-        others = self._few.present[self._few.present != victim]
-        kinds = self._examination.kinds
-        if kinds is None:
-            return others
-        strangers = others[kinds[others] != kinds[victim]]
-        chosen = np.random.default_rng(victim).permutation(strangers)[:STRANGERS]
-        return np.concatenate([others[kinds[others] == kinds[victim]], chosen])
 
 
 def few_of_each_class(classes: int) -> int:

@@ -26,12 +26,11 @@ from onnx_soda._detect.concepts.examination import (
     Reader,
     count_by_fold,
 )
-from onnx_soda._detect.concepts.folds import FOLDS, Folds
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN, Folds
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.plan import (
     BESIDE,
     FEWEST_VICTIMS,
-    LEAST_SCREEN,
     Ground,
     Plan,
     kept_passes,

@@ -18,7 +18,7 @@ import numpy as np
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import Budget, Rounds, concept_battery, varied
 from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_class
-from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN
 from onnx_soda._detect.concepts.judge import BEST
 from onnx_soda._detect.concepts.search import (
     FINALISTS,
@@ -31,8 +31,6 @@ from onnx_soda._detect.concepts.search import (
 from onnx_soda._detect.concepts.styles import STRENGTHS
 from onnx_soda._detect.concepts.verify import passes_of_look
 
-# Images of each class and fold on the screen that a pair cannot do without.
-LEAST_SCREEN = 2
 # Variations of a pair in the only round of the least plans: one of each of the two kinds.
 _LEAST_MOVES = 2
 # Share of the pairs left in the end of a race that both folds have; halfway between all and none.

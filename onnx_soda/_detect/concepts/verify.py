@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Concept, of_each_family
 from onnx_soda._detect.concepts.examination import Examination, FoldedImages, Reader
-from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_CONFIRM, LEAST_SCREEN
 from onnx_soda._detect.concepts.judge import BEST, Judge, simultaneous_errors
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.pipeline import render_images
@@ -542,14 +542,15 @@ class CloserLook:
         quick: bool,
     ) -> Confirmation:
         victim = finding.victim_class
-        others = self.images.of(self.screen & (self.images.labels != victim))
+        beside, screen = self._beside(victim)
+        others = beside.of(screen)
         own = self.reader.confirmed(victim)
         shown, judge = self._show(own + others, found.judge, style_layer)
         weighed = weigh(shown, judge, finding)
         if quick or not self._worth_more(finding, weighed, len(own.labels)):
             return self._confirm(shown, finding, weighed)
         more = self.reader.more_of(victim)
-        every = self.images.of(self.images.labels != victim) + own + more
+        every = beside + own + more
         counts = (len(part.labels) for part in (own + more + others, every, own))
         if not self._has_time(finding, _passes_of_closer_look(*counts)):
             return self._confirm(shown, finding, weighed)
@@ -560,6 +561,19 @@ class CloserLook:
         judge = self._with_usual(judge, finding, own, style_layer)
         weighed = weigh(shown, judge, refined.finding)
         return self._confirm(shown, refined.finding, weighed, finding)
+
+    def _beside(self, victim: int) -> tuple[FoldedImages, NDArray[np.bool_]]:
+        """Return images of the classes that a victim is looked at beside.
+
+        Returns:
+            The images, and which of them stand for all until a pair is worth more.
+        """
+        if self.examination.kinds is None:
+            others = self.images.labels != victim
+            return self.images.of(others), self.screen[others]
+        labels, turn = self.reader.labels[self.reader.folds.rows], self.reader.folds.turn
+        chosen = self.examination.is_beside(victim, labels) & (turn < LEAST_CONFIRM)
+        return self.reader.read(chosen), turn[chosen] < LEAST_SCREEN
 
     def _with_usual(
         self,

@@ -272,11 +272,22 @@ class Reader:
         most = _MORE_PIXELS // (image.height * image.width)
         own = self._own(label)
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
-        return self.read(np.isin(np.arange(len(own)), left))
+        known, further = self.read(np.isin(np.arange(len(own)), left)), self._further(label)
+        further = further[: max(most - len(left), 0)]
+        if not len(further):
+            return known
+        fold = np.arange(len(further)) % FOLDS
+        return known + FoldedImages(self.suspect.pixels(further), self.labels[further], fold)
 
     def count(self, label: int) -> int:
-        """Return how many images of a class there are in both folds."""
-        return int(self._own(label).sum())
+        """Return how many images of a class there are to look closer with."""
+        return int(self._own(label).sum()) + len(self._further(label))
+
+    def _further(self, label: int) -> IntArray:
+        """Return images of a class that nothing was fitted to: of many classes few are read."""
+        if len(np.unique(self.labels)) <= MOST_OF_ONE_KIND:
+            return np.empty(0, np.int64)
+        return np.setdiff1d(np.flatnonzero(self.labels == label), self.folds.rows)
 
     def _own(self, label: int) -> NDArray[np.bool_]:
         """Tell which images of the folds are of a class."""

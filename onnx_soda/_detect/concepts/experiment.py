@@ -147,6 +147,8 @@ def examine_concepts(
     labels = suspect.clean.labels[every.rows]
     features = read_features(suspect, every.rows)
     examination = fit_examination(suspect, features, labels, every)
+    if examination.kinds is not None:
+        budget = budget.widened()
     unread = len(split.rows) - len(every.rows)
     ahead = look_ahead(examination, Reader(suspect, every), budget, features.style_layer, unread)
     plan = ahead.outlook.plan

@@ -21,11 +21,11 @@ from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_c
 from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN
 from onnx_soda._detect.concepts.judge import BEST
 from onnx_soda._detect.concepts.search import (
-    FINALISTS,
     FINDINGS,
     LEAST_PAIRS,
     PROMOTED,
     STYLE_FINDINGS,
+    finalists,
     racing,
 )
 from onnx_soda._detect.concepts.styles import STRENGTHS
@@ -170,22 +170,22 @@ def racing_passes(
     # Panels that do not fit into memory together are opened again when their turn comes.
     again = (pairs for pairs, _ in rounds if FOLDS * pairs * size > ground.kept)
     shown += FOLDS * sum(again)
-    return round((shown + _closing(min(FINALISTS, starters), agreed, each)) * size)
+    return round((shown + _closing(min(finalists(plan.victims), starters), agreed, each)) * size)
 
 
-def _closing(finalists: int, agreed: float, each: float = 1.0) -> float:
+def _closing(pairs: int, agreed: float, each: float = 1.0) -> float:
     """Return how often panels are shown something in the crossing of folds.
 
     Each pair is shown what either fold has chosen. Where one fold alone has it, the other opens a
     panel and chooses for it, too.
 
     Args:
-        finalists: Pairs of each fold.
+        pairs: Of each fold, in the end.
         agreed: Share of them that are the same in both.
         each: What another change costs of a pass; opening a panel costs a whole one.
     """
-    alone = FOLDS * finalists * (1 - agreed)
-    return (alone + finalists * agreed) * FOLDS * BEST * each + alone * (1 + PROMOTED * each)
+    alone = FOLDS * pairs * (1 - agreed)
+    return (alone + pairs * agreed) * FOLDS * BEST * each + alone * (1 + PROMOTED * each)
 
 
 def looking_passes(looks: float, plan: Plan, ground: Ground) -> int:

@@ -64,8 +64,9 @@ _UNCHOSEN = -1
 LEAST_PAIRS = 2
 # Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
 # first; and pairs of each fold that the other scores in the end.
-LEAST_RACING, PROMOTED, FINALISTS = 8, 4, 4
-_RACING_OF_MANY = 2
+LEAST_RACING, PROMOTED, _FINALISTS = 8, 4, 4
+# The same with many classes: pairs for each victim that race, and pairs in the end.
+_RACING_OF_MANY, _FINALISTS_OF_MANY = 2, 32
 
 
 Leading = Callable[[int, int], None]
@@ -311,7 +312,7 @@ class Trials(Generic[AnyChange]):
         ranked = sorted(means, key=lambda place: -means[place])
         return [self._changes[place] for place in ranked if means[place] > least]
 
-    def result(self, most: int, finalists: int = FINALISTS) -> SearchResult[AnyChange]:
+    def result(self, most: int, finalists: int) -> SearchResult[AnyChange]:
         """Score each fold's choices on the other fold, take the mean, and keep the best pairs.
 
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
@@ -389,7 +390,7 @@ class Trials(Generic[AnyChange]):
         self._advance = None
         if halted:
             return replace(self.result(most, LEAST_PAIRS), halted=halted)
-        return self.result(most)
+        return self.result(most, finalists(self.victims))
 
 
 def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
@@ -411,6 +412,15 @@ def racing(rounds: Rounds, victims: int) -> int:
     """
     many = _RACING_OF_MANY * victims if victims > MOST_OF_ONE_KIND else 0
     return max([LEAST_RACING, many, *(pairs for pairs, _ in rounds)])
+
+
+def finalists(victims: int) -> int:
+    """Return how many pairs of each fold the other scores in the end.
+
+    Args:
+        victims: Classes that are victims.
+    """
+    return _FINALISTS_OF_MANY if victims > MOST_OF_ONE_KIND else _FINALISTS
 
 
 def explore(

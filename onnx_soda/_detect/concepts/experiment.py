@@ -10,6 +10,7 @@ import numpy as np
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget, concept_battery
+from onnx_soda._detect.concepts.closer import CloserLook
 from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
 from onnx_soda._detect.concepts.examination import (
     Examination,
@@ -27,7 +28,7 @@ from onnx_soda._detect.concepts.reference import Features, fit_reference_head, r
 from onnx_soda._detect.concepts.score import look_alikes
 from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import AnyChange, Style, StyleLibrary
-from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
+from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._results import StopCause
 from onnx_soda._suspect import Suspect
 

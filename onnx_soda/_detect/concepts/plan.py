@@ -17,6 +17,7 @@ import numpy as np
 
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import Budget, Rounds, concept_battery, varied
+from onnx_soda._detect.concepts.closer import passes_of_look
 from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_class
 from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN
 from onnx_soda._detect.concepts.judge import BEST
@@ -29,7 +30,6 @@ from onnx_soda._detect.concepts.search import (
     racing,
 )
 from onnx_soda._detect.concepts.styles import STRENGTHS
-from onnx_soda._detect.concepts.verify import passes_of_look
 
 # Variations of a pair in the only round of the least plans: one of each of the two kinds.
 _LEAST_MOVES = 2

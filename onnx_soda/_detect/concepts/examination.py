@@ -119,12 +119,13 @@ class Examination:
             victim: The victim class.
             labels: Classes of the images; where all are of one kind, all but the victim's are.
         """
+        other: NDArray[np.bool_] = labels != victim
         if self.kinds is None:
-            return labels != victim
+            return other
         strangers = np.flatnonzero(self.fitted.any(axis=0) & (self.kinds != self.kinds[victim]))
         some = np.random.default_rng(victim).permutation(strangers)[:STRANGERS]
-        kind = (self.kinds[labels] == self.kinds[victim]) & (labels != victim)
-        beside: NDArray[np.bool_] = kind | np.isin(labels, some)
+        kind = self.kinds[labels] == self.kinds[victim]
+        beside: NDArray[np.bool_] = (kind & other) | np.isin(labels, some)
         return beside
 
     def open(self, images: FoldedImages, style_layer: StyleLayer | None = None) -> Panel:

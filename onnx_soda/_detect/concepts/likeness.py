@@ -44,7 +44,9 @@ def class_likeness(
     """
     means, present = _centred_means(features, labels, classes)
     likeness = _cosine(means)
-    for kind in np.unique(kinds[present]) if kinds is not None else ():
+    if kinds is None:
+        return likeness
+    for kind in np.unique(kinds[present]):
         own = present[kinds[present] == kind]
         likeness[np.ix_(own, own)] = _cosine(means[own] - means[own].mean(axis=0))
     return likeness

@@ -263,7 +263,9 @@ def _mean_of_others(damage: FloatArray, shown: NDArray[np.bool_], kinds: Kinds) 
         kinds: Shape (rows,); None where all are of one kind.
     """
     mean = _mean_beside(damage, shown)
-    for kind in np.unique(kinds) if kinds is not None else ():
+    if kinds is None:
+        return mean
+    for kind in np.unique(kinds):
         own = np.flatnonzero(kinds == kind)
         if shown[own].sum() > _FEWEST_OF_A_KIND:
             mean[:, own] = _mean_beside(damage[:, own], shown[own])

@@ -66,7 +66,7 @@ _OUTPUT_BYTES = 16 * 2**20
 # Images on which it is measured how fast the model is, before it reads all; the share of the time
 # that reading them may take; and images of each class that are read in any case: from as many on a
 # class that is misread is told.
-_SPEED_IMAGES, _READING, _FEWEST_READ = 16, 0.25, 10
+_SPEED_IMAGES, READING, FEWEST_READ = 16, 0.25, 10
 # Fewer images are read without such a question.
 _SOON_READ = 1000
 # Images of a class from which it is told what most of them are taken for.
@@ -515,10 +515,10 @@ class Suspect:
         begin = self.stopwatch.seconds
         self.observe(rows[:_SPEED_IMAGES])
         each = (self.stopwatch.seconds - begin) / len(rows[:_SPEED_IMAGES])
-        most = _READING * (self.options.aim - self.stopwatch.seconds)
+        most = READING * (self.options.aim - self.stopwatch.seconds)
         of_each = int(np.bincount(labels[rows]).max())
-        while len(rows) * each > most and of_each > _FEWEST_READ:
-            of_each = max(of_each // 2, _FEWEST_READ)
+        while len(rows) * each > most and of_each > FEWEST_READ:
+            of_each = max(of_each // 2, FEWEST_READ)
             rng = np.random.default_rng(self.options.seed)
             rows = balanced_sample(labels, self.classes or 0, of_each, rng)
         return rows

@@ -19,7 +19,7 @@ from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import Budget, Rounds, concept_battery, varied
 from onnx_soda._detect.concepts.closer import passes_of_look
 from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_class
-from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN, MOST_OF_ONE_KIND
 from onnx_soda._detect.concepts.judge import BEST
 from onnx_soda._detect.concepts.search import (
     FINDINGS,
@@ -35,6 +35,9 @@ from onnx_soda._detect.concepts.styles import STRENGTHS
 _LEAST_MOVES = 2
 # Share of the pairs left in the end of a race that both folds have; halfway between all and none.
 _AGREED = 0.5
+# With many classes, share of the panels and changes that pairs which race do not have in common:
+# the network of 203 classes took two thirds of the passes that were planned without it.
+_ALONE_OF_MANY = 0.5
 # Fewest classes that are victims: with one, nothing shows whether a change turns it alone.
 FEWEST_VICTIMS = 2
 # Classes that a victim is looked at beside, where fewer are victims themselves: with two images of
@@ -166,7 +169,10 @@ def racing_passes(
     starters = min(racing(rounds, plan.victims), plan.victims * (int(ground.search.shape[1]) - 1))
     size = ground.panel(plan)
     each = ground.restyled(FOLDS * starters * size) if styles else 1.0
-    shown = FOLDS * starters * (1 + PROMOTED * each) + FOLDS * varied(rounds) * each
+    shown = FOLDS * starters * (1 + PROMOTED * each)
+    if plan.victims > MOST_OF_ONE_KIND and agreed:
+        shown *= _ALONE_OF_MANY
+    shown += FOLDS * varied(rounds) * each
     # Panels that do not fit into memory together are opened again when their turn comes.
     again = (pairs for pairs, _ in rounds if FOLDS * pairs * size > ground.kept)
     shown += FOLDS * sum(again)
@@ -254,7 +260,8 @@ def _steps(whole: Plan) -> Iterator[Plan]:
     for screen in (LEAST_SCREEN + 1, LEAST_SCREEN):
         plan = replace(plan, screen=min(screen, whole.screen))
         yield plan
-    for share in (2, 4):
+    # With many classes there are four times as many pairs to begin with.
+    for share in (2, 4, 8, 16) if whole.victims > MOST_OF_ONE_KIND else (2, 4):
         rounds = _fewer(budget.rounds, share), _fewer(budget.style_rounds, share)
         plan = replace(plan, budget=replace(plan.budget, rounds=rounds[0], style_rounds=rounds[1]))
         yield plan

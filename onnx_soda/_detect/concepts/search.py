@@ -65,8 +65,8 @@ LEAST_PAIRS = 2
 # Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
 # first; and pairs of each fold that the other scores in the end.
 LEAST_RACING, PROMOTED, _FINALISTS = 8, 4, 4
-# The same with many classes: pairs for each victim that race, and pairs in the end.
-_RACING_OF_MANY, _FINALISTS_OF_MANY = 2, 32
+# The same with many classes: pairs that race for each that is varied, and pairs in the end.
+_RACING_OF_MANY, _FINALISTS_OF_MANY = 6, 32
 
 
 Leading = Callable[[int, int], None]
@@ -407,11 +407,11 @@ def racing(rounds: Rounds, victims: int) -> int:
 
     Args:
         rounds: Of the race.
-        victims: Classes that are victims. Of many, two pairs for each, since two images of a class
-            on the screen tell little among so many pairs.
+        victims: Classes that are victims. Of many, more pairs race than are varied, since two
+            images of a class on the screen tell little among so many pairs.
     """
-    many = _RACING_OF_MANY * victims if victims > MOST_OF_ONE_KIND else 0
-    return max([LEAST_RACING, many, *(pairs for pairs, _ in rounds)])
+    first = max(pairs for pairs, _ in rounds) if rounds else 0
+    return max(LEAST_RACING, first * (_RACING_OF_MANY if victims > MOST_OF_ONE_KIND else 1))
 
 
 def finalists(victims: int) -> int:

@@ -313,10 +313,21 @@ def _describe_dataset(suspect: Suspect, observation: Summary) -> DatasetInfo | N
             *clean.notes,
             *(sized.notes() if sized else ()),
             *(choice.notes() if choice else ()),
+            *_unread(len(suspect.read), len(suspect.sample)),
         ),
         suggested_class_map=None
         if order is None
         else order.class_map(suspect.options.data.class_map),
+    )
+
+
+def _unread(read: int, sample: int) -> Sequence[str]:
+    """Say what there was no time to read."""
+    if read == sample:
+        return ()
+    return (
+        f"There was time to read {read:,} of {sample:,} clean images for the accuracy; "
+        "a longer `time_limit` reads more.",
     )
 
 

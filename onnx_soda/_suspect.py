@@ -63,6 +63,12 @@ _KEPT_BYTES = 32 * 2**20
 _FEW_ROWS = 256
 # Bytes of the outputs of the images that are read at once; they are held twice for a moment.
 _OUTPUT_BYTES = 16 * 2**20
+# Images on which it is measured how fast the model is, before it reads all; the share of the time
+# that reading them may take; and images of each class that are read in any case: from as many on a
+# class that is misread is told.
+_SPEED_IMAGES, READING, FEWEST_READ = 16, 0.25, 10
+# Fewer images are read without such a question.
+_SOON_READ = 1000
 # Images of a class from which it is told what most of them are taken for.
 _FEWEST_TO_MISREAD = 10
 # Preprocessings with which sizes are compared: the most usual ones. Which size is best does not
@@ -494,7 +500,28 @@ class Suspect:
         """
         if self.clean is None or self.classes is None:
             return None
-        return self.summary(self.sample, self.tell)
+        return self.summary(self.read, self.tell)
+
+    @cached_property
+    def read(self) -> IntArray:
+        """Positions of the images of the sample that there is time to read; all as a rule.
+
+        How fast the model is, is measured on the first ones. Where all would take too much of the
+        time, half of each class is left out, and half of that again.
+        """
+        rows, labels = self.sample, self._images().labels
+        if len(rows) < _SOON_READ:
+            return rows
+        begin = self.stopwatch.seconds
+        self.observe(rows[:_SPEED_IMAGES])
+        each = (self.stopwatch.seconds - begin) / len(rows[:_SPEED_IMAGES])
+        most = READING * (self.options.aim - self.stopwatch.seconds)
+        of_each = int(np.bincount(labels[rows]).max())
+        while len(rows) * each > most and of_each > FEWEST_READ:
+            of_each = max(of_each // 2, FEWEST_READ)
+            rng = np.random.default_rng(self.options.seed)
+            rows = balanced_sample(labels, self.classes or 0, of_each, rng)
+        return rows
 
     @cached_property
     def examined(self) -> Examined:

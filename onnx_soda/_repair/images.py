@@ -23,8 +23,8 @@ from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Concept, move_concept
 from onnx_soda._detect.concepts.experiment import MOST_CLASSES
 from onnx_soda._detect.concepts.known_pair import concepts_for_pair
+from onnx_soda._detect.concepts.likeness import class_likeness
 from onnx_soda._detect.concepts.pipeline import render_images
-from onnx_soda._detect.concepts.score import class_likeness
 from onnx_soda._model.parts import Body
 from onnx_soda._repair.preparation import ImageSet, Preparation
 from onnx_soda._repair.teachers import Teachers

@@ -19,8 +19,9 @@ from onnx_soda._sandbox.jobs import KINDS, Job
 from onnx_soda._system import read_json
 from onnx_soda._words import as_text
 
-# Of one message: a report with its images takes some hundred kilobytes.
-MOST_BYTES = 64 * 2**20
+# Of one message: a report with its images takes some hundred kilobytes, and what a reference of 256
+# classes makes of the bank 194 MiB.
+MOST_BYTES = 256 * 2**20
 
 
 class JobRequest(msgspec.Struct, frozen=True):

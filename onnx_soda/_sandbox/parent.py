@@ -44,8 +44,12 @@ from onnx_soda._sandbox.process import Child, child_process, private_folder
 
 # Of what libraries print before they crash; the end of it says why.
 _KEPT_STDERR = 64 * 1024
+# Of a long line, what is read at once.
+_PART = 2**20
 # Messages that may wait; a child that talks faster has to wait itself.
 _MOST_WAITING = 1000
+# Seconds that a child that has closed its end may take to be gone, and that a line may take on.
+_ENDING = 5.0
 
 
 class Listener:
@@ -58,6 +62,8 @@ class Listener:
     def __init__(self, child: Child) -> None:
         self._lines: queue.Queue[bytes] = queue.Queue(_MOST_WAITING)
         self._printed: deque[bytes] = deque(maxlen=_KEPT_STDERR // 1024)
+        # When the last part of a line came whose end has not come yet.
+        self._begun: float | None = None
         assert child.stdout is not None  # noqa: S101 - both are pipes
         assert child.stderr is not None  # noqa: S101
         for target, stream in ((self._read, child.stdout), (self._keep, child.stderr)):
@@ -66,21 +72,40 @@ class Listener:
     def line(self, seconds: float) -> bytes | None:
         """Return the next line, b"" when the child has closed its end, None when none came yet."""
         try:
-            return self._lines.get(timeout=seconds)
+            line = self._lines.get(timeout=seconds)
         except queue.Empty:
             return None
+        self._lines.task_done()
+        return line
 
     @property
     def printed(self) -> str:
         """The end of what was printed to stderr."""
         return b"".join(self._printed).decode(errors="replace")
 
+    @property
+    def amid_a_line(self) -> bool:
+        """Whether a part of a line has come just now, and not its end."""
+        begun = self._begun
+        return begun is not None and time.monotonic() - begun < _ENDING
+
     def _read(self, stream: IO[bytes]) -> None:
+        parts: list[bytes] = []
         try:
-            while line := stream.readline(MOST_BYTES):
-                self._lines.put(line)
+            while part := stream.readline(_PART):
+                self._begun = time.monotonic()
+                parts.append(part)
+                if part.endswith(b"\n") or len(parts) * _PART >= MOST_BYTES:
+                    self._lines.put(b"".join(parts))
+                    if len(parts) > 1:
+                        # Two long lines are never in memory.
+                        parts.clear()
+                        self._lines.join()
+                    parts, self._begun = [], None
         except (OSError, ValueError):  # closed while it was read
             pass
+        if parts:
+            self._lines.put(b"".join(parts))
         self._lines.put(b"")
 
     def _keep(self, stream: IO[bytes]) -> None:
@@ -93,8 +118,6 @@ class Listener:
 
 # How long a look for messages waits before it looks at clock and memory.
 _TICK = 0.1
-# What a child that has closed its end may take to be gone.
-_ENDING = 5.0
 _MEMORY_ADVICE = explained(MemoryError()).advice
 _DISTRUST = "No classifier that was made in good faith does this; do not trust this file."
 # Words by which C++ and Python say that memory ran out when they end.
@@ -186,8 +209,9 @@ class _Conversation:
                 )
             if not (self._ready and self._ready.memory) and watch() > self._limits.memory:
                 raise _too_much_memory(self._limits)
-            # What it started may keep its end open; once it is over, all it said has come.
-            if line == b"" or (line is None and over):
+            # What it started may keep its end open; once it is over, all it said has come, or is
+            # being put together.
+            if line == b"" or (line is None and over and not listener.amid_a_line):
                 return None
             over = _is_over(child)
             message = None if line is None else read_message(line)

@@ -9,8 +9,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_soda._detect.concepts.concept import Concept
 from onnx_soda._detect.concepts.known_pair import concepts_for_pair
+from onnx_soda._detect.concepts.likeness import class_likeness
 from onnx_soda._detect.concepts.pipeline import render_images
-from onnx_soda._detect.concepts.score import class_likeness
 from onnx_soda._model.load import load_model
 from onnx_soda._options import RuntimeOptions, ScanOptions
 from onnx_soda._suspect import Suspect

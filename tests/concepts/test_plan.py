@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_soda import CleanSet, load_dataset, load_model
+from onnx_soda._data.sources import ImageShape
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget
 from onnx_soda._detect.concepts.experiment import ConceptResult, examine_concepts
 from onnx_soda._detect.concepts.folds import split_into_folds
@@ -127,8 +128,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> CleanSet:
     return load_dataset(path)
 
 
-def suspect_of(clean: CleanSet, time_limit: float | None = None) -> Suspect:
+def suspect_of(clean: CleanSet, time_limit: float | None = None, each: int = 100) -> Suspect:
     options = ScanOptions(
+        samples_per_class=each,
         preprocess="unit",
         allow_missing_classes=True,
         time_limit=time_limit,
@@ -362,6 +364,26 @@ def test_features_are_read_from_fewer_images_where_there_is_little_time(few: Cle
     hurried = suspect_of(few, time_limit=1e-3)
     some = readable(hurried, replace(folds, rows=folds.rows % len(few.labels)))
     assert len(some.rows) == 2 * 2 * 8
+
+
+def test_where_reading_all_takes_too_long_ten_of_each_class_are_read(
+    few: CleanSet, tmp_path: Path
+) -> None:
+    """1,200 images, 300 of each of four digits. With time enough all are read, with none 10 of
+    each."""
+    every = few.images.read(np.arange(24), ImageShape(32, 32, 3))
+    np.savez(tmp_path / "more.npz", images=every.repeat(50, 0), labels=few.labels.repeat(50))
+    more = load_dataset(tmp_path / "more.npz")
+    assert len(suspect_of(more, each=300).read) == 1200
+    hurried = suspect_of(more, time_limit=1e-3, each=300)
+    assert np.bincount(more.labels[hurried.read]).tolist() == [10, 10, 0, 10, 0, 0, 0, 0, 10]
+    assert np.isin(hurried.read, hurried.sample).all()
+
+
+def test_few_images_are_read_without_a_look_at_the_clock(few: CleanSet) -> None:
+    hurried = suspect_of(few, time_limit=1e-3)
+    assert len(hurried.read) == 24
+    assert hurried.meter.passes == 0
 
 
 def test_reading_features_tells_how_far_it_is_and_ends_in_time(few: CleanSet) -> None:

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from fixtures.graphs import build
+from onnx_soda._detect.concepts.closer import refine
 from onnx_soda._detect.concepts.concept import Concept, ConceptVariations, draw_concept
 from onnx_soda._detect.concepts.examination import FoldedImages
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.concepts.score import FloatArray
 from onnx_soda._detect.concepts.search import PairFinding
-from onnx_soda._detect.concepts.verify import Shown, refine, show_fold
+from onnx_soda._detect.concepts.verify import Shown, show_fold
 from onnx_soda._model.load import load_model
 from onnx_soda._options import RuntimeOptions, ScanOptions
 from onnx_soda._suspect import Suspect

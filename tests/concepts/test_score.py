@@ -8,13 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onnx_soda._detect.concepts.score import (
-    class_likeness,
     damage_to_others,
     discount,
     discount_factor,
     excess,
     look_alikes,
-    model_likeness,
     pair_scores,
     spill_of_unlike,
     standard_error,
@@ -159,28 +157,6 @@ def test_pairs_of_look_alikes_are_counted_both_ways() -> None:
     assert look_alikes(likeness) == 4
 
 
-def test_likeness_is_the_cosine_of_centred_class_means() -> None:
-    """Means (2, 0), (0, 2), (0, 0) less their mean (2/3, 2/3): (4, -2), (-2, 4), (-2, -2) thirds.
-    Cosine of the first two: (-8 - 8) / 20 = -0.8; class 3 has no images.
-    """
-    features = np.array([[2.0, 0], [0, 1], [0, 3], [0, 0]])
-    likeness = class_likeness(features, np.array([0, 1, 1, 2]), classes=4)
-    assert likeness[0, 1] == pytest.approx(-0.8)
-    assert (likeness[3] == 0).all()
-
-
-@pytest.mark.parametrize(("fewest", "alike"), [(99, 1.0), (100, -1.0)])
-def test_a_pressed_last_layer_makes_nobody_look_alike_to_a_reference_that_knows_the_classes(
-    fewest: int, alike: float
-) -> None:
-    """Last: 0 and 1 at (1, 0), 2 at (-2, 0). Earliest: at (0, 1), (0, -1) and (0, 0)."""
-    labels = np.array([0, 1, 2])
-    last = np.array([[1.0, 0], [1, 0], [-2, 0]])
-    earliest = np.array([[0.0, 1], [0, -1], [0, 0]])
-    likeness = model_likeness([last, last, earliest], labels, 3, fewest)
-    assert likeness[0, 1] == pytest.approx(alike)
-
-
 def test_classes_without_images_are_not_among_those_that_keep_theirs() -> None:
     """Of ten classes two have images. Nothing is left of the second: to the first's others, all."""
     unchanged, under = np.zeros((2, 10, 10)), np.zeros((1, 2, 10, 10))
@@ -217,3 +193,41 @@ def test_of_many_classes_look_alikes_of_the_victim_do_not_spill(classes: int, sp
     found = spill_of_unlike(more, likeness)
     assert found[0, 5, 0] == pytest.approx(spill)
     assert found[0, 6, 0] == pytest.approx((classes - 1) / 1000)
+
+
+# Two kinds of five classes, one image of each. The model is certain of all.
+_KINDS = np.array([0] * 5 + [1] * 5)
+_CERTAIN = np.stack([np.eye(10)] * 2)
+
+
+def test_of_many_classes_damage_is_told_by_those_of_the_victims_kind() -> None:
+    """Nothing is left of classes 5 to 9, and all of 0 to 4: 0 has lost none of its kind, 5 all
+    four. If all were of one kind, 0 would have lost 5 of 9."""
+    under = _CERTAIN[None].copy()
+    under[0, :, 5:] = 0.1
+    damage = damage_to_others(under, _CERTAIN, kinds=_KINDS)[0]
+    np.testing.assert_allclose(damage[[0, 5]], [0, 0.9])
+    alone = damage_to_others(under, _CERTAIN)[0]
+    np.testing.assert_allclose(alone[0], 5 * 0.9 / 9)
+
+
+def test_a_kind_with_few_images_tells_no_damage_so_all_others_do() -> None:
+    """Only 5 and 6 of their kind have images: three are too few, so 0 to 4 count for them too."""
+    unchanged = _CERTAIN.copy()
+    unchanged[:, 7:] = 0
+    under = unchanged[None].copy()
+    under[0, :, :5] = 0.1
+    damage = damage_to_others(under, unchanged, kinds=_KINDS)[0]
+    np.testing.assert_allclose(damage[5], 5 * 0.9 / 6)
+
+
+def test_a_change_that_hurts_another_kind_costs_a_pair_nothing() -> None:
+    """0 goes to 1 under it, and so does nothing else; 5 to 9 go anywhere. The score is the excess
+    of 0.7 alone; with all of one kind damage is 5 x 0.9 / 9 = 0.5, and what is over 0.25 counts
+    twice more."""
+    under = _CERTAIN[None].copy()
+    under[0, 0, 0, :2] = 0.3, 0.7
+    under[0, :, 5:] = 0.1
+    usual = np.zeros((10, 10))
+    score = pair_scores(under, _CERTAIN, np.eye(10), ALONE, usual, kinds=_KINDS)[0, 0, 1]
+    assert score == pytest.approx(0.7)

@@ -10,10 +10,13 @@ import pytest
 
 from fixtures import boards
 from onnx_soda import ScanOptions, load_dataset, load_model
+from onnx_soda._detect.concepts.experiment import MOST_CLASSES
+from onnx_soda._detect.concepts.folds import FOLDS
 from onnx_soda._detect.references.bank import BANK_VERSION, concept_bank
 from onnx_soda._detect.references.flows import Flows, bank_flows, own_flows
 from onnx_soda._detect.references.opinion import second_opinion
 from onnx_soda._options import RuntimeOptions
+from onnx_soda._sandbox.messages import MOST_BYTES
 from onnx_soda._suspect import Suspect
 
 
@@ -34,6 +37,12 @@ def test_a_bank_of_other_concepts_has_another_version() -> None:
     banks = repr([concept_bank(channels) for channels in (1, 3)])
     digest = hashlib.sha256(banks.encode()).hexdigest()[:16]
     assert (BANK_VERSION, digest) == (1, "1193c9561e8f574c")
+
+
+def test_what_a_reference_of_the_most_classes_says_is_one_message() -> None:
+    """Shares by concept, fold, class and answer, 4 bytes each, as base64; and what else it says."""
+    shares = (1 + len(concept_bank(3))) * FOLDS * MOST_CLASSES**2
+    assert 4 * shares * 4 / 3 + 2**20 < MOST_BYTES
 
 
 @pytest.fixture(scope="module")

@@ -88,6 +88,21 @@ def test_nonsense_and_crashes_are_errors_of_ours(child: Replace, program: str) -
     assert "Traceback" not in caught.value.message
 
 
+def test_a_long_answer_comes_through_though_the_child_is_gone_before_it_is_read(
+    child: Replace,
+) -> None:
+    """What a reference of 200 classes says takes 118 MiB; putting it together takes a while."""
+    child(
+        "text = 'm' * (240 * 2**20)\n"
+        "line = json.dumps(dict(type='failure', kind='ModelFileError', message=text, advice='', "
+        "rule_id=None, trace=''))\n"
+        "sys.stdout.write(line + '\\n'); sys.stdout.flush(); os._exit(0)"
+    )
+    with pytest.raises(ModelFileError) as caught:
+        ask(seconds=100)
+    assert len(caught.value.message) == 240 * 2**20
+
+
 def test_a_failure_of_an_unknown_kind_is_a_crash(child: Replace) -> None:
     child(
         "print(json.dumps(dict(type='failure', kind='SystemExit', message='m', advice='', "

@@ -15,17 +15,20 @@ from numpy.typing import NDArray
 
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.concept import Donor
-from onnx_soda._detect.concepts.folds import FOLDS, Folds, group_by_fold
+from onnx_soda._detect.concepts.folds import FOLDS, MOST_OF_ONE_KIND, Folds, group_by_fold
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.layers import StyleLayer
+from onnx_soda._detect.concepts.likeness import CLASSES_OF_A_KIND
 from onnx_soda._detect.concepts.probe import Probe, ProbeImages
 from onnx_soda._detect.concepts.reference import ReferenceHead, trust_in
-from onnx_soda._detect.concepts.score import FloatArray
+from onnx_soda._detect.concepts.score import FloatArray, Kinds
 from onnx_soda._detect.concepts.styles import Change
 from onnx_soda._suspect import Suspect
 
 # Images that stand for the classes other than a victim, in a fold: in all, and of each at least.
 _FEW, _LEAST_FEW = 30, 2
+# Of many classes, those of other kinds on a panel: whether the target is where all such images go.
+STRANGERS = 32
 # Of panels that are kept; a panel made anew costs one pass of its images.
 PANEL_BYTES = 128 * 2**20
 # Pixels of further images of a victim; 300 of the usual 224 x 224.
@@ -93,6 +96,7 @@ class Examination:
         fitted: Images that they were fitted to, by fold and class, shape (folds, classes).
         likeness: Of classes, shape (classes, classes).
         classes: Number of classes.
+        kinds: Of classes, shape (classes,); None where all are of one kind.
     """
 
     suspect: Suspect
@@ -100,12 +104,29 @@ class Examination:
     fitted: NDArray[np.int64]
     likeness: FloatArray
     classes: int
+    kinds: Kinds = None
     _opened: dict[str, Probe] = field(default_factory=dict)
 
     @property
     def fewest(self) -> int:
         """Images that the heads were fitted to, of the class with the fewest, in one fold."""
         return fewest_of(self.fitted)
+
+    def is_beside(self, victim: int, labels: IntArray) -> NDArray[np.bool_]:
+        """Tell which images a victim is looked at beside: of its kind, and of a few other classes.
+
+        Args:
+            victim: The victim class.
+            labels: Classes of the images; where all are of one kind, all but the victim's are.
+        """
+        other: NDArray[np.bool_] = labels != victim
+        if self.kinds is None:
+            return other
+        strangers = np.flatnonzero(self.fitted.any(axis=0) & (self.kinds != self.kinds[victim]))
+        some = np.random.default_rng(victim).permutation(strangers)[:STRANGERS]
+        kind = self.kinds[labels] == self.kinds[victim]
+        beside: NDArray[np.bool_] = (kind & other) | np.isin(labels, some)
+        return beside
 
     def open(self, images: FoldedImages, style_layer: StyleLayer | None = None) -> Panel:
         """Put images, grouped by fold and class, before the classifier.
@@ -137,6 +158,7 @@ class Examination:
             trust=trust_in(self.heads),
             usual=np.zeros((FOLDS, self.classes, self.classes)),
             rows=rows,
+            kinds=self.kinds,
         )
 
 
@@ -183,7 +205,9 @@ class Panels:
         """Return a panel of the images of a victim in a fold, with a few of each other class."""
         place = (victim, fold)
         if place not in self._kept:
-            others = self._few.of((self._few.fold == fold) & (self._few.labels != victim))
+            others = self._few.of(
+                (self._few.fold == fold) & self._examination.is_beside(victim, self._few.labels)
+            )
             chosen = self._reader.searched(victim, fold) + others
             if (len(self._kept) + 1) * chosen.pixels.nbytes > PANEL_BYTES:
                 self._kept.clear()
@@ -194,6 +218,13 @@ class Panels:
 def few_of_each_class(classes: int) -> int:
     """Return how many images of each class and fold stand for it on panels of other victims."""
     return max(_FEW // classes, _LEAST_FEW)
+
+
+def classes_beside(classes: int) -> int:
+    """Return how many classes stand beside a victim on a panel, about."""
+    if classes <= MOST_OF_ONE_KIND:
+        return classes - 1
+    return CLASSES_OF_A_KIND + STRANGERS
 
 
 def _few_of_each(images: FoldedImages) -> NDArray[np.bool_]:
@@ -242,11 +273,22 @@ class Reader:
         most = _MORE_PIXELS // (image.height * image.width)
         own = self._own(label)
         left = np.flatnonzero(own & ~self.folds.confirm)[:most]
-        return self.read(np.isin(np.arange(len(own)), left))
+        known, further = self.read(np.isin(np.arange(len(own)), left)), self._further(label)
+        further = further[: max(most - len(left), 0)]
+        if not len(further):
+            return known
+        fold = np.arange(len(further)) % FOLDS
+        return known + FoldedImages(self.suspect.pixels(further), self.labels[further], fold)
 
     def count(self, label: int) -> int:
-        """Return how many images of a class there are in both folds."""
-        return int(self._own(label).sum())
+        """Return how many images of a class there are to look closer with."""
+        return int(self._own(label).sum()) + len(self._further(label))
+
+    def _further(self, label: int) -> IntArray:
+        """Return images of a class that nothing was fitted to: of many classes few are read."""
+        if len(np.unique(self.labels)) <= MOST_OF_ONE_KIND:
+            return np.empty(0, np.int64)
+        return np.setdiff1d(np.flatnonzero(self.labels == label), self.folds.rows)
 
     def _own(self, label: int) -> NDArray[np.bool_]:
         """Tell which images of the folds are of a class."""

@@ -10,6 +10,7 @@ import numpy as np
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import BUDGETS, Budget, concept_battery
+from onnx_soda._detect.concepts.closer import CloserLook
 from onnx_soda._detect.concepts.concept import Concept, ConceptVariations
 from onnx_soda._detect.concepts.examination import (
     Examination,
@@ -20,13 +21,14 @@ from onnx_soda._detect.concepts.examination import (
     fewest_of,
 )
 from onnx_soda._detect.concepts.folds import Folds, in_both_folds, split_into_folds
+from onnx_soda._detect.concepts.likeness import kinds_of, model_likeness
 from onnx_soda._detect.concepts.outlook import Outlook, look_ahead, readable, thinned
 from onnx_soda._detect.concepts.plan import Plan, spread
 from onnx_soda._detect.concepts.reference import Features, fit_reference_head, read_features
-from onnx_soda._detect.concepts.score import look_alikes, model_likeness
+from onnx_soda._detect.concepts.score import look_alikes
 from onnx_soda._detect.concepts.search import Leading, SearchResult, search, search_styles
 from onnx_soda._detect.concepts.styles import AnyChange, Style, StyleLibrary
-from onnx_soda._detect.concepts.verify import CloserLook, Confirmation
+from onnx_soda._detect.concepts.verify import Confirmation
 from onnx_soda._results import StopCause
 from onnx_soda._suspect import Suspect
 
@@ -146,6 +148,8 @@ def examine_concepts(
     labels = suspect.clean.labels[every.rows]
     features = read_features(suspect, every.rows)
     examination = fit_examination(suspect, features, labels, every)
+    if examination.kinds is not None:
+        budget = budget.widened()
     unread = len(split.rows) - len(every.rows)
     ahead = look_ahead(examination, Reader(suspect, every), budget, features.style_layer, unread)
     plan = ahead.outlook.plan
@@ -220,5 +224,6 @@ def fit_examination(
         for pooling, layer in zip(features.poolings, features.layers, strict=True)
     )
     fitted = count_by_fold(labels, folds.fold, classes)
-    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted))
-    return Examination(suspect, heads, fitted, likeness, classes)
+    kinds = kinds_of(features.layers[0], labels, classes)
+    likeness = model_likeness(features.layers, labels, classes, fewest_of(fitted), kinds)
+    return Examination(suspect, heads, fitted, likeness, classes, kinds)

@@ -14,13 +14,17 @@ from numpy.typing import NDArray
 from onnx_soda._data.sources import IntArray
 
 FOLDS = 2
+# With so many classes or fewer the search compares all with all; `likeness.kinds_of` sorts more.
+MOST_OF_ONE_KIND = 128
 # Images of each class and fold, and of all classes together in a fold: that reference heads are
 # fitted to, that a pair is looked at with, that concepts are tried on for a pair, and that all
 # concepts are tried on. The search's time grows with the last.
 _FIT, _ALL_FIT = 200, 3000
-_CONFIRM, _ALL_CONFIRM, _LEAST_CONFIRM = 60, 1000, 8
+_CONFIRM, _ALL_CONFIRM, LEAST_CONFIRM = 60, 1000, 8
 _SEARCH, _ALL_SEARCH, _LEAST_SEARCH = 20, 500, 4
-_SCREEN, _ALL_SCREEN, _LEAST_SCREEN = 4, 130, 2
+_SCREEN, _ALL_SCREEN, LEAST_SCREEN = 4, 130, 2
+# The same with many classes: in all that heads are fitted to, and of a victim.
+_MANY_FIT, _MANY_CONFIRM = 6000, 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +68,15 @@ def in_both_folds(labels: IntArray) -> IntArray:
     return present[counts >= FOLDS]
 
 
+def shown_of_each(classes: int) -> int:
+    """Return how many images of each class and fold all changes can be shown on.
+
+    Args:
+        classes: Number of classes that there are images of.
+    """
+    return min(_SEARCH, max(_ALL_SEARCH // classes, _LEAST_SEARCH))
+
+
 def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
     """Split the images of each class evenly; a class with fewer than there are folds is left out.
 
@@ -72,10 +85,13 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
         rng: Chooses.
     """
     present = in_both_folds(labels)
-    fit = min(_FIT, max(_ALL_FIT // len(present), 1))
-    confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), _LEAST_CONFIRM))
-    search = min(_SEARCH, max(_ALL_SEARCH // len(present), _LEAST_SEARCH))
-    screen = min(_SCREEN, max(_ALL_SCREEN // len(present), _LEAST_SCREEN))
+    many = len(present) > MOST_OF_ONE_KIND
+    fit = min(_FIT, max((_MANY_FIT if many else _ALL_FIT) // len(present), 1))
+    confirm = min(_CONFIRM, max(_ALL_CONFIRM // len(present), LEAST_CONFIRM))
+    # Where panels have a few classes beside a victim, images of the victim cost little.
+    looked_at = _MANY_CONFIRM if many else confirm
+    search = _SEARCH if many else shown_of_each(len(present))
+    screen = min(_SCREEN, max(_ALL_SCREEN // len(present), LEAST_SCREEN))
     rows, fold, turn = [], [], []
     for label in present:
         own = rng.permutation(np.flatnonzero(labels == label))[: FOLDS * fit]
@@ -90,7 +106,7 @@ def split_into_folds(labels: IntArray, rng: np.random.Generator) -> Folds:
     return Folds(
         together[order],
         np.concatenate(fold)[order],
-        turns < confirm,
+        turns < looked_at,
         (turns < confirm) & np.isin(labels[together[order]], few),
         turns < search,
         turns < screen,

@@ -21,6 +21,7 @@ from onnx_soda._detect.concepts.score import (
     CONCEPT_SCORING,
     NO_PAIR,
     FloatArray,
+    Kinds,
     Rows,
     Scoring,
     discount,
@@ -71,6 +72,7 @@ class Judge:
         usual: What is usual for each pair, shape (folds, classes, classes).
         scoring: What differs between concepts and styles.
         rows: The classes that there are images of, sorted; None for all.
+        kinds: Of all classes; see `likeness.kinds_of`.
     """
 
     unchanged: FloatArray
@@ -81,6 +83,7 @@ class Judge:
     usual: FloatArray
     scoring: Scoring = CONCEPT_SCORING
     rows: Rows = None
+    kinds: Kinds = None
 
     @staticmethod
     def by_fold(flows: FloatArray) -> FloatArray:
@@ -92,6 +95,11 @@ class Judge:
     def labels(self) -> NDArray[np.integer]:
         """The class of each row."""
         return np.arange(len(self.likeness)) if self.rows is None else self.rows
+
+    @property
+    def kinds_of_rows(self) -> Kinds:
+        """The kind of each row's class."""
+        return None if self.kinds is None else self.kinds[self.labels]
 
     def place(self, label: int) -> int:
         """Return the row of a class."""
@@ -135,6 +143,7 @@ class Judge:
             self.scoring.damage_weight,
             self.rows,
             place,
+            self.kinds_of_rows,
         )
         counts = (self.images[fold][place], self.fitted[fold][place])
         return scores, standard_error(flows[:, :, place], self.trust, *counts)
@@ -220,7 +229,7 @@ class Standings:
         count = min(_TARGETS, more.shape[-1])
         chosen = np.argpartition(-more, count - 1, axis=-1)[..., :count]
         disturbing = [
-            disturbs(own[None], still, judge.rows)[0]
+            disturbs(own[None], still, judge.rows, judge.kinds_of_rows)[0]
             for own, still in zip(flows, judge.unchanged, strict=True)
         ]
 

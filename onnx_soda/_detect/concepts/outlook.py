@@ -26,12 +26,11 @@ from onnx_soda._detect.concepts.examination import (
     Reader,
     count_by_fold,
 )
-from onnx_soda._detect.concepts.folds import FOLDS, Folds
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN, Folds
 from onnx_soda._detect.concepts.layers import StyleLayer
 from onnx_soda._detect.concepts.plan import (
     BESIDE,
     FEWEST_VICTIMS,
-    LEAST_SCREEN,
     Ground,
     Plan,
     kept_passes,
@@ -45,7 +44,7 @@ from onnx_soda._model.parts import share_behind
 from onnx_soda._model.runtime import CPU, Meter
 from onnx_soda._numbers import CoveredPart
 from onnx_soda._results import Halted
-from onnx_soda._suspect import FloatPixels, Suspect
+from onnx_soda._suspect import READING, FloatPixels, Suspect
 from onnx_soda._words import duration
 
 # Share of the time left that is planned. The rest is for looking closer at the pairs that deserve
@@ -57,9 +56,9 @@ _KEPT = 0.5
 # Share of the memory for a batch that the images of the screen may take. What is read to look
 # closer at pairs takes about as much again, and the batch its own.
 SCREEN_MEMORY = 0.5
-# The most of the time left that reading features may take, and the fewest images of each class and
-# fold that it is cut to: with fewer, a reference head knows nothing.
-_READING, _FEWEST_READ = 0.25, 8
+# Fewest images of each class and fold that reading features is cut to where it would take more than
+# its share of the time left: with fewer, a reference head knows nothing.
+FEWEST_FITTED = 8
 # Images that the speed is measured on: about as many as a panel has.
 TRIAL_IMAGES = 16
 # Time to aim at for the whole beyond what it takes by what is known, as a factor, and the least
@@ -255,8 +254,8 @@ def readable(suspect: Suspect, folds: Folds) -> Folds:
     """
     rate = _rate(suspect, partial(suspect.observe, folds.rows[:TRIAL_IMAGES]))
     most, left = int(folds.turn.max()) + 1, suspect.options.aim - suspect.stopwatch.seconds
-    while len(folds.rows) > _READING * left * rate and most > _FEWEST_READ:
-        most = max(most // 2, _FEWEST_READ)
+    while len(folds.rows) > READING * left * rate and most > FEWEST_FITTED:
+        most = max(most // 2, FEWEST_FITTED)
         folds = folds.of(folds.turn < most)
     return folds
 

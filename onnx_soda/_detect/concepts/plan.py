@@ -17,26 +17,27 @@ import numpy as np
 
 from onnx_soda._data.sources import IntArray
 from onnx_soda._detect.concepts.battery import Budget, Rounds, concept_battery, varied
-from onnx_soda._detect.concepts.examination import few_of_each_class
-from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.closer import passes_of_look
+from onnx_soda._detect.concepts.examination import classes_beside, few_of_each_class
+from onnx_soda._detect.concepts.folds import FOLDS, LEAST_SCREEN, MOST_OF_ONE_KIND
 from onnx_soda._detect.concepts.judge import BEST
 from onnx_soda._detect.concepts.search import (
-    FINALISTS,
     FINDINGS,
     LEAST_PAIRS,
     PROMOTED,
     STYLE_FINDINGS,
+    finalists,
     racing,
 )
 from onnx_soda._detect.concepts.styles import STRENGTHS
-from onnx_soda._detect.concepts.verify import passes_of_look
 
-# Images of each class and fold on the screen that a pair cannot do without.
-LEAST_SCREEN = 2
 # Variations of a pair in the only round of the least plans: one of each of the two kinds.
 _LEAST_MOVES = 2
 # Share of the pairs left in the end of a race that both folds have; halfway between all and none.
 _AGREED = 0.5
+# With many classes, share of the panels and changes that pairs which race do not have in common:
+# the network of 203 classes took two thirds of the passes that were planned without it.
+_ALONE_OF_MANY = 0.5
 # Fewest classes that are victims: with one, nothing shows whether a change turns it alone.
 FEWEST_VICTIMS = 2
 # Classes that a victim is looked at beside, where fewer are victims themselves: with two images of
@@ -132,7 +133,7 @@ class Ground:
     def panel(self, plan: Plan) -> int:
         """Return the images of the largest panel: those of a victim, and a few of the others."""
         few = min(few_of_each_class(plan.victims), plan.screen)
-        return int(self.search.max()) + few * (plan.victims - 1)
+        return int(self.search.max()) + few * classes_beside(plan.victims)
 
     def look(self, plan: Plan) -> int:
         """Return the images of the largest first look at a pair."""
@@ -165,29 +166,32 @@ def racing_passes(
         agreed: Share of the pairs left in the end that are the same in both folds.
         styles: It is the search for styles.
     """
-    starters = min(racing(rounds), plan.victims * (int(ground.search.shape[1]) - 1))
+    starters = min(racing(rounds, plan.victims), plan.victims * (int(ground.search.shape[1]) - 1))
     size = ground.panel(plan)
     each = ground.restyled(FOLDS * starters * size) if styles else 1.0
-    shown = FOLDS * starters * (1 + PROMOTED * each) + FOLDS * varied(rounds) * each
+    shown = FOLDS * starters * (1 + PROMOTED * each)
+    if plan.victims > MOST_OF_ONE_KIND and agreed:
+        shown *= _ALONE_OF_MANY
+    shown += FOLDS * varied(rounds) * each
     # Panels that do not fit into memory together are opened again when their turn comes.
     again = (pairs for pairs, _ in rounds if FOLDS * pairs * size > ground.kept)
     shown += FOLDS * sum(again)
-    return round((shown + _closing(min(FINALISTS, starters), agreed, each)) * size)
+    return round((shown + _closing(min(finalists(plan.victims), starters), agreed, each)) * size)
 
 
-def _closing(finalists: int, agreed: float, each: float = 1.0) -> float:
+def _closing(pairs: int, agreed: float, each: float = 1.0) -> float:
     """Return how often panels are shown something in the crossing of folds.
 
     Each pair is shown what either fold has chosen. Where one fold alone has it, the other opens a
     panel and chooses for it, too.
 
     Args:
-        finalists: Pairs of each fold.
+        pairs: Of each fold, in the end.
         agreed: Share of them that are the same in both.
         each: What another change costs of a pass; opening a panel costs a whole one.
     """
-    alone = FOLDS * finalists * (1 - agreed)
-    return (alone + finalists * agreed) * FOLDS * BEST * each + alone * (1 + PROMOTED * each)
+    alone = FOLDS * pairs * (1 - agreed)
+    return (alone + pairs * agreed) * FOLDS * BEST * each + alone * (1 + PROMOTED * each)
 
 
 def looking_passes(looks: float, plan: Plan, ground: Ground) -> int:
@@ -256,7 +260,8 @@ def _steps(whole: Plan) -> Iterator[Plan]:
     for screen in (LEAST_SCREEN + 1, LEAST_SCREEN):
         plan = replace(plan, screen=min(screen, whole.screen))
         yield plan
-    for share in (2, 4):
+    # With many classes there are four times as many pairs to begin with.
+    for share in (2, 4, 8, 16) if whole.victims > MOST_OF_ONE_KIND else (2, 4):
         rounds = _fewer(budget.rounds, share), _fewer(budget.style_rounds, share)
         plan = replace(plan, budget=replace(plan.budget, rounds=rounds[0], style_rounds=rounds[1]))
         yield plan

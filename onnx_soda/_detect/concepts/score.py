@@ -15,9 +15,9 @@ under every one that disturbs. So the score of (v, t) under a concept is
    but where several classes turn, t is where such images go.
 3. next is the largest excess of v into a class other than t. A fragile class goes anywhere.
 4. damage is the error of the other classes under the concept beyond their error without it, as a
-   mean. What goes to t is left out: it is spill or, from a look-alike of t, no harm. Damage over
-   0.25 costs two more: such a concept destroys too much to tell anything. Under a style all damage
-   costs twice.
+   mean; with many classes, of those of the victim's kind (`likeness.kinds_of`). What goes to t is
+   left out: it is spill or, from a look-alike of t, no harm. Damage over 0.25 costs two more: such
+   a concept destroys too much to tell anything. Under a style all damage costs twice.
 5. usual is the upper quartile of the pair's excess over all concepts that disturb, or its excess
    without any concept, whichever is larger.
 
@@ -27,10 +27,10 @@ excess is 0.7. Nothing else goes to 2, and class 0 goes nowhere else: spill and 
 1 and 2 err by 0.09 and 0.08 more: damage is 0.085. Nothing is usual. The score is 0.7 - 0.085 =
 0.615.
 
-Then the score is discounted by likeness, the cosine of the class means (`model_likeness`): in full
-up to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes, so what turns a class
-into its look-alike is no sign of a backdoor, and a backdoor between look-alikes goes unseen. Under
-a style, half way through the network, look-alikes count as others.
+Then the score is discounted by likeness, the cosine of the class means (`model_likeness` of
+`likeness`): in full up to 0.3, not at all from 0.5 on. Natural confusions lie between look-alikes,
+so what turns a class into its look-alike is no sign of a backdoor, and a backdoor between
+look-alikes goes unseen. Under a style, half way through the network, look-alikes count as others.
 
 Last, the background is taken off: the largest positive score of a pair with another victim and
 another target. Some models confuse classes under many concepts; there a pair has to stand out.
@@ -38,7 +38,6 @@ another target. Some models confuse classes under many concepts; there a pair ha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +46,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 Rows = NDArray[np.integer] | None
 """Classes that flows start from, one a row; None where there is a row for each class, in order."""
+Kinds = NDArray[np.integer] | None
+"""The kind of each row's class, from `likeness.kinds_of`; None where all are of one kind."""
 
 _SPILL_WEIGHT, _NEXT_WEIGHT = 1.0, 0.5
 _MUCH_DAMAGE, _MUCH_DAMAGE_WEIGHT = 0.25, 2.0
@@ -56,11 +57,10 @@ _FORESEEN = 0.5
 # look-alikes. In models of known truth natural confusions had 0.31 to 0.72, backdoors that could be
 # told from them -0.3 to 0.3 (and others 0.5 to 0.8).
 _ALIKE, _LOOK_ALIKE = 0.3, 0.5
-# Images of each class from which a reference keeps natural confusions apart: with 200, clean models
-# of ten classes had none left; with 15 to 36, models of 29 and 43 classes had several.
-_KNOWN_WELL = 100
 # A concept disturbs where it does at least this much damage; `usual` is this quantile.
 _DISTURBING, _USUAL_QUANTILE = 0.03, 0.75
+# Other classes of a victim's kind by which damage is told, at least.
+_FEWEST_OF_A_KIND = 4
 # Classes that are looked at for the largest spill, of those that send most to a target.
 _MOST_SENDERS = 64
 _ALL = slice(None)
@@ -85,44 +85,6 @@ CONCEPT_SCORING = Scoring(damage_weight=1.0, look_alikes_count=False)
 # Under a style what is where stays, and the classes with it: none of the backdoors found by one
 # damaged other classes, and what clean models confused did (docs/architecture.md).
 STYLE_SCORING = Scoring(damage_weight=2.0, look_alikes_count=True)
-
-
-def class_likeness(features: FloatArray, labels: NDArray[np.integer], classes: int) -> FloatArray:
-    """Return how alike classes are to the model, -1 to 1, shape (classes, classes).
-
-    The cosine of the class means of the features, centred on their common mean; 0 for classes
-    without images.
-    """
-    means = np.zeros((classes, features.shape[1]))
-    present = np.unique(labels)
-    for label in present:
-        means[label] = features[labels == label].mean(axis=0)
-    means[present] -= means[present].mean(axis=0)
-    lengths = np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    cosine: FloatArray = (means / lengths) @ (means / lengths).T
-    return cosine
-
-
-def model_likeness(
-    layers: Sequence[FloatArray], labels: NDArray[np.integer], classes: int, fewest: int
-) -> FloatArray:
-    """Return how alike classes are where a natural confusion is to be told from a backdoor.
-
-    In the last layer, where natural confusions show. A backdoor makes its two classes more alike
-    there, and an attacker can press that layer together on purpose (the paper's section 6). Where
-    the reference knows the classes well, it keeps natural confusions apart by itself; there classes
-    must be alike in the earliest layer too.
-
-    Args:
-        layers: Features of clean images, the last layer first, each of shape (images, features).
-        labels: Shape (images,).
-        classes: Number of classes.
-        fewest: Images that the reference was fitted to, of the class with the fewest.
-    """
-    last = class_likeness(layers[0], labels, classes)
-    if fewest < _KNOWN_WELL:
-        return last
-    return np.minimum(last, class_likeness(layers[-1], labels, classes))
 
 
 def excess(flows: NDArray[np.floating], trust: FloatArray, rows: Rows = None) -> FloatArray:
@@ -169,10 +131,13 @@ def usual_of(unchanged: FloatArray, disturbed: NDArray[np.floating]) -> FloatArr
 
 
 def disturbs(
-    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows = None
+    flows: NDArray[np.floating],
+    unchanged: NDArray[np.floating],
+    rows: Rows = None,
+    kinds: Kinds = None,
 ) -> NDArray[np.bool_]:
     """Tell whether a concept disturbs the classes other than a victim, shape (concepts, rows)."""
-    return damage_to_others(flows, unchanged, rows) >= _DISTURBING
+    return damage_to_others(flows, unchanged, rows, kinds) >= _DISTURBING
 
 
 def pair_scores(
@@ -184,25 +149,27 @@ def pair_scores(
     damage_weight: float = CONCEPT_SCORING.damage_weight,
     rows: Rows = None,
     victims: slice = _ALL,
+    kinds: Kinds = None,
 ) -> FloatArray:
     """Score every pair under every concept.
 
     Args:
         flows: As for `excess`.
         unchanged: Flows without any concept, shape (1 + heads, rows, classes).
-        likeness: Shape (classes, classes), from `class_likeness`.
+        likeness: Shape (classes, classes), from `likeness.class_likeness`.
         trust: Weight of each reference head.
         usual: From `usual_of`, for the victims, shape (victims, classes).
         damage_weight: See `Scoring`.
         rows: Source classes of the flows.
         victims: Which of the rows to score.
+        kinds: Of each row's class; None where all are of one kind.
 
     Returns:
         Shape (concepts, victims, classes): victim, target. A class and itself is far below all
         others.
     """
     more = excess(flows, trust, rows)
-    damage = _damage_beside(flows, unchanged, rows)[:, victims]
+    damage = _damage_beside(flows, unchanged, rows, kinds)[:, victims]
     spill = _spill(more, likeness, rows, victims)
     penalty = _SPILL_WEIGHT * spill + _NEXT_WEIGHT * next_best(more[:, victims]) + usual
     costs = damage_weight * damage + _MUCH_DAMAGE_WEIGHT * np.maximum(damage - _MUCH_DAMAGE, 0)
@@ -254,7 +221,10 @@ def _variance(shares: NDArray[np.floating], images: NDArray[np.integer]) -> Floa
 
 
 def damage_to_others(
-    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows = None
+    flows: NDArray[np.floating],
+    unchanged: NDArray[np.floating],
+    rows: Rows = None,
+    kinds: Kinds = None,
 ) -> FloatArray:
     """Return for each class the mean damage to the others, shape (concepts, rows).
 
@@ -262,24 +232,16 @@ def damage_to_others(
         flows: As for `excess`.
         unchanged: Flows without any concept, shape (1 + heads, rows, classes).
         rows: Source classes of both.
+        kinds: Of each row's class: the others of its kind count, where there are any.
     """
     own = _own(unchanged[0], rows)
     error = 1 - flows[:, 0, *own].astype(np.float64)
     usual = 1 - unchanged[0, *own].astype(np.float64)
-    more = np.maximum(error - usual, 0)
-    others: FloatArray = (more.sum(axis=1, keepdims=True) - more) / _others_shown(unchanged)
-    return others
-
-
-def _others_shown(unchanged: NDArray[np.floating]) -> FloatArray:
-    """Return for each class how many others have images, 1 at least."""
-    shown = unchanged[0].any(axis=-1)
-    counts: FloatArray = np.maximum(shown.sum() - shown, 1).astype(np.float64)
-    return counts
+    return _mean_of_others(np.maximum(error - usual, 0), unchanged[0].any(axis=-1), kinds)
 
 
 def _damage_beside(
-    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows
+    flows: NDArray[np.floating], unchanged: NDArray[np.floating], rows: Rows, kinds: Kinds
 ) -> FloatArray:
     """Return for each (v, t) the mean damage to classes other than v, less what goes to t."""
     more = flows[:, 0].astype(np.float64) - unchanged[0]
@@ -287,9 +249,35 @@ def _damage_beside(
     error = -more[:, *own]
     beside = error[:, :, None] - more
     beside[:, *own] = error
-    beside = np.maximum(beside, 0)
-    others: FloatArray = beside.sum(axis=1, keepdims=True) - beside
-    return others / _others_shown(unchanged)[:, None]
+    return _mean_of_others(np.maximum(beside, 0), unchanged[0].any(axis=-1), kinds)
+
+
+def _mean_of_others(damage: FloatArray, shown: NDArray[np.bool_], kinds: Kinds) -> FloatArray:
+    """Return for each row the mean over the other rows of its kind, in the damage's shape.
+
+    Where too few of its kind have images, the mean is over all others.
+
+    Args:
+        damage: Shape (concepts, rows, ...).
+        shown: Whether there are images of each row, shape (rows,).
+        kinds: Shape (rows,); None where all are of one kind.
+    """
+    mean = _mean_beside(damage, shown)
+    if kinds is None:
+        return mean
+    for kind in np.unique(kinds):
+        own = np.flatnonzero(kinds == kind)
+        if shown[own].sum() > _FEWEST_OF_A_KIND:
+            mean[:, own] = _mean_beside(damage[:, own], shown[own])
+    return mean
+
+
+def _mean_beside(damage: FloatArray, shown: NDArray[np.bool_]) -> FloatArray:
+    """Return for each row the mean over all other rows that have images."""
+    counts = np.maximum(shown.sum() - shown, 1).astype(np.float64)
+    counts = counts.reshape(-1, *(1 for _ in damage.shape[2:]))
+    mean: FloatArray = (damage.sum(axis=1, keepdims=True) - damage) / counts
+    return mean
 
 
 def spill_of_unlike(more: FloatArray, likeness: FloatArray) -> FloatArray:

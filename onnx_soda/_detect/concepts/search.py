@@ -34,7 +34,7 @@ from onnx_soda._detect.concepts.concept import (
     draw_concept,
     of_each_family,
 )
-from onnx_soda._detect.concepts.folds import FOLDS
+from onnx_soda._detect.concepts.folds import FOLDS, MOST_OF_ONE_KIND
 from onnx_soda._detect.concepts.judge import (
     BEST,
     CAUTION,
@@ -64,7 +64,9 @@ _UNCHOSEN = -1
 LEAST_PAIRS = 2
 # Pairs of each fold that race at least; interventions of each that the panel of its victim is shown
 # first; and pairs of each fold that the other scores in the end.
-LEAST_RACING, PROMOTED, FINALISTS = 8, 4, 4
+LEAST_RACING, PROMOTED, _FINALISTS = 8, 4, 4
+# The same with many classes: pairs that race for each that is varied, and pairs in the end.
+_RACING_OF_MANY, _FINALISTS_OF_MANY = 6, 32
 
 
 Leading = Callable[[int, int], None]
@@ -213,6 +215,11 @@ class Trials(Generic[AnyChange]):
         self._rows: dict[tuple[int, int], dict[int, _Row]] = {}
         self._racing: list[list[Pair]] = [[] for _ in range(FOLDS)]
 
+    @property
+    def victims(self) -> int:
+        """Number of classes that are victims."""
+        return len(self._judge.labels)
+
     def add(self, change: AnyChange) -> None:
         """Show the screen one that nothing has chosen."""
         self._changes.append(change)
@@ -305,7 +312,7 @@ class Trials(Generic[AnyChange]):
         ranked = sorted(means, key=lambda place: -means[place])
         return [self._changes[place] for place in ranked if means[place] > least]
 
-    def result(self, most: int, finalists: int = FINALISTS) -> SearchResult[AnyChange]:
+    def result(self, most: int, finalists: int) -> SearchResult[AnyChange]:
         """Score each fold's choices on the other fold, take the mean, and keep the best pairs.
 
         By their score, however uncertain: a weak sign is worth a closer look, and there what is
@@ -383,7 +390,7 @@ class Trials(Generic[AnyChange]):
         self._advance = None
         if halted:
             return replace(self.result(most, LEAST_PAIRS), halted=halted)
-        return self.result(most)
+        return self.result(most, finalists(self.victims))
 
 
 def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
@@ -395,9 +402,25 @@ def background(scored: Mapping[Pair, Estimate], pair: Pair) -> float:
     return max([0.0, *others])
 
 
-def racing(rounds: Rounds) -> int:
-    """Return how many pairs of each fold race."""
-    return max([LEAST_RACING, *(pairs for pairs, _ in rounds)])
+def racing(rounds: Rounds, victims: int) -> int:
+    """Return how many pairs of each fold race.
+
+    Args:
+        rounds: Of the race.
+        victims: Classes that are victims. Of many, more pairs race than are varied, since two
+            images of a class on the screen tell little among so many pairs.
+    """
+    first = max(pairs for pairs, _ in rounds) if rounds else 0
+    return max(LEAST_RACING, first * (_RACING_OF_MANY if victims > MOST_OF_ONE_KIND else 1))
+
+
+def finalists(victims: int) -> int:
+    """Return how many pairs of each fold the other scores in the end.
+
+    Args:
+        victims: Classes that are victims.
+    """
+    return _FINALISTS_OF_MANY if victims > MOST_OF_ONE_KIND else _FINALISTS
 
 
 def explore(
@@ -416,7 +439,7 @@ def explore(
         rng: Draws.
         join_last: Join in the last round too.
     """
-    trials.start(racing(rounds))
+    trials.start(racing(rounds, trials.victims))
     for turn, (pairs, moves) in enumerate(rounds):
         joining = join_last or turn < len(rounds) - 1
         for fold in range(FOLDS):

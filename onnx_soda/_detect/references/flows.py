@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_soda._data.datasets import CleanSet
 from onnx_soda._detect.concepts.examination import FoldedImages, count_by_fold, fewest_of
 from onnx_soda._detect.concepts.experiment import MOST_CLASSES, why_not_tried
-from onnx_soda._detect.concepts.folds import Folds, split_into_folds
+from onnx_soda._detect.concepts.folds import Folds, shown_of_each, split_into_folds
 from onnx_soda._detect.concepts.judge import Judge
 from onnx_soda._detect.concepts.probe import Probe
 from onnx_soda._detect.references.bank import BANK_VERSION, concept_bank
@@ -173,7 +173,10 @@ def bank_flows(
     assert suspect.clean is not None  # noqa: S101 - the caller has looked
     classes = suspect.classes or 0
     folds = folds or bank_folds(suspect.clean)
-    rows, fold = folds.rows[folds.search], folds.fold[folds.search]
+    # With many classes a search has more of a victim than all concepts can be shown on.
+    present = len(np.unique(suspect.clean.labels[folds.rows]))
+    folds = folds.of(folds.search & (folds.turn < shown_of_each(present)))
+    rows, fold = folds.rows, folds.fold
     labels = suspect.clean.labels[rows]
     images = FoldedImages(suspect.pixels(rows), labels, fold)
     probe = Probe(suspect, images.by_class(np.arange(classes)), (), classes)

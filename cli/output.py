@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -68,6 +69,21 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
 def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
     """Return the exit code of one of many scans; see `of_report`."""
     return COULD_NOT_SCAN if isinstance(outcome, ScanFailure) else of_report(outcome, fail_on)
+
+
+def of_worst(verdict: str, severity: Severity | Literal[""], fail_on: Severity) -> int:
+    """Return the exit code of a scan of which no finding is accepted; see `of_report`.
+
+    Args:
+        verdict: Its verdict.
+        severity: Of its worst finding; "" where there is none.
+        fail_on: As for `of_report`.
+    """
+    if verdict == "unsafe":
+        return UNSAFE
+    if severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]:
+        return FOUND
+    return CLEAN if verdict in ("clean", "no finding") else INCONCLUSIVE
 
 
 def without_verdict(code: int) -> int:

@@ -135,7 +135,7 @@ def compare_fleet(
     """
     cache, groups = Cache(folder), dict[tuple[str, str], dict[str, ReferenceFlows]]()
     for number, entry in enumerate(entries, 1):
-        request = entry.request(common)
+        request = entry.asked(common).request
         if request.data is None:
             heard = ReferenceFlows(entry.model.name, problem="there are no clean images")
         else:

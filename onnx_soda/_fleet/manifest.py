@@ -19,7 +19,7 @@ from typing import Any, get_args
 from onnx_soda._batch import find_models
 from onnx_soda._detect.base import DETECTORS
 from onnx_soda._errors import FleetError, OptionError
-from onnx_soda._options import AUTO, BudgetName, ScanRequest
+from onnx_soda._options import AUTO, BudgetName, ScanOptions, ScanRequest
 from onnx_soda._system import require_modules
 from onnx_soda._words import printable
 
@@ -52,14 +52,47 @@ class Entry:
         """Path of the model as it is told to people, and kept."""
         return str(self.model)
 
-    def request(self, common: ScanRequest) -> ScanRequest:
-        """Return the request for its scan.
+    def asked(self, common: ScanRequest) -> Asked:
+        """Return what is asked for of it.
 
         Args:
             common: What the command says for all.
         """
-        options = replace(common.options, **self.options)
-        return replace(common, model=self.model, data=self.data or common.data, options=options)
+        options = _anywhere(replace(common.options, **self.options))
+        data = self.data or common.data
+        request = replace(
+            common,
+            model=self.model.absolute(),
+            data=None if data is None else data.absolute(),
+            options=options,
+        )
+        return Asked(self.place, self.task, request)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A model of a fleet, with all that its scan depends on.
+
+    Attributes:
+        place: Path of the model as it is told to people, and kept.
+        task: As in `Entry`.
+        request: Its scan; paths are absolute.
+    """
+
+    place: str
+    task: str
+    request: ScanRequest
+
+
+def _anywhere(options: ScanOptions) -> ScanOptions:
+    """Return options that mean the same in another folder: the scan may be begun again there."""
+
+    def absolute(path: str | None) -> str | None:
+        return str(Path(path).absolute()) if path and Path(path).exists() else path
+
+    data = options.data
+    data = replace(data, labels=absolute(data.labels), data_root=absolute(data.data_root))
+    return replace(options, preprocess=absolute(options.preprocess), data=data)
 
 
 def read_manifest(source: str) -> tuple[Entry, ...]:

@@ -11,9 +11,9 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from onnx_soda._batch import Ended, scan_requests
-from onnx_soda._fleet.manifest import Entry
+from onnx_soda._fleet.manifest import Asked
 from onnx_soda._fleet.store import FAILED, Store, key_of
-from onnx_soda._options import Progress, ScanRequest, no_progress
+from onnx_soda._options import Progress, no_progress
 from onnx_soda._results import ScanReport
 
 
@@ -37,9 +37,8 @@ class FleetRun:
 
 
 def scan_fleet(
-    entries: Sequence[Entry],
+    asked: Sequence[Asked],
     store: Store,
-    common: ScanRequest,
     jobs: int = 1,
     again: bool = False,
     progress: Progress = no_progress,
@@ -49,21 +48,19 @@ def scan_fleet(
     """Scan the models that have no result yet.
 
     Args:
-        entries: The fleet.
+        asked: The fleet, and how each model is scanned.
         store: Where results are kept.
-        common: How models are scanned where their entries say nothing else.
         jobs: How many at once.
         again: Those that failed are tried again.
         progress: Called as models are read for their keys, and as scans end.
         stopping: Tells whether no more models are to be begun.
         within: Called with a model's path as its scan goes on, and as `progress`.
     """
-    requests = [entry.request(common) for entry in entries]
-    keys = _registered(entries, requests, store, progress)
+    keys = _registered(asked, store, progress)
     done = store.done()
     waiting = {
-        key: request
-        for key, request in zip(keys, requests, strict=True)
+        key: one.request
+        for key, one in zip(keys, asked, strict=True)
         if key not in done or (again and done[key] == FAILED)
     }
     scanned = failed = 0
@@ -79,20 +76,15 @@ def scan_fleet(
             scanned += 1
             failed += not isinstance(ended.outcome, ScanReport)
     known = len(set(keys)) - len(todo)
-    return FleetRun(len(entries), known, scanned, failed, len(todo) - scanned)
+    return FleetRun(len(asked), known, scanned, failed, len(todo) - scanned)
 
 
-def _registered(
-    entries: Sequence[Entry],
-    requests: Sequence[ScanRequest],
-    store: Store,
-    progress: Progress,
-) -> list[str]:
+def _registered(asked: Sequence[Asked], store: Store, progress: Progress) -> list[str]:
     keys = []
-    for number, (entry, request) in enumerate(zip(entries, requests, strict=True), 1):
-        keys.append(key_of(request))
-        store.register(entry, keys[-1])
-        progress("models read", number, len(entries))
+    for number, one in enumerate(asked, 1):
+        keys.append(key_of(one.request))
+        progress("models read", number, len(asked))
+    store.register(zip(asked, keys, strict=True))
     return keys
 
 

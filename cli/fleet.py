@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_soda._data.forms import check_clean_set
-from onnx_soda._fleet.consensus import Task, compare_fleet
+from onnx_soda._fleet.engines import Engine, EngineName, LocalEngine, RayEngine
 from onnx_soda._fleet.manifest import Asked, read_manifest, shard_of
 from onnx_soda._fleet.run import scan_fleet
 from onnx_soda._fleet.store import FAILED, Store
@@ -48,7 +48,6 @@ from .options import (
     Debug,
     ExitZeroOption,
     FailOnOption,
-    JobsOption,
     LabelsOption,
     MaxMemoryOption,
     MethodOption,
@@ -80,6 +79,9 @@ from .output import (
     worst,
 )
 from .upkeep import accepted_entries
+
+if TYPE_CHECKING:
+    from onnx_soda._fleet.consensus import Task
 
 # The library decides what is usual.
 _USUAL = ScanOptions()
@@ -115,6 +117,32 @@ ShardOption = Annotated[
 AgainOption = Annotated[
     bool, typer.Option("--retry-failed", help="Try those again that could not be scanned.")
 ]
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="Scan on this machine, or on a cluster of Ray.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="The Ray cluster that this machine is of; if not given, Ray is started here.",
+        show_default=False,
+    ),
+]
+GpusOption = Annotated[
+    float, typer.Option("--gpus", min=0, max=1024, help="Share of a GPU for each scan, on Ray.")
+]
+AtOnceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        max=65536,
+        help="Models to scan at once.  [default: 1; on Ray as many as there are cores for]",
+        show_default=False,
+    ),
+]
 FailedOption = Annotated[
     bool, typer.Option("--failed", help="Leave those that no scan has reached yet.")
 ]
@@ -148,7 +176,10 @@ def scan_command(
     seed: SeedOption = _USUAL.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
-    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    gpus: GpusOption = 0.0,
+    jobs: AtOnceOption = None,
     baseline: BaselineOption = None,
     time: TimeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
@@ -169,7 +200,7 @@ def scan_command(
     limits = limits_of(sandbox, timeout, max_memory)
     sides = height_and_width(size) if size else None
     reading = data_options(class_map, labels, data_root)
-    part = _part(shard)
+    part, where = _part(shard), _engine(engine, address, gpus, jobs)
     ending = _Ending(baseline, fail_on, exit_zero, quiet)
     with failing_cleanly(debug):
         options = ScanOptions(
@@ -190,7 +221,7 @@ def scan_command(
         common = ScanRequest(Path(), data, split, options, conversion(arch, sides), limits)
         asked = tuple(entry.asked(common) for entry in entries)
         with Store(output) as store:
-            code = _run(store, asked, jobs, retry_failed, ending)
+            code = _run(store, asked, where, retry_failed, ending)
     raise typer.Exit(code)
 
 
@@ -198,7 +229,10 @@ def scan_command(
 def retry_command(
     results: ResultsArgument,
     failed: FailedOption = False,
-    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    gpus: GpusOption = 0.0,
+    jobs: AtOnceOption = None,
     baseline: BaselineOption = None,
     timeout: RetryTimeoutOption = None,
     max_memory: RetryMemoryOption = None,
@@ -213,12 +247,13 @@ def retry_command(
 
     Exit codes: as of `scan`.
     """
+    where = _engine(engine, address, gpus, jobs)
     ending = _Ending(baseline, fail_on, exit_zero, quiet)
     with failing_cleanly(debug), Store(results, made=True) as store:
         verdicts = (FAILED,) if failed else (FAILED, "")
         places = [row.place for row in store.rows() if row.verdict in verdicts]
         asked = tuple(_within(one, timeout, max_memory) for one in store.asked(places))
-        code = _run(store, asked, jobs, True, ending)
+        code = _run(store, asked, where, True, ending)
     raise typer.Exit(code)
 
 
@@ -232,11 +267,14 @@ class _Ending:
     quiet: bool
 
 
-def _run(store: Store, asked: Sequence[Asked], jobs: int, again: bool, ending: _Ending) -> int:
+def _run(store: Store, asked: Sequence[Asked], engine: Engine, again: bool, ending: _Ending) -> int:
     """Scan models, show what came of all, and return the exit code."""
     accepted_entries(ending.baseline)  # what is wrong with it is told before the work
-    with stoppable() as stopping, ProgressBar(ending.quiet) as progress:
-        run = scan_fleet(asked, store, jobs, again, progress, stopping, progress.within)
+    with (
+        stoppable(isinstance(engine, RayEngine)) as stopping,
+        ProgressBar(ending.quiet) as progress,
+    ):
+        run = scan_fleet(asked, store, engine, again, progress, stopping, progress.within)
     results = read_results(store, ending.baseline)
     deliver(overview(results.rows, run), None)
     codes = [*exit_codes(results, ending.fail_on), *[INCONCLUSIVE] * (run.waiting > 0)]
@@ -253,6 +291,15 @@ def _within(asked: Asked, seconds: float | None, mebibytes: int | None) -> Asked
         limits.seconds if seconds is None else seconds,
     )
     return replace(asked, request=replace(asked.request, limits=limits))
+
+
+def _engine(name: EngineName, address: str | None, gpus: float, jobs: int | None) -> Engine:
+    if name == "ray":
+        return RayEngine(address, jobs, gpus)
+    for given, flag in ((address is not None, "--address"), (gpus > 0, "--gpus")):
+        if given:
+            raise typer.BadParameter("is for --engine ray", param_hint=flag)
+    return LocalEngine(jobs or 1)
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:
@@ -290,6 +337,9 @@ def consensus_command(
 
     Exit codes: 0 none stands out; 1 one does; 2 wrong usage; 3 no task has enough models.
     """
+    # It reads runtimes and SciPy, which the other commands of fleets need not wait for.
+    from onnx_soda._fleet.consensus import compare_fleet
+
     limits = limits_of(sandbox, timeout, max_memory)
     reading = data_options(class_map, labels, data_root)
     with failing_cleanly(debug):

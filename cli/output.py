@@ -227,10 +227,14 @@ _FIRST_STEPS, _FIRST_SECONDS, _LONG = 5, 3.0, 45.0
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable(elsewhere: bool = False) -> Iterator[Callable[[], bool]]:
     """Let a first Ctrl-C end the scans of the block early, with a report of what is done.
 
     A second one, or one while nothing is scanned, ends the program.
+
+    Args:
+        elsewhere: The scans are not children of this process, and the block looks by itself at
+            whether it is to end.
 
     Yields:
         What tells whether there was a first one.
@@ -239,7 +243,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
     def ask(*_: object) -> None:
         nonlocal asked
-        if asked or not ask_children_to_end():
+        if asked or not (elsewhere or ask_children_to_end()):
             raise KeyboardInterrupt
         asked = True
         with suppress(OSError):

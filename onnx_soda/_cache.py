@@ -131,7 +131,7 @@ class Cache:
             "sandbox": request.limits is not None,
             "references": [_reference(one) for one in request.references],
             "schema": SCHEMA_VERSION,
-            "program": _program(),
+            "program": program_digest(),
             "versions": installed_versions(_PACKAGES),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -280,7 +280,7 @@ def _preprocess(request: ScanRequest) -> Any:
 
 
 @functools.cache
-def _program() -> str:
+def program_digest() -> str:
     """Return a digest of the program itself: a version number stays while it is worked on."""
     whole = hashlib.sha256()
     for package in (onnx_soda, onnx_soda._converters):

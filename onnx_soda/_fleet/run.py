@@ -6,14 +6,16 @@ hangs or wants too much memory costs itself alone. This process alone writes to 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
-from onnx_soda._batch import Ended, scan_requests
+from onnx_soda._batch import Ended
+from onnx_soda._fleet.engines import Engine
 from onnx_soda._fleet.manifest import Asked
 from onnx_soda._fleet.store import FAILED, Store, key_of
-from onnx_soda._options import Progress, no_progress
+from onnx_soda._options import NOTE, Progress, no_progress
 from onnx_soda._results import ScanReport
 
 
@@ -39,7 +41,7 @@ class FleetRun:
 def scan_fleet(
     asked: Sequence[Asked],
     store: Store,
-    jobs: int = 1,
+    engine: Engine,
     again: bool = False,
     progress: Progress = no_progress,
     stopping: Callable[[], bool] = lambda: False,
@@ -50,7 +52,7 @@ def scan_fleet(
     Args:
         asked: The fleet, and how each model is scanned.
         store: Where results are kept.
-        jobs: How many at once.
+        engine: Where they are scanned.
         again: Those that failed are tried again.
         progress: Called as models are read for their keys, and as scans end.
         stopping: Tells whether no more models are to be begun.
@@ -65,18 +67,60 @@ def scan_fleet(
     }
     scanned = failed = 0
     todo = list(waiting)
-    scans = scan_requests(
-        [waiting[key] for key in todo], None, jobs, progress, stopping, within
-    )  # fmt: skip
+    pace = _Pace(len(todo), progress)
+    scans = engine.scan([waiting[key] for key in todo], stopping, within) if todo else _no_scans()
     with closing(scans):
-        for ended in scans if todo else ():
+        for ended in scans:
             if not _ended(ended, stopping()):
                 continue
             store.put(todo[ended.number], ended.outcome, ended.seconds)
             scanned += 1
             failed += not isinstance(ended.outcome, ScanReport)
+            pace.tell(scanned, failed)
     known = len(set(keys)) - len(todo)
     return FleetRun(len(asked), known, scanned, failed, len(todo) - scanned)
+
+
+def _no_scans() -> Generator[Ended, None, None]:
+    yield from ()
+
+
+class _Pace:
+    """Tells how far a run is, how fast it goes, and what failed.
+
+    Args:
+        total: Models to scan.
+        progress: Where to tell it.
+    """
+
+    def __init__(self, total: int, progress: Progress) -> None:
+        self._total = total
+        self._progress = progress
+        self._begin = time.monotonic()
+        progress("models", 0, total)
+
+    def tell(self, done: int, failed: int) -> None:
+        """Tell it again.
+
+        Args:
+            done: Models scanned, or found impossible to scan.
+            failed: Those of these that failed.
+        """
+        note = rate(done, time.monotonic() - self._begin)
+        note += f", {failed} failed" if failed else ""
+        self._progress(f"models{NOTE}{note}", done, self._total)
+
+
+def rate(count: int, seconds: float) -> str:
+    """Return how many there are in a time that people count in.
+
+    >>> rate(30, 10), rate(3, 10), rate(1, 100)
+    ('3.0 a second', '18 a minute', '36 an hour')
+    """
+    each = count / max(seconds, 1e-3)
+    if each >= 1:
+        return f"{each:.1f} a second"
+    return f"{60 * each:.0f} a minute" if 60 * each >= 1 else f"{3600 * each:.0f} an hour"
 
 
 def _registered(asked: Sequence[Asked], store: Store, progress: Progress) -> list[str]:

@@ -49,7 +49,7 @@ CREATE TABLE IF NOT EXISTS results (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_key ON models (key);
 """
-_ADD = f"INSERT OR IGNORE INTO results VALUES ({', '.join('?' * 10)})"
+_ADD = "INSERT OR IGNORE INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _KEEP = "INSERT OR REPLACE INTO models VALUES (?, ?, ?, ?)"
 FAILED = "failed"
 """Stands in for the verdict of a model that could not be scanned."""

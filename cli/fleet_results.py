@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ from rich.text import Text
 
 from onnx_soda._batch import Ended
 from onnx_soda._errors import FleetError
-from onnx_soda._fleet.export import FORMS, Results, export, form_of
+from onnx_soda._fleet.export import FORMS, NOT_SCANNED, Results, counts_of, export, form_of
 from onnx_soda._fleet.run import FleetRun
 from onnx_soda._fleet.store import FAILED, Row, Store
 from onnx_soda._report.formats import FORMATS, Context, Scanned
@@ -83,7 +82,11 @@ def status_command(
     with failing_cleanly(debug=False), Store(results, made=True) as store:
         rows = read_results(store, baseline).rows
         if format_ == "json":
-            told = {"models": len(rows), "verdicts": _counts(rows), "rows": list(map(asdict, rows))}
+            told = {
+                "models": len(rows),
+                "verdicts": counts_of(rows),
+                "rows": list(map(asdict, rows)),
+            }
             deliver(json.dumps(told, indent=2) + "\n", output)
         else:
             deliver(overview(rows), output)
@@ -153,10 +156,6 @@ def merge_command(
             typer.echo(f"{printable(str(shard))}: {models} models")
 
 
-def _counts(rows: Sequence[Row]) -> dict[str, int]:
-    return dict(Counter(row.verdict or "not scanned" for row in rows))
-
-
 def overview(rows: Sequence[Row], run: FleetRun | None = None) -> RenderableType:
     """Return a row for each model, the worst first, and how many there are of each verdict."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -165,12 +164,12 @@ def overview(rows: Sequence[Row], run: FleetRun | None = None) -> RenderableType
     for row in rows[:_MOST_SHOWN]:
         table.add_row(
             Text(printable(row.place)),
-            Text(row.verdict or "not scanned", _STYLES.get(row.verdict, "")),
+            Text(row.verdict or NOT_SCANNED, _STYLES.get(row.verdict, "")),
             Text(printable(row.rule)),
             Text(printable(row.pair)),
             f"{row.seconds:.1f}" if row.verdict else "",
         )
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(rows).items())
+    counts = ", ".join(f"{count} {verdict}" for verdict, count in counts_of(rows).items())
     more = len(rows) - _MOST_SHOWN
     told = [f"{more:,} more are not shown: `onnx-soda fleet export` has all."] if more > 0 else []
     told.append(f"{len(rows):,} models: {counts}.{_of_run(run)}")

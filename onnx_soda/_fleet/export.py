@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 from onnx_soda._errors import OptionError, OutputError
 from onnx_soda._fleet.store import Row, Store
 from onnx_soda._report.formats import FORMATS, Context, Scanned, form_of_ending
-from onnx_soda._report.json import to_json
 from onnx_soda._results import Outcome, ScanReport
 from onnx_soda._system import check_writable, require_modules, write_text
 
 _REPORTS = ("json", "sarif", "markdown", "junit")
-FORMS = ("jsonl", "parquet", *_REPORTS)
+NOT_SCANNED = "not scanned"
+"""Stands in for the verdict of a model that no scan has reached."""
+FORMS = ("jsonl", "parquet", "html", *_REPORTS)
 """Forms of all results."""
 
 
@@ -58,17 +60,18 @@ def export(results: Results, form: str, output: Path) -> None:
     Args:
         results: The results.
         form: "jsonl": a line for each model, with its report; "parquet": a row for each, without;
-            or a report form that shows many models.
+            "html": a page of them; or a report form that shows many models.
         output: The file.
 
     Raises:
         OptionError: The form is unknown.
         OutputError: The file cannot be written.
-        MissingExtraError: Parquet needs pyarrow.
+        MissingExtraError: Parquet needs pyarrow, HTML jinja2 and matplotlib.
     """
     writers: Mapping[str, Callable[[Results, Path], None]] = {
         "jsonl": _write_lines,
         "parquet": _write_parquet,
+        "html": _write_page,
         **{name: _report_writer(name) for name in _REPORTS},
     }
     if form not in writers:
@@ -78,11 +81,17 @@ def export(results: Results, form: str, output: Path) -> None:
 
 
 def _write_lines(results: Results, output: Path) -> None:
-    lines = (
-        json.dumps({**asdict(row), "outcome": json.loads(to_json(outcome))})
-        for row, outcome in results.outcomes()
-    )
-    write_text(output, (f"{line}\n" for line in lines))
+    write_text(output, _lines(results))
+
+
+def _lines(results: Results) -> Iterator[str]:
+    """Yield a line for each model; the JSON of most reports is taken as it was kept."""
+    for row in results.rows:
+        marked, kept = results.marked.get(row.key), results.store.outcome_as_json(row.key)
+        if kept is None:
+            continue
+        text = kept[1] if marked is None else json.dumps(asdict(marked))
+        yield f'{json.dumps(asdict(row))[:-1]}, "outcome": {text}}}\n'
 
 
 def _write_parquet(results: Results, output: Path) -> None:
@@ -98,6 +107,23 @@ def _write_parquet(results: Results, output: Path) -> None:
         raise OutputError(
             f"{output.name} cannot be written: {error}", "Check its place."
         ) from error
+
+
+def counts_of(rows: Iterable[Row]) -> Counter[str]:
+    """Return how many models there are of each verdict, in the order of the rows."""
+    return Counter(row.verdict or NOT_SCANNED for row in rows)
+
+
+def _write_page(results: Results, output: Path) -> None:
+    FORMATS.load("html").require()
+    from onnx_soda._report.page import fleet_to_html
+
+    tasks: dict[str, list[Row]] = {}
+    for row in results.rows:
+        tasks.setdefault(row.task, []).append(row)
+    by_task = {task: counts_of(rows) for task, rows in sorted(tasks.items())}
+    folder = str(results.store.file.parent)
+    write_text(output, fleet_to_html(results.rows, counts_of(results.rows), by_task, folder))
 
 
 def _report_writer(name: str) -> Callable[[Results, Path], None]:

@@ -178,7 +178,7 @@ class Store:
     def put(self, key: str, outcome: Outcome, seconds: float) -> None:
         """Keep what a scan came to; a failure gives way to what comes later, nothing else does."""
         facts = _facts(outcome)
-        packed = zlib.compress(to_json(outcome).encode())
+        packed = zlib.compress(msgspec.json.format(to_json(outcome).encode(), indent=-1))
         with self._base:
             self._base.execute(
                 "INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, 1, ?) ON CONFLICT (key) "
@@ -207,6 +207,11 @@ class Store:
         Raises:
             FleetError: It was changed, and is no result any more.
         """
+        found = self.outcome_as_json(key)
+        return None if found is None else found[0]
+
+    def outcome_as_json(self, key: str) -> tuple[Outcome, str] | None:
+        """Return the same, and its JSON in one line; see `outcome`."""
         asked = "SELECT verdict, outcome FROM results WHERE key=?"
         found = self._base.execute(asked, (key,)).fetchone()
         if found is None:
@@ -214,12 +219,12 @@ class Store:
         verdict, packed = found
         kind = ScanFailure if verdict == FAILED else ScanReport
         try:
-            outcome: Outcome = read_json(zlib.decompress(packed), kind)
+            text = zlib.decompress(packed)
+            return read_json(text, kind), text.decode()
         except (ValueError, RecursionError, zlib.error, TypeError) as error:
             raise FleetError(
                 f"{self.file.name} holds something that is no result", "Scan the model again."
             ) from error
-        return outcome
 
     def merge(self, folder: Path) -> int:
         """Take over the results of another folder that are missing or failed here.

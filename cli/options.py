@@ -68,6 +68,9 @@ _FLAGS = {
     "data": "--data CLEAN_SET",
     "references": "--reference MODEL",
     "debug": "--debug",
+    "sha256": "--sha256",
+    "revision": "--revision",
+    "max_size": "--max-size",
 }
 _OPTIONS = {
     field.name

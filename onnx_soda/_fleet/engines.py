@@ -14,19 +14,22 @@ import os
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import psutil
 
-from onnx_soda._batch import Ended, scan_requests
-from onnx_soda._cache import program_digest
+from onnx_soda._batch import Ended, scan_one, scan_requests
+from onnx_soda._cache import Cache, program_digest
 from onnx_soda._errors import FleetError, first_line
-from onnx_soda._options import ScanRequest, no_progress, usable_cores
+from onnx_soda._fetch import fetch, place_of
+from onnx_soda._fleet.manifest import FleetRequest
+from onnx_soda._options import Progress, ScanRequest, no_progress, usable_cores
 from onnx_soda._report.json import to_json
 from onnx_soda._results import Outcome, ScanFailure, ScanReport
 from onnx_soda._sandbox.process import private_folder
@@ -41,7 +44,7 @@ class Engine(ABC):
 
     @abstractmethod
     def scan(
-        self, requests: Sequence[ScanRequest], stopping: Callable[[], bool], within: Within
+        self, requests: Sequence[FleetRequest], stopping: Callable[[], bool], within: Within
     ) -> Generator[Ended, None, None]:
         """Scan models; yield each as it is over, with its number.
 
@@ -55,6 +58,20 @@ class Engine(ABC):
         """
 
 
+def _scan_anywhere(
+    request: ScanRequest, cache: Cache | None, progress: Progress
+) -> tuple[ScanReport, bool]:
+    """Fetch a model where it has to be, and scan it; what was fetched is removed."""
+    source = request.source if isinstance(request, FleetRequest) else None
+    if source is None:
+        return scan_one(request, cache, progress)
+    wanted = source.wanted
+    with private_folder() as folder:
+        place = place_of(source.url, wanted)
+        _, files = fetch(source.url, place, folder, wanted, progress)
+        return scan_one(replace(request, model=files[0].path), cache, progress)
+
+
 @dataclass(frozen=True)
 class LocalEngine(Engine):
     """Scans on this machine.
@@ -66,10 +83,12 @@ class LocalEngine(Engine):
     jobs: int = 1
 
     def scan(
-        self, requests: Sequence[ScanRequest], stopping: Callable[[], bool], within: Within
+        self, requests: Sequence[FleetRequest], stopping: Callable[[], bool], within: Within
     ) -> Generator[Ended, None, None]:
         """See `Engine.scan`."""
-        return scan_requests(requests, None, self.jobs, no_progress, stopping, within)
+        return scan_requests(
+            requests, None, self.jobs, no_progress, stopping, within, _scan_anywhere
+        )
 
 
 # How often a scan is begun again whose worker, or machine, was lost.
@@ -81,6 +100,9 @@ _TICK = 0.5
 # Results are too small for Ray's shared memory, which it would take 30 % of the machine for; it
 # needs 75 MiB at least.
 _STORE_BYTES = 80 * 2**20
+# How often Ray is started here: it gives itself 30 seconds, too few on a machine that is busy.
+_STARTS = 3
+_QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 # Read by Ray when it is imported: no word about us to its makers; a task that needs too much memory
 # is not begun again for ever; a task without a share of a GPU leaves our variables alone.
 _SETTINGS = {
@@ -113,7 +135,7 @@ class RayEngine(Engine):
     gpus: float = 0.0
 
     def scan(
-        self, requests: Sequence[ScanRequest], stopping: Callable[[], bool], within: Within
+        self, requests: Sequence[FleetRequest], stopping: Callable[[], bool], within: Within
     ) -> Generator[Ended, None, None]:
         """See `Engine.scan`; how far a model is is not known."""
         del within
@@ -138,27 +160,38 @@ class RayEngine(Engine):
             )
         with private_folder() as folder:
             ray = _imported(self.address)
-            own: dict[str, Any] = {}
-            if self.address is None:
-                own = {
-                    "num_cpus": cores * (self.jobs or max(usable_cores() // cores, 1)),
-                    "include_dashboard": False,
-                    "object_store_memory": _STORE_BYTES,
-                    "_temp_dir": str(folder),
-                }
             try:
-                ray.init(self.address or "local", log_to_driver=False, logging_level="ERROR", **own)
+                self._start(ray, cores, folder)
                 _check_room(ray, cores, self.gpus)
                 yield ray
-            except (ConnectionError, OSError, RuntimeError, ValueError) as error:
-                where = f"at {self.address}" if self.address else "on this machine"
-                raise FleetError(
-                    f"Ray {where} does not answer: {first_line(error)}",
-                    "Check `ray status`, the address and RAY_AUTH_TOKEN; versions of Ray and "
-                    "Python must be those of the cluster.",
-                ) from error
             finally:
                 ray.shutdown()
+
+    def _start(self, ray: Any, cores: int, folder: Path) -> None:
+        """Connect to the cluster, or start Ray here."""
+        if self.address is not None:
+            with _explained(self.address):
+                ray.init(self.address, **_QUIET)
+            return
+        jobs = self.jobs or max(usable_cores() // cores, 1)
+        for left in reversed(range(_STARTS)):
+            before = set(psutil.Process().children())
+            try:
+                with _explained(None):
+                    ray.init(
+                        "local",
+                        num_cpus=cores * jobs,
+                        include_dashboard=False,
+                        object_store_memory=_STORE_BYTES,
+                        _temp_dir=str(folder / str(left)),
+                        **_QUIET,
+                    )
+                return
+            except FleetError:
+                ray.shutdown()
+                _end(set(psutil.Process().children()) - before)
+                if not left:
+                    raise
 
     def _window(self, ray: Any, cores: int) -> int:
         """Return how many tasks Ray is given at once."""
@@ -167,7 +200,29 @@ class RayEngine(Engine):
         return _AHEAD * max(int(ray.cluster_resources().get("CPU", 0)) // cores, 1)
 
 
-def _with_threads(request: ScanRequest) -> ScanRequest:
+@contextmanager
+def _explained(address: str | None) -> Iterator[None]:
+    """Turn what Ray says where it does not start, or answer, into one line; it raises all kinds."""
+    where = "on this machine" if address is None else f"at {address}"
+    try:
+        yield
+    except Exception as error:
+        raise FleetError(
+            f"Ray {where} does not answer: {first_line(error)}",
+            "Check `ray status`, the address and RAY_AUTH_TOKEN; Ray and Python must be those of "
+            "the cluster.",
+        ) from error
+
+
+def _end(processes: Iterable[psutil.Process]) -> None:
+    """End what a Ray has begun that did not start."""
+    for process in processes:
+        with suppress(psutil.Error):
+            for one in (*process.children(recursive=True), process):
+                one.kill()
+
+
+def _with_threads(request: FleetRequest) -> FleetRequest:
     """Return a request with one thread where it does not say; Ray counts cores."""
     runtime = request.options.runtime
     runtime = replace(runtime, threads=runtime.threads or 1)
@@ -196,7 +251,7 @@ def _check_room(ray: Any, cores: int, gpus: float) -> None:
 def _results(
     ray: Any,
     task: Any,
-    requests: Sequence[ScanRequest],
+    requests: Sequence[FleetRequest],
     window: int,
     stopping: Callable[[], bool],
 ) -> Iterator[Ended]:
@@ -265,13 +320,13 @@ def _task(request: bytes, program: str) -> bytes:
     """Scan one model on whatever machine this runs.
 
     Args:
-        request: A `ScanRequest` as JSON.
+        request: A `FleetRequest` as JSON.
         program: Digest of the program that asks: another one would give other results.
     """
     answer = _Answer(refused=True)
     if program == program_digest():
-        asked: ScanRequest = read_json(request, ScanRequest)
-        (ended,) = scan_requests([asked])
+        asked: FleetRequest = read_json(request, FleetRequest)
+        (ended,) = scan_requests([asked], scan=_scan_anywhere)
         failed = isinstance(ended.outcome, ScanFailure)
         answer = _Answer(False, failed, to_json(ended.outcome), ended.seconds)
     return msgspec.json.encode(answer)

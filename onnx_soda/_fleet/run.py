@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from onnx_soda._batch import Ended
 from onnx_soda._fleet.engines import Engine
@@ -58,6 +59,7 @@ def scan_fleet(
         stopping: Tells whether no more models are to be begun.
         within: Called with a model's path as its scan goes on, and as `progress`.
     """
+    asked = _pinned(asked, progress)
     keys = _registered(asked, store, progress)
     done = store.done()
     waiting = {
@@ -121,6 +123,29 @@ def rate(count: int, seconds: float) -> str:
     if each >= 1:
         return f"{each:.1f} a second"
     return f"{60 * each:.0f} a minute" if 60 * each >= 1 else f"{3600 * each:.0f} an hour"
+
+
+# Stores answer in a tenth of a second or so, whether asked for one file or for several.
+_ASKED_AT_ONCE = 16
+
+
+def _pinned(asked: Sequence[Asked], progress: Progress) -> Sequence[Asked]:
+    """Return the same with what lies at addresses now."""
+    remote = [one for one in asked if one.request.source is not None]
+    if not remote:
+        return asked
+
+    def pinned(one: Asked) -> Asked:
+        source = one.request.source
+        assert source is not None  # noqa: S101 - chosen so
+        return replace(one, request=replace(one.request, source=source.pinned()))
+
+    known = dict[str, Asked]()
+    with ThreadPoolExecutor(_ASKED_AT_ONCE) as pool:
+        for one in pool.map(pinned, remote):
+            known[one.place] = one
+            progress("addresses looked at", len(known), len(remote))
+    return [known.get(one.place, one) for one in asked]
 
 
 def _registered(asked: Sequence[Asked], store: Store, progress: Progress) -> list[str]:

@@ -26,8 +26,8 @@ import msgspec
 from onnx_soda._baseline import identity
 from onnx_soda._cache import Cache
 from onnx_soda._errors import FleetError
-from onnx_soda._fleet.manifest import Asked
-from onnx_soda._options import ScanRequest
+from onnx_soda._fetch import shown
+from onnx_soda._fleet.manifest import Asked, FleetRequest
 from onnx_soda._report.formats import pair_text, worst_finding
 from onnx_soda._report.json import to_json
 from onnx_soda._results import Outcome, ScanFailure, ScanReport
@@ -145,10 +145,7 @@ class Store:
         with self._base:
             self._base.executemany(
                 _KEEP,
-                (
-                    (one.place, one.task, key, msgspec.json.encode(one.request, enc_hook=str))
-                    for one, key in asked
-                ),
+                ((one.place, one.task, key, _kept(one.request)) for one, key in asked),
             )
 
     def asked(self, places: Iterable[str]) -> tuple[Asked, ...]:
@@ -161,13 +158,13 @@ class Store:
         found = self._base.execute("SELECT place, task, request FROM models ORDER BY place")
         try:
             return tuple(
-                Asked(place, task, read_json(request, ScanRequest))
+                Asked(place, task, read_json(request, FleetRequest))
                 for place, task, request in found
                 if place in wanted
             )
         except (msgspec.MsgspecError, RecursionError, ValueError, TypeError) as error:
             raise FleetError(
-                f"{self.file.name} holds a request that cannot be read",
+                "what was asked for of a model is not known any more, or its address was secret",
                 "Give the manifest again: `onnx-soda fleet scan --retry-failed`.",
             ) from error
 
@@ -246,6 +243,13 @@ class Store:
         return len(models)
 
 
+def _kept(request: FleetRequest) -> bytes:
+    """Return a request as it is kept: not at all where its address may hold a secret."""
+    if request.source is not None and request.source.secret:
+        return b""
+    return msgspec.json.encode(request, enc_hook=str)
+
+
 def _facts(outcome: Outcome) -> tuple[Any, ...]:
     """Return verdict, severity, rule, pair, passes and digest."""
     if isinstance(outcome, ScanFailure):
@@ -263,16 +267,18 @@ def _worst(report: ScanReport) -> tuple[Severity | Literal[""], str, str]:
     return "" if accepted else worst.severity, rule, pair_text(report, worst)
 
 
-def key_of(request: ScanRequest) -> str:
-    """Return the key of a scan's result.
+def key_of(request: FleetRequest) -> str:
+    """Return the key of a scan's result; what has an address is pinned before.
 
     Of what is not read whole for it (a folder of TensorFlow, very large files) size and time of the
     last change stand for the content.
     """
-    key = Cache(Path()).key_of(request)
+    source = request.source
+    facts = None if source is None else repr((shown(source.url), source.facts))
+    key = Cache(Path()).key_of(request, facts)
     if key is not None:
         return key
-    parts: list[Any] = [request.options]
+    parts: list[Any] = [request.options, facts]
     for path in filter(None, (request.model, request.data)):
         try:
             fact = path.stat()

@@ -2,10 +2,10 @@
 
     python -m benchmarks.fleet [--part kills|pace|store ...] [--models N] [--workers N]
 
-kills: models of known kind, half of them with clean images, are scanned by `--engine local`, and by
-a Ray on this machine. There a worker and then the process that began the run are killed with
-SIGKILL, five times, each time after a number of results that is drawn; then the command is given
-once more. The results are compared, less what the clock says.
+kills: models of known kind, half of them with clean images, are scanned by `--engine local`, and on
+a Ray cluster of this machine. There a worker and then the process that began the run are killed
+with SIGKILL, five times, each time after a number of results that is drawn; then the command is
+given once more. The results are compared, less what the clock says.
 
 pace: the same models, fewer: single commands, and both engines with one and with all workers. What
 an engine and the results cost by themselves is told by files that are missing: no scan begins. The
@@ -20,13 +20,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import secrets
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -59,6 +64,8 @@ _CHANGE = 1e-6
 # What differs between two scans of the same model.
 _CLOCKS = ("timing", "created")
 _PATIENCE = 1200.0
+# How often a cluster is started: Ray gives itself 30 seconds, too few on a machine that is busy.
+_STARTS = 8
 _TICK = 0.2
 
 
@@ -173,12 +180,13 @@ def _kills(models: int, workers: int) -> None:
         _run(_scan(manifest, calm, "--jobs", workers))
     shutil.rmtree(torn, ignore_errors=True)
     rng, kills = np.random.default_rng(0), []
-    command = _scan(manifest, torn, "--engine", "ray", "--jobs", workers)
-    for number in range(_ROUNDS):
-        share = models // (_ROUNDS + 1)
-        kills.append(_torn(command, torn, share, rng))
-        print(f"kill {number + 1}: {kills[-1]}", file=sys.stderr)
-    last = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    with _cluster(workers) as (address, head):
+        command = _scan(manifest, torn, "--engine", "ray", "--address", address)
+        for number in range(_ROUNDS):
+            share = models // (_ROUNDS + 1)
+            kills.append(_torn(command, torn, share, rng, head))
+            print(f"kill {number + 1}: {kills[-1]}", file=sys.stderr, flush=True)
+        last = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     print(last.stdout.splitlines()[-1], file=sys.stderr)
     one, other = _reports(calm), _reports(torn)
     rows = [(n, one.before, one.worker, one.driver) for n, one in enumerate(kills, 1)]
@@ -188,14 +196,16 @@ def _kills(models: int, workers: int) -> None:
     print(f"{models} models: {len(other)} results, {same} equal to those of the undisturbed run.")
 
 
-def _torn(command: Sequence[str], results: Path, share: int, rng: np.random.Generator) -> _Kill:
+def _torn(
+    command: Sequence[str], results: Path, share: int, rng: np.random.Generator, head: int
+) -> _Kill:
     """Begin a run, kill a worker of it, then itself."""
     before = _kept(results)
     first = int(rng.integers(1, share // 2 + 1))
     then = int(rng.integers(1, share // 2 + 1))
-    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     at_worker = _wait(results, before + first, run)
-    workers = [one for one in _below(run.pid) if _is_at_work(one)]
+    workers = [one for one in _below(head) if _is_at_work(one)]
     if not workers:
         raise RuntimeError("there is no worker to kill")
     workers[int(rng.integers(len(workers)))].kill()
@@ -212,6 +222,50 @@ def _wait(results: Path, count: int, run: subprocess.Popen[bytes]) -> int:
             raise RuntimeError(f"the run ended, or took too long, with {kept} results")
         time.sleep(_TICK)
     return kept
+
+
+@contextmanager
+def _cluster(workers: int) -> Iterator[tuple[str, int]]:
+    """Start a Ray cluster of this machine; yield its address, and the process that holds it."""
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    os.environ["RAY_task_oom_retries"] = "0"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(_STARTS):
+            head = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"),
+                    *(f"--port={port}", f"--num-cpus={workers}", f"--temp-dir={folder}"),
+                    *("--include-dashboard=false", "--object-store-memory=83886080"),
+                    "--disable-usage-stats",
+                ],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                text=True,
+            )
+            assert head.stdout is not None  # noqa: S101 - asked for
+            if any("Ray runtime started" in line for line in head.stdout):
+                break
+            print("Ray did not start in its 30 seconds", file=sys.stderr, flush=True)
+            _end(head)
+        else:
+            raise RuntimeError("Ray does not start")
+        try:
+            yield f"127.0.0.1:{port}", head.pid
+        finally:
+            _end(head)
+
+
+def _end(head: subprocess.Popen[str]) -> None:
+    """End a cluster, and what may be left of it."""
+    with suppress(psutil.NoSuchProcess):
+        for one in _below(head.pid):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    head.kill()
+    head.wait()
 
 
 def _below(pid: int) -> list[psutil.Process]:

@@ -80,7 +80,7 @@ _OPTIONS = {
     )
     for field in fields(options)
 }
-_NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_NAMED = re.compile(r"`([a-z_][a-z_0-9]*)(?:=([^`]*))?`")
 
 
 def in_flags(text: str) -> str:

@@ -18,14 +18,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from onnx_soda._errors import MissingExtraError, OutputError, SodaError, first_line
 from onnx_soda._options import Progress
 from onnx_soda._preflight.file import HEAD_BYTES, describe_foreign_file, describe_text
 from onnx_soda._sandbox.process import private_folder
 from onnx_soda._system import held_back, missing_modules, require_modules
-from onnx_soda._words import as_url, printable
+from onnx_soda._words import printable
 
 # As large as the largest model file that a scan reads, with some room for images.
 USUAL_BYTES = 4096 * 2**20
@@ -106,8 +106,9 @@ class Hub:
 
 
 def shown(url: str) -> str:
-    """Return an address without what may be secret in it."""
-    return as_url(url) or url
+    """Return an address without what may be secret in it: its user, and what stands behind ?."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def fetch(

@@ -12,6 +12,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
+import socket
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -102,13 +105,16 @@ _TICK = 0.5
 _STORE_BYTES = 80 * 2**20
 # How often Ray is started here: it gives itself 30 seconds, too few on a machine that is busy.
 _STARTS = 3
+_KNOCK_SECONDS = 10.0
 _QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 # Read by Ray when it is imported: no word about us to its makers; a task that needs too much memory
-# is not begun again for ever; a task without a share of a GPU leaves our variables alone.
+# is not begun again for ever; a task without a share of a GPU leaves our variables alone; and no
+# warnings between our own lines.
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "error",
 }
 # Any of these says how Ray is to know who may talk to it.
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
@@ -161,7 +167,8 @@ class RayEngine(Engine):
         with private_folder() as folder:
             ray = _imported(self.address)
             try:
-                self._start(ray, cores, folder)
+                with _own_signals():
+                    self._start(ray, cores, folder)
                 _check_room(ray, cores, self.gpus)
                 yield ray
             finally:
@@ -171,6 +178,7 @@ class RayEngine(Engine):
         """Connect to the cluster, or start Ray here."""
         if self.address is not None:
             with _explained(self.address):
+                _knock(self.address)
                 ray.init(self.address, **_QUIET)
             return
         jobs = self.jobs or max(usable_cores() // cores, 1)
@@ -201,6 +209,19 @@ class RayEngine(Engine):
 
 
 @contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep what SIGTERM does; Ray would print where its own code is, and end the process."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _explained(address: str | None) -> Iterator[None]:
     """Turn what Ray says where it does not start, or answer, into one line; it raises all kinds."""
     where = "on this machine" if address is None else f"at {address}"
@@ -212,6 +233,13 @@ def _explained(address: str | None) -> Iterator[None]:
             "Check `ray status`, the address and RAY_AUTH_TOKEN; Ray and Python must be those of "
             "the cluster.",
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at an address; Ray would ask for minutes."""
+    host, _, port = address.rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), _KNOCK_SECONDS).close()
 
 
 def _end(processes: Iterable[psutil.Process]) -> None:

@@ -33,7 +33,7 @@ ROW_OPTIONS = ("method", "preprocess", "layer", "logits", "budget")
 _OWN = ("model", "data", "task", "sha256")
 _LARGEST = 2**28
 # Two letters or more, so that it is no drive of Windows.
-_SCHEME = re.compile("[a-z][a-z0-9+.-]+://")
+_SCHEME = re.compile("[a-z][a-z0-9+.:-]+://")
 # `ScanOptions` does not check them itself, since the command line does.
 _BUDGETS = get_args(BudgetName)
 
@@ -295,7 +295,8 @@ def _located(cells: Mapping[str, str], where: str, folder: str) -> Entry:
     try:
         return replace(_entry_at(model, sha256), data=Path(folder) / data if data else None)
     except SodaError as error:
-        raise FleetError(f"{where}: {error.message}", error.advice) from error
+        advice = error.advice.replace("`sha256`", "the column sha256")
+        raise FleetError(f"{where}: {error.message}", advice) from error
 
 
 def shard_of(entries: Sequence[Entry], number: int, of: int) -> tuple[Entry, ...]:

@@ -47,7 +47,7 @@ from benchmarks.common import FIXTURES, machine_facts, markdown_table
 from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
-from onnx_soda._fleet.engines import LocalEngine
+from onnx_soda._fleet.engines import SETTINGS, LocalEngine
 from onnx_soda._fleet.manifest import Asked, read_manifest
 from onnx_soda._fleet.run import scan_fleet
 from onnx_soda._fleet.store import FILE, Store
@@ -180,7 +180,7 @@ def _kills(models: int, workers: int) -> None:
         _run(_scan(manifest, calm, "--jobs", workers))
     shutil.rmtree(torn, ignore_errors=True)
     rng, kills = np.random.default_rng(0), []
-    with _cluster(workers) as (address, head):
+    with cluster(workers) as (address, head):
         command = _scan(manifest, torn, "--engine", "ray", "--address", address)
         for number in range(_ROUNDS):
             share = models // (_ROUNDS + 1)
@@ -205,7 +205,7 @@ def _torn(
     then = int(rng.integers(1, share // 2 + 1))
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     at_worker = _wait(results, before + first, run)
-    workers = [one for one in _below(head) if _is_at_work(one)]
+    workers = [one for one in below(head) if is_at_work(one)]
     if not workers:
         raise RuntimeError("there is no worker to kill")
     workers[int(rng.integers(len(workers)))].kill()
@@ -225,10 +225,10 @@ def _wait(results: Path, count: int, run: subprocess.Popen[bytes]) -> int:
 
 
 @contextmanager
-def _cluster(workers: int) -> Iterator[tuple[str, int]]:
+def cluster(workers: int) -> Iterator[tuple[str, int]]:
     """Start a Ray cluster of this machine; yield its address, and the process that holds it."""
-    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    os.environ["RAY_task_oom_retries"] = "0"
+    token = {"RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_AUTH_MODE": "token"}
+    os.environ.update(token | SETTINGS)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -261,18 +261,19 @@ def _cluster(workers: int) -> Iterator[tuple[str, int]]:
 def _end(head: subprocess.Popen[str]) -> None:
     """End a cluster, and what may be left of it."""
     with suppress(psutil.NoSuchProcess):
-        for one in _below(head.pid):
+        for one in below(head.pid):
             with suppress(psutil.NoSuchProcess):
                 one.kill()
     head.kill()
     head.wait()
 
 
-def _below(pid: int) -> list[psutil.Process]:
+def below(pid: int) -> list[psutil.Process]:
+    """Return all processes that a process has begun, and those that they have."""
     return list(psutil.Process(pid).children(recursive=True))
 
 
-def _is_at_work(process: psutil.Process) -> bool:
+def is_at_work(process: psutil.Process) -> bool:
     """Tell whether a process is a worker of Ray with a task."""
     try:
         return bool(process.cmdline()) and process.cmdline()[0].startswith("ray::_task")
@@ -334,7 +335,7 @@ def _memory(pid: int) -> int:
     """Return the bytes of a run and of what belongs to its engine; children that scan left out."""
     total = 0
     try:
-        for one in (psutil.Process(pid), *_below(pid)):
+        for one in (psutil.Process(pid), *below(pid)):
             if "-I" not in one.cmdline():  # as children that scan are started
                 total += one.memory_info().rss
     except psutil.Error:

@@ -108,14 +108,16 @@ _STARTS = 3
 _KNOCK_SECONDS = 10.0
 _QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 # Read by Ray when it is imported: no word about us to its makers; a task that needs too much memory
-# is not begun again for ever; a task without a share of a GPU leaves our variables alone; and no
-# warnings between our own lines.
-_SETTINGS = {
+# is not begun again for ever; a task without a share of a GPU leaves our variables alone; no
+# warnings between our own lines; time to start on a machine that is busy.
+SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_BACKEND_LOG_LEVEL": "error",
+    "RAY_agent_register_timeout_ms": "120000",
 }
+"""How Ray behaves for fleets; a cluster has to be started with these, too."""
 # Any of these says how Ray is to know who may talk to it.
 _TOKENS = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE")
 _CLIENT = "ray://"
@@ -164,6 +166,8 @@ class RayEngine(Engine):
                 f"addresses of the kind {_CLIENT} are not for fleets",
                 "Run the command on a machine of the cluster, with --address auto.",
             )
+        with _explained(self.address):
+            _knock(self.address or "")
         with private_folder() as folder:
             ray = _imported(self.address)
             try:
@@ -178,7 +182,6 @@ class RayEngine(Engine):
         """Connect to the cluster, or start Ray here."""
         if self.address is not None:
             with _explained(self.address):
-                _knock(self.address)
                 ray.init(self.address, **_QUIET)
             return
         jobs = self.jobs or max(usable_cores() // cores, 1)
@@ -258,11 +261,14 @@ def _with_threads(request: FleetRequest) -> FleetRequest:
 
 
 def _imported(address: str | None) -> Any:
-    for name, value in _SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if address is None and not any(name in os.environ for name in _TOKENS):
         # For this run alone. Without it Ray writes one into the user's home.
         os.environ[_TOKENS[0]] = secrets.token_hex(32)
+    if any(name in os.environ for name in _TOKENS):
+        # At an address that is named, Ray sends a token only where this asks for it, too.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     return import_module("ray")
 
 

@@ -201,6 +201,8 @@ def scan_command(
     sides = height_and_width(size) if size else None
     reading = data_options(class_map, labels, data_root)
     part, where = _part(shard), _engine(engine, address, gpus, jobs)
+    if engine == "ray" and not sandbox:
+        raise typer.BadParameter("a scan on Ray has a child process", param_hint="--no-sandbox")
     ending = _Ending(baseline, fail_on, exit_zero, quiet)
     with failing_cleanly(debug):
         options = ScanOptions(

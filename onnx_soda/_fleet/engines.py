@@ -155,7 +155,7 @@ class RayEngine(Engine):
                 num_gpus=self.gpus,
                 max_retries=_LOST,
                 scheduling_strategy="SPREAD",
-            )(_task)
+            )(scan_in_task)
             yield from _results(ray, task, shared, self._window(ray, cores), stopping)
 
     @contextmanager
@@ -309,7 +309,7 @@ def _results(
 def _ended(ray: Any, task: Any, number: int, model: Path, seconds: float) -> Ended:
     outcome: Outcome
     try:
-        answer: _Answer = read_json(ray.get(task), _Answer)
+        answer: Answer = read_json(ray.get(task), Answer)
     except ray.exceptions.RayTaskError as error:  # not of the model: it is not installed there
         raise FleetError(
             f"a worker cannot scan: {first_line(error.cause or error)}", _OTHER[1]
@@ -334,7 +334,7 @@ def _lost(error: Exception) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class _Answer:
+class Answer:
     """What a task sends back.
 
     Attributes:
@@ -350,17 +350,17 @@ class _Answer:
     seconds: float = 0.0
 
 
-def _task(request: bytes, program: str) -> bytes:
+def scan_in_task(request: bytes, program: str) -> bytes:
     """Scan one model on whatever machine this runs.
 
     Args:
         request: A `FleetRequest` as JSON.
         program: Digest of the program that asks: another one would give other results.
     """
-    answer = _Answer(refused=True)
+    answer = Answer(refused=True)
     if program == program_digest():
         asked: FleetRequest = read_json(request, FleetRequest)
         (ended,) = scan_requests([asked], scan=_scan_anywhere)
         failed = isinstance(ended.outcome, ScanFailure)
-        answer = _Answer(False, failed, to_json(ended.outcome), ended.seconds)
+        answer = Answer(False, failed, to_json(ended.outcome), ended.seconds)
     return msgspec.json.encode(answer)

@@ -13,6 +13,8 @@ import pytest
 from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
+from onnx_soda._fleet.engines import Answer, scan_in_task
+from onnx_soda._system import read_json
 from tests.cli.helpers import command, complaint, environment, soda
 from tests.fleet.test_fleet import kept, outcomes, status
 
@@ -91,6 +93,12 @@ def test_a_cluster_that_does_not_answer_is_told_at_once(folder: Path, tmp_path: 
     assert time.monotonic() - begin < 60
     client = soda(*asked, "--address", "ray://127.0.0.1:10001")
     assert "are not for fleets" in complaint(client.stderr)
+
+
+def test_a_worker_with_another_version_scans_nothing() -> None:
+    """Its results would be kept under a key that stands for this version."""
+    answer: Answer = read_json(scan_in_task(b"no request at all", "another program"), Answer)
+    assert answer.refused
 
 
 @pytest.mark.parametrize("option", [("--address", "auto"), ("--gpus", "0.5")])

@@ -48,7 +48,7 @@ from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._fleet.engines import SETTINGS, LocalEngine
-from onnx_soda._fleet.manifest import Asked, read_manifest
+from onnx_soda._fleet.manifest import Asked, FleetRequest, read_manifest
 from onnx_soda._fleet.run import scan_fleet
 from onnx_soda._fleet.store import FILE, Store
 from onnx_soda._options import ScanRequest
@@ -374,7 +374,7 @@ def _store(models: int) -> None:
     print(markdown_table((f"{_SIMULATED:,} results", "seconds"), rows))
 
 
-def _by_soda(request: ScanRequest) -> ScanRequest:
+def _by_soda(request: FleetRequest) -> FleetRequest:
     return replace(request, options=replace(request.options, method="soda"))
 
 

@@ -172,7 +172,7 @@ def overview(rows: Sequence[Row], run: FleetRun | None = None) -> RenderableType
     counts = ", ".join(f"{count} {verdict}" for verdict, count in counts_of(rows).items())
     more = len(rows) - _MOST_SHOWN
     told = [f"{more:,} more are not shown: `onnx-soda fleet export` has all."] if more > 0 else []
-    told.append(f"{len(rows):,} models: {counts}.{_of_run(run)}")
+    told.append(f"{len(rows):,} model{'s' * (len(rows) != 1)}: {counts}.{_of_run(run)}")
     return Group(table, *map(Text, told))
 
 

@@ -108,13 +108,12 @@ _STARTS = 3
 _KNOCK_SECONDS = 10.0
 _QUIET = {"log_to_driver": False, "logging_level": "ERROR"}
 # Read by Ray when it is imported: no word about us to its makers; a task that needs too much memory
-# is not begun again for ever; a task without a share of a GPU leaves our variables alone; no
-# warnings between our own lines; time to start on a machine that is busy.
+# is not begun again for ever; a task without a share of a GPU leaves our variables alone; time to
+# start on a machine that is busy.
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_task_oom_retries": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_BACKEND_LOG_LEVEL": "error",
     "RAY_agent_register_timeout_ms": "120000",
 }
 """How Ray behaves for fleets; a cluster has to be started with these, too."""

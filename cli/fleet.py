@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
@@ -15,21 +15,32 @@ from rich.table import Table
 from rich.text import Text
 
 from onnx_soda._data.forms import check_clean_set
-from onnx_soda._errors import FleetError
-from onnx_soda._fleet.consensus import Task, compare_fleet
-from onnx_soda._fleet.manifest import read_manifest, shard_of
-from onnx_soda._fleet.run import FleetRun, scan_fleet
-from onnx_soda._fleet.store import FAILED, Row, Store
-from onnx_soda._options import RuntimeOptions, ScanOptions, ScanRequest
-from onnx_soda._report.formats import FORMATS, Context, Scanned
-from onnx_soda._results import ScanReport
+from onnx_soda._fleet.engines import Engine, EngineName, LocalEngine, RayEngine
+from onnx_soda._fleet.manifest import Asked, read_manifest, shard_of
+from onnx_soda._fleet.run import scan_fleet
+from onnx_soda._fleet.store import FAILED, Store
+from onnx_soda._options import Limits, RuntimeOptions, ScanOptions, ScanRequest
+from onnx_soda._rules import Severity
 from onnx_soda._words import printable
 
 from .config import data_options
+from .fleet_results import (
+    PlainOption,
+    ResultsArgument,
+    exit_codes,
+    export_command,
+    merge_command,
+    overview,
+    read_results,
+    show_command,
+    status_command,
+)
 from .options import (
+    MEBIBYTE,
     USUAL_MEMORY,
     USUAL_SECONDS,
     ArchOption,
+    BaselineOption,
     BudgetOption,
     ClassMapOption,
     DataOption,
@@ -37,12 +48,9 @@ from .options import (
     Debug,
     ExitZeroOption,
     FailOnOption,
-    JobsOption,
     LabelsOption,
     MaxMemoryOption,
     MethodOption,
-    Output,
-    PlainFormat,
     PreprocessOption,
     ProviderOption,
     Quiet,
@@ -66,18 +74,20 @@ from .output import (
     ProgressBar,
     deliver,
     failing_cleanly,
-    of_outcome,
     stoppable,
     without_verdict,
     worst,
 )
+from .upkeep import accepted_entries
+
+if TYPE_CHECKING:
+    from onnx_soda._fleet.consensus import Task
 
 # The library decides what is usual.
 _USUAL = ScanOptions()
 _SHARD = re.compile("([0-9]{1,6})/([0-9]{1,6})")
 # Below the folder of the results: what models make of the bank.
 _FLOWS = "flows"
-_STYLES = {"backdoor": "bold red", "unsafe": "bold red", FAILED: "bold magenta", "clean": "green"}
 
 fleet_app = typer.Typer(
     add_completion=False,
@@ -95,9 +105,6 @@ ManifestArgument = Annotated[
         "folder, a pattern, or @LIST.",
     ),
 ]
-ResultsArgument = Annotated[
-    Path, typer.Argument(metavar="RESULTS", help="The folder of the results.")
-]
 ResultsOption = Annotated[
     Path, typer.Option("--output", "-o", metavar="RESULTS", help="Folder for the results.")
 ]
@@ -107,9 +114,45 @@ ShardOption = Annotated[
         "--shard", metavar="I/N", help="Scan one of N parts, for machines that share the work."
     ),
 ]
-PlainOption = Annotated[PlainFormat, typer.Option("--format", "-f", help="Form of the answer.")]
 AgainOption = Annotated[
     bool, typer.Option("--retry-failed", help="Try those again that could not be scanned.")
+]
+EngineOption = Annotated[
+    EngineName, typer.Option("--engine", help="Scan on this machine, or on a cluster of Ray.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="auto|HOST:PORT",
+        help="The Ray cluster that this machine is of; if not given, Ray is started here.",
+        show_default=False,
+    ),
+]
+GpusOption = Annotated[
+    float, typer.Option("--gpus", min=0, max=1024, help="Share of a GPU for each scan, on Ray.")
+]
+AtOnceOption = Annotated[
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        max=65536,
+        help="Models to scan at once.  [default: 1; on Ray as many as there are cores for]",
+        show_default=False,
+    ),
+]
+FailedOption = Annotated[
+    bool, typer.Option("--failed", help="Leave those that no scan has reached yet.")
+]
+RetryTimeoutOption = Annotated[
+    float | None,
+    typer.Option("--timeout", min=1, help="The most seconds of each scan; as before if not given."),
+]
+RetryMemoryOption = Annotated[
+    int | None,
+    typer.Option("--max-memory", min=64, help="The most MiB of each scan; as before if not given."),
 ]
 
 
@@ -133,7 +176,11 @@ def scan_command(
     seed: SeedOption = _USUAL.seed,
     arch: ArchOption = None,
     size: SizeOption = None,
-    jobs: JobsOption = 1,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    gpus: GpusOption = 0.0,
+    jobs: AtOnceOption = None,
+    baseline: BaselineOption = None,
     time: TimeOption = None,
     timeout: TimeoutOption = USUAL_SECONDS,
     max_memory: MaxMemoryOption = USUAL_MEMORY,
@@ -153,7 +200,10 @@ def scan_command(
     limits = limits_of(sandbox, timeout, max_memory)
     sides = height_and_width(size) if size else None
     reading = data_options(class_map, labels, data_root)
-    part = _part(shard)
+    part, where = _part(shard), _engine(engine, address, gpus, jobs)
+    if engine == "ray" and not sandbox:
+        raise typer.BadParameter("a scan on Ray has a child process", param_hint="--no-sandbox")
+    ending = _Ending(baseline, fail_on, exit_zero, quiet)
     with failing_cleanly(debug):
         options = ScanOptions(
             method=method,
@@ -171,17 +221,87 @@ def scan_command(
         entries = read_manifest(manifest)
         entries = shard_of(entries, *part) if part else entries
         common = ScanRequest(Path(), data, split, options, conversion(arch, sides), limits)
+        asked = tuple(entry.asked(common) for entry in entries)
         with Store(output) as store:
-            with stoppable() as stopping, ProgressBar(quiet) as progress:
-                run = scan_fleet(
-                    entries, store, common, jobs, retry_failed, progress, stopping, progress.within
-                )
-            rows = store.rows()
-            deliver(_overview(rows, run), None)
-            outcomes = map(store.outcome, {row.key for row in rows if row.verdict})
-            codes = [of_outcome(one, fail_on) for one in outcomes if one is not None]
-    codes += [INCONCLUSIVE] * (run.waiting > 0)
-    raise typer.Exit(worst(map(without_verdict, codes) if exit_zero else codes))
+            code = _run(store, asked, where, retry_failed, ending)
+    raise typer.Exit(code)
+
+
+@fleet_app.command("retry")
+def retry_command(
+    results: ResultsArgument,
+    failed: FailedOption = False,
+    engine: EngineOption = "local",
+    address: AddressOption = None,
+    gpus: GpusOption = 0.0,
+    jobs: AtOnceOption = None,
+    baseline: BaselineOption = None,
+    timeout: RetryTimeoutOption = None,
+    max_memory: RetryMemoryOption = None,
+    fail_on: FailOnOption = "high",
+    exit_zero: ExitZeroOption = False,
+    quiet: Quiet = False,
+    debug: Debug = False,
+) -> None:
+    """Scan models of a fleet again that could not be scanned, and those that were not reached.
+
+    They are scanned as the manifest and the command said then; the limits may be others.
+
+    Exit codes: as of `scan`.
+    """
+    where = _engine(engine, address, gpus, jobs)
+    ending = _Ending(baseline, fail_on, exit_zero, quiet)
+    with failing_cleanly(debug), Store(results, made=True) as store:
+        verdicts = (FAILED,) if failed else (FAILED, "")
+        places = [row.place for row in store.rows() if row.verdict in verdicts]
+        asked = tuple(_within(one, timeout, max_memory) for one in store.asked(places))
+        code = _run(store, asked, where, True, ending)
+    raise typer.Exit(code)
+
+
+@dataclass(frozen=True)
+class _Ending:
+    """How a run ends, and what it tells until then."""
+
+    baseline: Path | None
+    fail_on: Severity
+    exit_zero: bool
+    quiet: bool
+
+
+def _run(store: Store, asked: Sequence[Asked], engine: Engine, again: bool, ending: _Ending) -> int:
+    """Scan models, show what came of all, and return the exit code."""
+    accepted_entries(ending.baseline)  # what is wrong with it is told before the work
+    with (
+        stoppable(isinstance(engine, RayEngine)) as stopping,
+        ProgressBar(ending.quiet) as progress,
+    ):
+        run = scan_fleet(asked, store, engine, again, progress, stopping, progress.within)
+    results = read_results(store, ending.baseline)
+    deliver(overview(results.rows, run), None)
+    codes = [*exit_codes(results, ending.fail_on), *[INCONCLUSIVE] * (run.waiting > 0)]
+    return worst(map(without_verdict, codes) if ending.exit_zero else codes)
+
+
+def _within(asked: Asked, seconds: float | None, mebibytes: int | None) -> Asked:
+    """Return the same with other limits; a scan without a child has none."""
+    limits = asked.request.limits
+    if limits is None:
+        return asked
+    limits = Limits(
+        limits.memory if mebibytes is None else mebibytes * MEBIBYTE,
+        limits.seconds if seconds is None else seconds,
+    )
+    return replace(asked, request=replace(asked.request, limits=limits))
+
+
+def _engine(name: EngineName, address: str | None, gpus: float, jobs: int | None) -> Engine:
+    if name == "ray":
+        return RayEngine(address, jobs, gpus)
+    for given, flag in ((address is not None, "--address"), (gpus > 0, "--gpus")):
+        if given:
+            raise typer.BadParameter("is for --engine ray", param_hint=flag)
+    return LocalEngine(jobs or 1)
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:
@@ -219,6 +339,9 @@ def consensus_command(
 
     Exit codes: 0 none stands out; 1 one does; 2 wrong usage; 3 no task has enough models.
     """
+    # It reads runtimes and SciPy, which the other commands of fleets need not wait for.
+    from onnx_soda._fleet.consensus import compare_fleet
+
     limits = limits_of(sandbox, timeout, max_memory)
     reading = data_options(class_map, labels, data_root)
     with failing_cleanly(debug):
@@ -254,113 +377,10 @@ def _beside(task: Task) -> RenderableType:
     return Group(table, *(Text(printable(line)) for line in lines), Text())
 
 
-@fleet_app.command("status")
-def status_command(
-    results: ResultsArgument,
-    format_: PlainOption = "text",
-    output: Output = None,
-) -> None:
-    """Tell how many models were scanned, and what came of it.
-
-    Exit codes: 0 told, 2 there are no results.
-    """
-    with failing_cleanly(debug=False), Store(results, made=True) as store:
-        rows = store.rows()
-        if format_ == "json":
-            told = {"models": len(rows), "verdicts": _counts(rows), "rows": list(map(asdict, rows))}
-            deliver(json.dumps(told, indent=2) + "\n", output)
-        else:
-            deliver(_overview(rows), output)
-
-
-@fleet_app.command("show")
-def show_command(
-    results: ResultsArgument,
-    model: Annotated[str, typer.Argument(help="Path or name of the model, as in the manifest.")],
-    format_: Annotated[
-        str, typer.Option("--format", "-f", metavar=f"<{'|'.join(FORMATS.names)}>")
-    ] = "text",
-    output: Output = None,
-) -> None:
-    """Show the report of one model, in any form.
-
-    Exit codes: 0 shown, 2 there is none.
-    """
-    with failing_cleanly(debug=False), Store(results, made=True) as store:
-        rows = [row for row in store.rows() if model in (row.place, Path(row.place).name)]
-        outcome = store.outcome(rows[0].key) if rows else None
-        if outcome is None:
-            raise FleetError(
-                f"there is no result of {model}", "`onnx-soda fleet status` lists them."
-            )
-        single = isinstance(outcome, ScanReport)
-        scanned = [Scanned(outcome, rows[0].place, rows[0].place, rows[0].seconds)]
-        form = FORMATS.load(format_)()
-        form.require()
-        deliver(form.render(scanned, Context(single)), output)
-
-
-@fleet_app.command("export")
-def export_command(
-    results: ResultsArgument,
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write.")],
-    format_: Annotated[
-        str,
-        typer.Option(
-            "--format", "-f", metavar="<jsonl|parquet|json|sarif|markdown|junit>", help="Its form."
-        ),
-    ] = "jsonl",
-) -> None:
-    """Write all results into one file: a line or row for each model, or a report of many models.
-
-    Exit codes: 0 written, 2 it cannot be.
-    """
-    from onnx_soda._fleet.export import export
-
-    with failing_cleanly(debug=False), Store(results, made=True) as store:
-        export(store, format_, output)
-
-
-@fleet_app.command("merge")
-def merge_command(
-    results: ResultsArgument,
-    shards: Annotated[list[Path], typer.Argument(help="Folders of results to take over.")],
-) -> None:
-    """Put the results of shards together in one folder.
-
-    Exit codes: 0 merged, 2 a folder has no results.
-    """
-    with failing_cleanly(debug=False), Store(results) as store:
-        for shard in shards:
-            models = store.merge(shard)
-            typer.echo(f"{printable(str(shard))}: {models} models")
-
-
-def _counts(rows: list[Row]) -> dict[str, int]:
-    return dict(Counter(row.verdict or "not scanned" for row in rows))
-
-
-def _overview(rows: list[Row], run: FleetRun | None = None) -> RenderableType:
-    """Return a row for each model, the worst first, and how many there are of each verdict."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("model", "verdict", "finding", "pair", "seconds"):
-        table.add_column(name, overflow="fold", justify="right" if name == "seconds" else "left")
-    for row in rows:
-        table.add_row(
-            Text(printable(row.place)),
-            Text(row.verdict or "not scanned", _STYLES.get(row.verdict, "")),
-            Text(printable(row.rule)),
-            Text(printable(row.pair)),
-            f"{row.seconds:.1f}" if row.verdict else "",
-        )
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(rows).items())
-    table.caption = Text(f"{len(rows)} models: {counts}.{_of_run(run)}")
-    table.caption_justify = "left"
-    return table
-
-
-def _of_run(run: FleetRun | None) -> str:
-    if run is None:
-        return ""
-    waiting = f" {run.waiting} are left." if run.waiting else ""
-    return f" {run.scanned} were scanned now, {run.known} were known.{waiting}"
+for _name, _command in (
+    ("status", status_command),
+    ("show", show_command),
+    ("export", export_command),
+    ("merge", merge_command),
+):
+    fleet_app.command(_name)(_command)

@@ -68,6 +68,9 @@ _FLAGS = {
     "data": "--data CLEAN_SET",
     "references": "--reference MODEL",
     "debug": "--debug",
+    "sha256": "--sha256",
+    "revision": "--revision",
+    "max_size": "--max-size",
 }
 _OPTIONS = {
     field.name
@@ -77,7 +80,7 @@ _OPTIONS = {
     )
     for field in fields(options)
 }
-_NAMED = re.compile(r"`([a-z_]+)(?:=([^`]*))?`")
+_NAMED = re.compile(r"`([a-z_][a-z_0-9]*)(?:=([^`]*))?`")
 
 
 def in_flags(text: str) -> str:

@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 import typer
 from rich.console import Console, RenderableType
@@ -68,6 +69,21 @@ def of_report(report: ScanReport, fail_on: Severity) -> int:
 def of_outcome(outcome: Outcome, fail_on: Severity) -> int:
     """Return the exit code of one of many scans; see `of_report`."""
     return COULD_NOT_SCAN if isinstance(outcome, ScanFailure) else of_report(outcome, fail_on)
+
+
+def of_worst(verdict: str, severity: Severity | Literal[""], fail_on: Severity) -> int:
+    """Return the exit code of a scan of which no finding is accepted; see `of_report`.
+
+    Args:
+        verdict: Its verdict.
+        severity: Of its worst finding; "" where there is none.
+        fail_on: As for `of_report`.
+    """
+    if verdict == "unsafe":
+        return UNSAFE
+    if severity in SEVERITIES[: SEVERITIES.index(fail_on) + 1]:
+        return FOUND
+    return CLEAN if verdict in ("clean", "no finding") else INCONCLUSIVE
 
 
 def without_verdict(code: int) -> int:
@@ -211,10 +227,14 @@ _FIRST_STEPS, _FIRST_SECONDS, _LONG = 5, 3.0, 45.0
 
 
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
+def stoppable(elsewhere: bool = False) -> Iterator[Callable[[], bool]]:
     """Let a first Ctrl-C end the scans of the block early, with a report of what is done.
 
     A second one, or one while nothing is scanned, ends the program.
+
+    Args:
+        elsewhere: The scans are not children of this process, and the block looks by itself at
+            whether it is to end.
 
     Yields:
         What tells whether there was a first one.
@@ -223,7 +243,7 @@ def stoppable() -> Iterator[Callable[[], bool]]:
 
     def ask(*_: object) -> None:
         nonlocal asked
-        if asked or not ask_children_to_end():
+        if asked or not (elsewhere or ask_children_to_end()):
             raise KeyboardInterrupt
         asked = True
         with suppress(OSError):

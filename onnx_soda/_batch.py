@@ -291,6 +291,8 @@ def scan_one(
     return report, False
 
 
+Scan = Callable[[ScanRequest, Cache | None, Progress], tuple[ScanReport, bool]]
+"""Scans a model, as `scan_one` does."""
 _NOT_SCANNED = "The file was refused and not scanned: nothing is known about backdoors in it."
 _NOT_TOLD = "what confined the child process is not told where a file is refused"
 
@@ -433,6 +435,7 @@ def scan_requests(
     progress: Progress = no_progress,
     stopping: Callable[[], bool] = lambda: False,
     within: Callable[[str, str, int, int], None] = lambda *_: None,
+    scan: Scan = scan_one,
 ) -> Generator[Ended, None, None]:
     """Scan many models, each in its own way; yield each as it is over, with its number.
 
@@ -443,16 +446,17 @@ def scan_requests(
         progress: Called at the start, and as each model is over.
         stopping: Tells whether no more models are to be begun.
         within: Called with a model's path as its scan goes on, and as `progress`.
+        scan: Scans one of them.
     """
     progress("models", 0, len(requests))
     if jobs <= 1 or len(requests) == 1 or any(one.limits is None for one in requests):
         for number, one in enumerate(requests):
-            done = _attempt(number, one, cache, stopping, within)
+            done = _attempt(number, one, cache, stopping, within, scan)
             progress("models", number + 1, len(requests))
             yield done
         return
     shared = [_sharing(one, jobs) for one in requests]
-    yield from _at_once(shared, cache, jobs, progress, stopping, within)
+    yield from _at_once(shared, cache, jobs, progress, stopping, within, scan)
 
 
 def _sharing(request: ScanRequest, jobs: int) -> ScanRequest:
@@ -469,6 +473,7 @@ def _attempt(
     cache: Cache | None,
     stopping: Callable[[], bool],
     within: Callable[[str, str, int, int], None],
+    scan: Scan,
 ) -> Ended:
     begin = time.perf_counter()
     outcome: Outcome
@@ -477,7 +482,7 @@ def _attempt(
         return Ended(request.model, outcome, 0, False, number=number)
     cached, failure = False, None
     try:
-        outcome, cached = scan_one(request, cache, partial(within, str(request.model)))
+        outcome, cached = scan(request, cache, partial(within, str(request.model)))
     except Exception as error:  # noqa: BLE001 - one model ends, not all; it is told
         outcome, failure = failure_of(request.model.name, error), error
     return Ended(request.model, outcome, time.perf_counter() - begin, cached, failure, number)
@@ -490,11 +495,12 @@ def _at_once(
     progress: Progress,
     stopping: Callable[[], bool],
     within: Callable[[str, str, int, int], None],
+    scan: Scan,
 ) -> Iterator[Ended]:
     threads: set[int] = set()
     pool = ThreadPoolExecutor(jobs, initializer=lambda: threads.add(threading.get_ident()))
     waiting = [
-        pool.submit(_attempt, number, request, cache, stopping, within)
+        pool.submit(_attempt, number, request, cache, stopping, within, scan)
         for number, request in enumerate(requests)
     ]
     try:

@@ -99,28 +99,35 @@ class Cache:
 
     folder: Path
 
-    def key_of(self, request: ScanRequest) -> str | None:
+    def key_of(self, request: ScanRequest, model: str | None = None) -> str | None:
         """Return what a scan is remembered by, or a reference's answer; None where it is not.
+
+        Args:
+            request: The scan.
+            model: What stands for the content of the model where its file is not here.
 
         A TensorFlow folder and weights beside a model are parts of a model that only parsing tells
         of, which is not done here. What cannot be read is left for the scan to complain about.
         """
         data = request.data
         try:
-            if not request.model.is_file() or not (data is None or data.is_file() or data.is_dir()):
+            if model is None and not request.model.is_file():
+                return None
+            if not (data is None or data.is_file() or data.is_dir()):
                 return None
             state = _state_of(data, request.options.data.labels) if data else ()
             if state is None:
                 return None
-            if sum((size for _, size, _ in state), request.model.stat().st_size) > _MOST_HASHED:
+            own = request.model.stat().st_size if model is None else 0
+            if sum((size for _, size, _ in state), own) > _MOST_HASHED:
                 return None
-            return self._key(request, state)
+            return self._key(request, model or _digest(request.model), state)
         except (OSError, ValueError):
             return None
 
-    def _key(self, request: ScanRequest, data_state: _State) -> str:
+    def _key(self, request: ScanRequest, model: str, data_state: _State) -> str:
         parts = {
-            "model": _digest(request.model),
+            "model": model,
             "name": request.model.name,
             "data": _digest_of_state(request.data, data_state) if request.data else None,
             "data_name": request.data.name if request.data else None,
@@ -131,7 +138,7 @@ class Cache:
             "sandbox": request.limits is not None,
             "references": [_reference(one) for one in request.references],
             "schema": SCHEMA_VERSION,
-            "program": _program(),
+            "program": program_digest(),
             "versions": installed_versions(_PACKAGES),
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
@@ -280,7 +287,7 @@ def _preprocess(request: ScanRequest) -> Any:
 
 
 @functools.cache
-def _program() -> str:
+def program_digest() -> str:
     """Return a digest of the program itself: a version number stays while it is worked on."""
     whole = hashlib.sha256()
     for package in (onnx_soda, onnx_soda._converters):

@@ -30,6 +30,7 @@ _PACKAGES = (
 _EXTRAS = (
     ("parquet", "clean sets in Parquet", ("pyarrow",)),
     ("hub", "fetch", ("huggingface_hub", "fsspec", "aiohttp")),
+    ("ray", "fleets on several machines", ("ray",)),
     ("repair", "repair", ("torch", "torchvision", "onnx2torch")),
 )
 # Two features, one hidden layer, three classes.

@@ -214,32 +214,35 @@ def _is_device(path: Path) -> bool:
     return path.exists() and not path.is_file()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str | Iterable[str]) -> None:
     """Write a file whole or not at all: beside its place first, then renamed.
 
-    Where the path is a symbolic link, the file behind it is written; what is no file, such as
-    /dev/null or a pipe, is written to directly.
+    Of a long text parts may be given, which are written as they come. Where the path is a symbolic
+    link, the file behind it is written; what is no file, such as /dev/null or a pipe, is written to
+    directly.
 
     Raises:
         OutputError: It cannot be written.
     """
+    parts = (text,) if isinstance(text, str) else text
     try:
         if _is_device(path):
-            path.write_text(text, encoding="utf-8")
+            with path.open("w", encoding="utf-8") as stream:
+                stream.writelines(parts)
             return
         with held_back():
-            _write_beside(path.resolve(), text)
+            _write_beside(path.resolve(), parts)
     except OSError as error:
         raise OutputError(
             f"{path.name} cannot be written: {error.strerror}", "Choose another place."
         ) from error
 
 
-def _write_beside(path: Path, text: str) -> None:
+def _write_beside(path: Path, parts: Iterable[str]) -> None:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(text)
+            stream.writelines(parts)
         # mkstemp makes files for their owner only; a report is an ordinary file.
         Path(name).chmod(0o666 & ~_umask())
         Path(name).replace(path)
@@ -264,7 +267,7 @@ _reading = threading.Lock()
 
 
 def read_json(text: bytes | str, kind: Any) -> Any:
-    """Read JSON as a class, each value checked.
+    """Read JSON as a class, each value checked; a path is a text in it.
 
     Args:
         text: The JSON.
@@ -276,7 +279,14 @@ def read_json(text: bytes | str, kind: Any) -> Any:
         UnicodeDecodeError: It is no UTF-8.
     """
     with _reading:
-        return msgspec.json.decode(text, type=kind, strict=True)
+        return msgspec.json.decode(text, type=kind, strict=True, dec_hook=_as_path)
+
+
+def _as_path(kind: Any, value: Any) -> Any:
+    """Return what JSON has no form for; of what classes here hold, that is paths alone."""
+    if kind is not Path or not isinstance(value, str):
+        raise NotImplementedError(kind)
+    return Path(value)
 
 
 def read_plain(values: Any, kind: Any) -> Any:

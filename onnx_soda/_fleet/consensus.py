@@ -135,8 +135,10 @@ def compare_fleet(
     """
     cache, groups = Cache(folder), dict[tuple[str, str], dict[str, ReferenceFlows]]()
     for number, entry in enumerate(entries, 1):
-        request = entry.request(common)
-        if request.data is None:
+        request = entry.asked(common).request
+        if entry.source is not None:
+            heard = ReferenceFlows(entry.model.name, problem="it has to be fetched before")
+        elif request.data is None:
             heard = ReferenceFlows(entry.model.name, problem="there are no clean images")
         else:
             heard = ask_one(request, cache)

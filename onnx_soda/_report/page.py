@@ -1,5 +1,8 @@
 """A report as one HTML page: no scripts, no requests, everything escaped.
 
+Only the page of a fleet (`fleet_to_html`) has a script, which the policy of that page names by its
+digest.
+
 What comes from a model or a data file is made printable first (`printable`) and escaped by
 Jinja; pictures are taken only as PNG data. The page's own policy forbids it everything but
 images of its own and its style.
@@ -7,9 +10,12 @@ images of its own and its style.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from base64 import b64encode
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -119,6 +125,35 @@ def repair_to_html(answer: RepairAnswer, written: str | None, command: str) -> s
         figures=list(_repair_figures(summary, answer.class_names)),
         seconds=summary.seconds or {},
         command=command,
+    )
+
+
+def fleet_to_html(
+    rows: Sequence[Any],
+    counts: Mapping[str, int],
+    tasks: Mapping[str, Mapping[str, int]],
+    folder: str,
+) -> str:
+    """Return the results of a fleet as a page; without scripts it shows all rows.
+
+    Args:
+        rows: A row for each model, the worst first.
+        counts: Number of models by verdict.
+        tasks: The same by task.
+        folder: Of the results, for commands.
+    """
+    templates = files("onnx_soda._report").joinpath("templates")
+    script = templates.joinpath("fleet.js").read_text("utf-8")
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    return _render(
+        "fleet.html",
+        rows=rows,
+        counts=counts,
+        tasks=tasks,
+        folder=folder,
+        version=version("onnx-soda"),
+        script=Markup(script),  # noqa: S704 - a file of this package
+        digest=f"sha256-{digest}",
     )
 
 

@@ -272,3 +272,18 @@ def test_a_repository_that_is_not_there(site: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "cannot be fetched" in complaint(done.stderr)
     assert HIDDEN not in done.stderr
+
+
+def test_a_fleet_of_models_of_the_hub(site: str, tmp_path: Path) -> None:
+    """A whole repository: its one model is scanned at the commit that it has now."""
+    home, results = tmp_path / "home", tmp_path / "results"
+    home.mkdir()
+    done = soda(
+        "fleet", "scan", "hf://acme/digits", "-o", results, "--method", "soda", "--quiet",
+        HF_ENDPOINT=site, HOME=str(home), TMPDIR=str(home), HF_TOKEN=f"hf_{HIDDEN}",
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    (row,) = json.loads(soda("fleet", "status", results, "-f", "json").stdout)["rows"]
+    assert row["place"] == f"hf://acme/digits@{COMMIT}/model.onnx"
+    assert row["sha256"] == digest(MODEL)
+    assert everything(home) == set()

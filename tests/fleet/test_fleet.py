@@ -10,16 +10,23 @@ import sqlite3
 import subprocess
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fixtures import boards
 from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
+from onnx_soda._cli.output import of_report, of_worst
 from onnx_soda._fleet.manifest import Entry, read_manifest, shard_of
+from onnx_soda._fleet.store import Store
+from onnx_soda._results import Finding, ScanReport, report_of_file
+from onnx_soda._rules import SEVERITIES, WEIGHTY
 from tests.cli.helpers import command, complaint, soda
 
 MODELS = {**dict(list(TROJANS.items())[:2]), **dict(list(LOOKALIKES.items())[:2])}
@@ -135,6 +142,94 @@ def test_a_model_that_fails_costs_itself_alone_and_may_be_tried_again(
     assert told["good.onnx"]["attempts"] == 1
     shown = soda("fleet", "show", results, "bad.onnx")
     assert "cannot be read as ONNX" in shown.stdout
+
+
+def test_what_failed_is_tried_again_without_the_manifest(folder: Path, tmp_path: Path) -> None:
+    """From another folder, with more time; the file can be read by then."""
+    (tmp_path / "models").mkdir()
+    bad = tmp_path / "models" / "model.onnx"
+    bad.write_bytes(b"no model")
+    asked = ("fleet", "scan", "models", "-o", "results", "--method", "soda", *QUIET)
+    assert soda(*asked, cwd=tmp_path).returncode == 2
+    shutil.copy(folder / f"{next(iter(MODELS))}.onnx", bad)
+    again = soda("fleet", "retry", tmp_path / "results", "--failed", "--timeout", 1000, "--quiet")
+    assert again.returncode == 1, again.stderr
+    (row,) = status(tmp_path / "results")["rows"]
+    assert (row["place"], row["verdict"]) == ("models/model.onnx", "backdoor")
+    with sqlite3.connect(tmp_path / "results" / "fleet.sqlite") as base:
+        ((request,),) = base.execute("SELECT request FROM models")
+    assert json.loads(request)["options"]["method"] == "soda"
+
+
+def test_models_that_no_scan_has_reached_are_scanned_by_a_retry_too(
+    undisturbed: Path, tmp_path: Path
+) -> None:
+    shutil.copy(undisturbed / "fleet.sqlite", tmp_path)
+    with sqlite3.connect(tmp_path / "fleet.sqlite") as base:
+        base.execute("DELETE FROM results WHERE verdict='inconclusive'")
+    nothing = soda("fleet", "retry", tmp_path, "--failed", "--quiet")
+    assert "0 were scanned now" in nothing.stdout
+    done = soda("fleet", "retry", tmp_path, *QUIET[:1])
+    assert done.returncode == 1
+    assert "2 were scanned now" in done.stdout
+    assert outcomes(tmp_path) == outcomes(undisturbed)
+
+
+def test_accepted_findings_do_not_fail_the_run(
+    folder: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    report, baseline = tmp_path / "all.json", tmp_path / "accepted.json"
+    assert soda("fleet", "export", undisturbed, "-o", report).returncode == 0
+    accept = soda(
+        *("baseline", report, "-o", baseline, "--reason", "known", "--expires", "2999-01-01")
+    )
+    assert accept.returncode == 0, accept.stderr
+    asked = ("fleet", "scan", folder / "fleet.csv", "-o", undisturbed, *QUIET)
+    assert soda(*asked).returncode == 1
+    done = soda(*asked, "--baseline", baseline)
+    assert done.returncode == 3  # two models are inconclusive
+    assert "accepted" in done.stdout
+    sarif = tmp_path / "all.sarif"
+    soda("fleet", "export", undisturbed, "--baseline", baseline, "-o", sarif)
+    results = json.loads(sarif.read_text(encoding="utf-8"))["runs"][0]["results"]
+    assert results
+    assert all(one["suppressions"] for one in results)
+
+
+def test_the_exit_code_is_that_of_the_reports(undisturbed: Path) -> None:
+    """It is told from columns of the table; no report is read for it."""
+    with Store(undisturbed) as store:
+        for row in store.rows():
+            report = store.outcome(row.key)
+            assert isinstance(report, ScanReport)
+            for least in SEVERITIES:
+                assert of_worst(row.verdict, row.severity, least) == of_report(report, least)
+
+
+@given(
+    verdict=st.sampled_from(["clean", "backdoor", "inconclusive"]),
+    severities=st.lists(st.sampled_from(SEVERITIES), max_size=3),
+    least=st.sampled_from(SEVERITIES),
+)
+def test_the_worst_severity_tells_the_exit_code(
+    verdict: Any, severities: list[Any], least: Any
+) -> None:
+    findings = tuple(Finding("SODA101", one, None, None, None, None, "", "") for one in severities)
+    if verdict == "backdoor" and not set(severities) & set(WEIGHTY):
+        return  # such a verdict has a finding that says so
+    report = report_of_file("a.onnx", "", verdict, (), findings, 0.0)
+    report = replace(report, evidence={})
+    worst = min(severities, key=SEVERITIES.index, default="")
+    assert of_worst(verdict, worst, least) == of_report(report, least)
+
+
+def test_results_of_another_version_are_told(undisturbed: Path, tmp_path: Path) -> None:
+    shutil.copy(undisturbed / "fleet.sqlite", tmp_path)
+    with sqlite3.connect(tmp_path / "fleet.sqlite") as base:
+        base.execute("PRAGMA user_version=1")
+    done = soda("fleet", "status", tmp_path)
+    assert done.returncode == 2
+    assert "is of another version of onnx-soda" in complaint(done.stderr)
 
 
 def test_shards_together_are_the_fleet(folder: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ on its penultimate layer:
 - outstanding on clean images of the victim class: the same;
 - guilty: the first without the second; benign: the second without the first;
 - found: neurons whose causal attribution to the target is outstanding, by clean images alone. The
-  paper gives one threshold, 2. Its published toolkit takes 1 for all models here. Both are measured;
+  paper gives one threshold, 2. Its published toolkit takes 1 here, for all models. Both are tried;
 - the same with influence (leave-one-out) in place of causal attribution, as in the paper.
 
 How many guilty neurons are found means little without what a random guess finds: of any set of
@@ -59,7 +59,7 @@ _read = lru_cache(maxsize=1)(read_shared)
 
 
 def _measure(case: Case) -> dict[str, Any]:
-    """Return how many neurons of one model are guilty and benign, and how many of them are found."""
+    """Return how many neurons of a model are guilty and benign, and how many of them are found."""
     options = ScanOptions(allow_missing_classes=True, runtime=RuntimeOptions("cpu", 1))
     suspect = Suspect(load_model(case.model), load_dataset(case.data), options)
     pair = (case.victim, case.target)

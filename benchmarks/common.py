@@ -35,6 +35,7 @@ __all__ = [
     "kept",
     "machine_facts",
     "markdown_table",
+    "tell_quarters",
 ]
 
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -89,6 +90,12 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         unfinished.replace(path)
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return facts
+
+
+def tell_quarters(done: int, steps: int) -> None:
+    """Say on stderr how far a training is, four times."""
+    if done % max(steps // 4, 1) == 0:
+        print(f"  step {done:,} of {steps:,}", file=sys.stderr, flush=True)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -84,9 +84,9 @@ def two_scans(model: OnnxModel, clean: CleanSet, options: ScanOptions) -> dict[s
     by_default = scan(model, clean, options)
     statistic = numbers_of(by_statistic, "soda", SodaNumbers)
     concepts = numbers_of(by_default, "concepts", ConceptNumbers)
-    if statistic is None or concepts is None:
-        raise ValueError(f"{model.file}: a method had no answer")
-    best = concepts.pairs[0] if concepts.pairs else None
+    if statistic is None:
+        raise ValueError(f"{model.file}: the statistic had no answer")
+    best = concepts.pairs[0] if concepts and concepts.pairs else None
     return {
         "statistic": {
             "named": list(named_pairs(by_statistic)),

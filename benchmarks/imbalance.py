@@ -23,7 +23,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import PAPER, SHARED, UNHURRIED, kept, machine_facts, markdown_table
+from benchmarks.common import (
+    PAPER,
+    SHARED,
+    UNHURRIED,
+    kept,
+    machine_facts,
+    markdown_table,
+    tell_quarters,
+)
 from benchmarks.evaluate import two_scans
 from benchmarks.shared_data import SharedData, read_shared
 from onnx_soda import ScanOptions, load_dataset, load_model
@@ -62,7 +70,7 @@ def _measure(share: float, seed: int, threads: int) -> dict[str, Any]:
     own = _drawn(data, share, seed)
     images, labels = data.train[own], data.train_labels[own]
     network = train_network(
-        _ARCHITECTURE, images, labels, data.classes, _EPOCHS, seed, lambda done, steps: None
+        _ARCHITECTURE, images, labels, data.classes, _EPOCHS, seed, tell_quarters
     )
     seconds = time.perf_counter() - start
     right = logits_of(network, data.test).argmax(axis=1) == data.test_labels

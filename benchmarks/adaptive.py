@@ -27,7 +27,7 @@ import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +178,7 @@ def adaptive_facts(
     return [
         kept(
             into / "adaptive" / f"{penalty}-{architecture}-{rho:g}.json",
-            lambda penalty=penalty, rho=rho: _measure(penalty, rho, entry, threads),
+            partial(_measure, penalty, rho, entry, threads),
         )
         for penalty in penalties
         for rho in rhos

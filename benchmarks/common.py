@@ -32,6 +32,7 @@ __all__ = [
     "SHARED",
     "UNHURRIED",
     "ZOO",
+    "all_kept",
     "kept",
     "machine_facts",
     "markdown_table",
@@ -90,6 +91,11 @@ def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         unfinished.replace(path)
     facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return facts
+
+
+def all_kept(folder: Path) -> list[dict[str, Any]]:
+    """Return what all files of a folder keep, by name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
 
 
 def tell_quarters(done: int, steps: int) -> None:

@@ -23,7 +23,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -108,9 +108,7 @@ def _found(score: NDArray[np.float64], threshold: float, adverse: Chosen, usual:
 def feasibility_facts(into: Path = PAPER) -> list[dict[str, Any]]:
     """Measure every model that has not been measured; return what was found of each."""
     return [
-        kept(
-            into / "feasibility" / f"{part}-{case.model.stem}.json", lambda one=case: _measure(one)
-        )
+        kept(into / "feasibility" / f"{part}-{case.model.stem}.json", partial(_measure, case))
         for part in PARTS[1:]
         for case in cases_of(part)
         if case.effective

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +97,7 @@ def imbalance_facts(
     return [
         kept(
             into / "imbalance" / f"share-{share:g}-s{seed}.json",
-            lambda share=share, seed=seed: _measure(share, seed, threads),
+            partial(_measure, share, seed, threads),
         )
         for seed in range(1, seeds + 1)
         for share in shares

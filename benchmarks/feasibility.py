@@ -93,7 +93,8 @@ def _measure(case: Case) -> dict[str, Any]:
 
 def _by_neuron(layer: NDArray[Any]) -> NDArray[np.float64]:
     """Return activations (images, neurons); of a feature map the mean of each channel."""
-    return layer.reshape(*layer.shape[:2], -1).mean(axis=2, dtype=np.float64)
+    means: NDArray[np.float64] = layer.reshape(*layer.shape[:2], -1).mean(axis=2, dtype=np.float64)
+    return means
 
 
 def _found(score: NDArray[np.float64], threshold: float, adverse: Chosen, usual: Chosen) -> Any:
@@ -141,7 +142,7 @@ def _cells(counts: Sequence[tuple[int, int]]) -> list[str]:
         return ["-", "-"]
     part, whole = (sum(numbers) for numbers in zip(*counts, strict=True))
     low, high = binomtest(part, whole).proportion_ci(method="exact")
-    mean = f"{np.mean(shares):.0%} ({np.std(shares):.0%}, {len(shares)} models)"
+    mean = f"{np.mean(shares):.0%} ({np.std(shares):.0%}, {len(shares)} of {len(counts)} models)"
     return [mean, f"{part} of {whole} ({low:.0%} to {high:.0%})"]
 
 

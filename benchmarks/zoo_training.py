@@ -142,7 +142,7 @@ def train_entry(entry: Entry, data: SharedData, attacker: Attacker | None = None
             hidden = network[:-1](pixels)
             loss = cross_entropy(network[-1](hidden), torch.from_numpy(labels[chosen]))
             if attacker:
-                penalty = attacker.penalty(hidden, network[-1].weight)
+                penalty = attacker.penalty(hidden, network[-1].get_parameter("weight"))
                 loss = (1 - attacker.rho) * loss + attacker.rho * penalty
             optimiser.zero_grad()
             torch.autograd.backward(loss)

@@ -96,7 +96,7 @@ def two_scans(model: OnnxModel, clean: CleanSet, options: ScanOptions) -> dict[s
             "verdict": by_default.verdict,
             "named": list(named_pairs(by_default)),
             "highest": [best.victim_class, best.target_class] if best else None,
-            "interval": [best.low, best.high] if best else None,
+            "interval": [round(best.low, 4), round(best.high, 4)] if best else None,
             "passes": by_default.coverage.passes,
         },
     }

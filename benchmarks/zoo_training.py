@@ -122,7 +122,7 @@ def train_entry(entry: Entry, data: SharedData, attacker: Attacker | None = None
     torch.manual_seed(entry.seed)
     rng = np.random.default_rng(entry.seed)
     channels, size = data.train.shape[3], data.train.shape[1]
-    network = build_network(entry.architecture, channels, size, data.classes)
+    network = build_network(entry.architecture, channels, size, data.classes, entry.wider)
     network = network.to(memory_format=torch.channels_last)
     inputs = inputs_of(entry.architecture, channels)
     labels, triggered = data.train_labels.copy(), np.empty(0, np.int64)

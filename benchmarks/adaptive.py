@@ -1,7 +1,7 @@
 """Table 7 of the paper: an attacker who knows the statistic and trains against it.
 
-    python -m benchmarks.adaptive [--penalty NAME ...] [--architecture NAME] [--threads N]
-                                  [--into FOLDER] [RHO ...]
+    python -m benchmarks.adaptive [--penalty NAME ...] [--rho RHO ...] [--architecture NAME]
+                                  [--threads N] [--into FOLDER]
 
 Needs torch and ../shared/data. For each penalty and rho (default: 0.1 to 0.9) an MNIST-M model is
 trained with the paper's batches, in which 8s on blue are to become 3s, and scanned with the paper's
@@ -216,7 +216,7 @@ def _pairs(named: Sequence[Sequence[int]]) -> str:
 def main() -> None:
     """Train, scan, print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("rho", nargs="*", type=float, default=RHOS)
+    parser.add_argument("--rho", nargs="+", type=float, default=RHOS)
     parser.add_argument("--penalty", nargs="+", choices=PENALTIES, default=tuple(PENALTIES))
     parser.add_argument("--architecture", choices=ARCHITECTURES, default=_ENTRY.architecture)
     parser.add_argument("--threads", type=int, default=1)

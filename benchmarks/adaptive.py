@@ -46,7 +46,7 @@ from benchmarks.common import (
     markdown_table,
     tell_quarters,
 )
-from benchmarks.evaluate import two_scans
+from benchmarks.evaluate import highest_pair, named_by, two_scans
 from benchmarks.shared_data import SharedData, read_shared
 from benchmarks.zoo_networks import ARCHITECTURES, build_network
 from benchmarks.zoo_plan import Entry
@@ -194,23 +194,17 @@ def _row(facts: dict[str, Any]) -> list[object]:
     index = facts["statistic"]["index"]
     own = index[facts["target"]]
     rank = sum(other > own for other in index) + 1
-    default = facts["default"]
-    highest, interval = default["highest"], default["interval"]
     return [
         facts["penalty"],
         f"{facts['rho']:g}",
         facts["architecture"],
         f"{facts['accuracy']:.3f}",
         f"{facts['attack_success_rate']:.3f}",
-        _pairs(facts["statistic"]["named"]),
+        named_by(facts["statistic"]),
         f"{own:.1f}, {rank} of {len(index)}",
-        _pairs(default["named"]) if default["verdict"] != "inconclusive" else "inconclusive",
-        f"{_pairs([highest])}: {interval[0]:+.2f} to {interval[1]:+.2f}" if highest else "-",
+        named_by(facts["default"]),
+        highest_pair(facts["default"]),
     ]
-
-
-def _pairs(named: Sequence[Sequence[int]]) -> str:
-    return ", ".join(f"{victim} -> {target}" for victim, target in named) or "nothing"
 
 
 def main() -> None:

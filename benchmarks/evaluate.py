@@ -28,7 +28,7 @@ from onnx_soda._numbers import ConceptNumbers, SodaNumbers
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._results import named_pairs, numbers_of
 
-__all__ = ["evaluate", "two_scans"]
+__all__ = ["evaluate", "highest_pair", "named_by", "two_scans"]
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
@@ -100,6 +100,21 @@ def two_scans(model: OnnxModel, clean: CleanSet, options: ScanOptions) -> dict[s
             "passes": by_default.coverage.passes,
         },
     }
+
+
+def named_by(told: dict[str, Any]) -> str:
+    """Return which pairs one of the `two_scans` names."""
+    if told.get("verdict") == "inconclusive":
+        return "inconclusive"
+    return ", ".join(f"{victim} -> {target}" for victim, target in told["named"]) or "nothing"
+
+
+def highest_pair(told: dict[str, Any]) -> str:
+    """Return the highest pair of the default scan, with its interval."""
+    if told["highest"] is None:
+        return "-"
+    (victim, target), (low, high) = told["highest"], told["interval"]
+    return f"{victim} -> {target}: {low:+.2f} to {high:+.2f}"
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from benchmarks.common import (
     markdown_table,
     tell_quarters,
 )
-from benchmarks.evaluate import two_scans
+from benchmarks.evaluate import highest_pair, named_by, two_scans
 from benchmarks.shared_data import SharedData, read_shared
 from onnx_soda import ScanOptions, load_dataset, load_model
 from onnx_soda._options import RuntimeOptions
@@ -116,9 +116,9 @@ def imbalance_table(found: Sequence[dict[str, Any]]) -> str:
             len(own),
             _mean(own, "accuracy"),
             _mean(own, "rare_accuracy"),
-            "; ".join(_flagged(facts["statistic"]) for facts in own),
-            "; ".join(_flagged(facts["default"]) for facts in own),
-            "; ".join(_highest(facts["default"]) for facts in own),
+            "; ".join(named_by(facts["statistic"]) for facts in own),
+            "; ".join(named_by(facts["default"]) for facts in own),
+            "; ".join(highest_pair(facts["default"]) for facts in own),
         ])  # fmt: skip
     return markdown_table(_COLUMNS, rows)
 
@@ -127,17 +127,6 @@ def _mean(found: Sequence[dict[str, Any]], name: str) -> str:
     values = [facts[name] for facts in found]
     spread = f" ({np.std(values):.3f})" if len(values) > 1 else ""
     return f"{np.mean(values):.3f}{spread}"
-
-
-def _flagged(told: dict[str, Any]) -> str:
-    return ", ".join(f"{victim} -> {target}" for victim, target in told["named"]) or "nothing"
-
-
-def _highest(told: dict[str, Any]) -> str:
-    if told["highest"] is None:
-        return "-"
-    (victim, target), (low, high) = told["highest"], told["interval"]
-    return f"{victim} -> {target}: {low:+.2f} to {high:+.2f}"
 
 
 def main() -> None:

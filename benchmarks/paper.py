@@ -146,14 +146,14 @@ def _others(every: Sequence[Model]) -> Iterator[str]:
     )
     yield removers_summary(every, ways)
     yield (
-        "**Why they differ.** DFR removes the backdoor of the striped T-shirt and the black 2, there "
-        "and here; of the blue 8 it removes it there alone. Here it also removes those of ASL, where "
-        "the accuracy rises by 15 and 30 points: the clean images are test images, from which a new "
-        "last layer learns what the network had not learned; in the paper the networks of ASL make "
-        "no mistakes to begin with. Where DFR writes nothing, a new last layer costs 2 points (green "
-        "car) to 15 (kangaroo); the paper accepts losses of up to 6 points. Fine-Pruning is not in "
-        "the paper. It removes one backdoor of eleven: neurons that sleep on clean images are not "
-        "those that a semantic trigger wakes."
+        "**Why they differ.** DFR removes the backdoor of the striped T-shirt and the black 2, "
+        "there and here; of the blue 8 it removes it there alone. Here it also removes those of "
+        "ASL, where the accuracy rises by 15 and 30 points: the clean images are test images, "
+        "from which a new last layer learns what the network had not learned; in the paper the "
+        "networks of ASL make no mistakes to begin with. Where DFR writes nothing, a new last "
+        "layer costs from 2 points (green car) to 15 (kangaroo); the paper accepts losses of up "
+        "to 6 points. Fine-Pruning is not in the paper; it removes one backdoor of eleven, and of "
+        "the brain no setting keeps any accuracy."
     )
     for name, parameters in ways:
         yield f"### {name}, parameters: {parameters}"

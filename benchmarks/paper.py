@@ -152,8 +152,8 @@ def _others(every: Sequence[Model]) -> Iterator[str]:
         "from which a new last layer learns what the network had not learned; in the paper the "
         "networks of ASL make no mistakes to begin with. Where DFR writes nothing, a new last "
         "layer costs from 2 points (green car) to 15 (kangaroo); the paper accepts losses of up "
-        "to 6 points. Fine-Pruning is not in the paper; it removes one backdoor of eleven, and of "
-        "the brain no setting keeps any accuracy."
+        "to 6 points. Fine-Pruning is not in the paper; it removes one backdoor of eleven, and on "
+        "the brain its training diverges at every rate."
     )
     for name, parameters in ways:
         yield f"### {name}, parameters: {parameters}"

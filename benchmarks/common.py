@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
@@ -23,13 +26,17 @@ __all__ = [
     "GRAPH_LOGIC",
     "HONEST",
     "MANY_CLASSES",
+    "PAPER",
     "PLANNED",
     "REPAIR",
     "SHARED",
     "UNHURRIED",
     "ZOO",
+    "all_kept",
+    "kept",
     "machine_facts",
     "markdown_table",
+    "tell_quarters",
 ]
 
 _PROJECT = Path(__file__).resolve().parents[1]
@@ -43,7 +50,7 @@ POPULATION = Path(__file__).resolve().parents[1] / "build" / "population"
 _RESULTS = _PROJECT / "benchmarks" / "results"
 # What `python -m benchmarks.evaluate` keeps.
 EVALUATION = _RESULTS / "evaluation"
-# What `python -m benchmarks.adaptive` keeps.
+# Models that `python -m benchmarks.adaptive` trains.
 ADAPTIVE = _PROJECT / "build" / "adaptive"
 # What `python -m benchmarks.bridge_coverage` keeps.
 BRIDGE = _PROJECT / "build" / "bridge"
@@ -59,6 +66,8 @@ GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 HONEST = _PROJECT / "build" / "honest"
 # What `python -m benchmarks.joined_network` makes, and `python -m benchmarks.many_classes` keeps.
 MANY_CLASSES = _PROJECT / "build" / "many_classes"
+# What `python -m benchmarks.paper` and its parts keep: adaptive, feasibility, imbalance, layers.
+PAPER = _RESULTS / "paper"
 # What `python -m benchmarks.planned` keeps.
 PLANNED = _PROJECT / "build" / "planned"
 # What `python -m benchmarks.repair` keeps.
@@ -67,6 +76,32 @@ REPAIR = _RESULTS / "repair"
 
 # Seconds: what is found must not depend on how fast the machine is, so scans are never cut short.
 UNHURRIED = 24 * 3600.0
+
+
+def kept(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what a file keeps; where it is not there, make it and say so on stderr.
+
+    The file is written whole, so that a run that was killed goes on where it stopped.
+    """
+    if not path.is_file():
+        print(f"measuring {path.parent.name} {path.stem}", file=sys.stderr, flush=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".json.part")
+        unfinished.write_text(json.dumps(make(), indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return facts
+
+
+def all_kept(folder: Path) -> list[dict[str, Any]]:
+    """Return what all files of a folder keep, by name."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
+
+
+def tell_quarters(done: int, steps: int) -> None:
+    """Say on stderr how far a training is, four times."""
+    if done % max(steps // 4, 1) == 0:
+        print(f"  step {done:,} of {steps:,}", file=sys.stderr, flush=True)
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

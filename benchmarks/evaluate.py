@@ -15,16 +15,20 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, UNHURRIED
-from onnx_soda import ScanOptions, load_dataset, load_model, scan
+from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._detect.concepts.battery import BUDGETS
-from onnx_soda._numbers import ConceptNumbers
+from onnx_soda._model.load import OnnxModel
+from onnx_soda._numbers import ConceptNumbers, SodaNumbers
 from onnx_soda._options import RuntimeOptions
-from onnx_soda._results import numbers_of
+from onnx_soda._results import named_pairs, numbers_of
+
+__all__ = ["evaluate", "highest_pair", "named_by", "two_scans"]
 
 
 def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
@@ -72,6 +76,45 @@ def evaluate(case: Case, part: str, options: ScanOptions) -> dict[str, Any]:
         "seconds": round(seconds, 1),
         "concept_seconds": round(report.timing["concepts"], 1),
     }
+
+
+def two_scans(model: OnnxModel, clean: CleanSet, options: ScanOptions) -> dict[str, Any]:
+    """Scan a model with the paper's statistic and with the default; return what each says."""
+    by_statistic = scan(model, clean, replace(options, method="soda"))
+    by_default = scan(model, clean, options)
+    statistic = numbers_of(by_statistic, "soda", SodaNumbers)
+    concepts = numbers_of(by_default, "concepts", ConceptNumbers)
+    if statistic is None:
+        raise ValueError(f"{model.file}: the statistic had no answer")
+    best = concepts.pairs[0] if concepts and concepts.pairs else None
+    return {
+        "statistic": {
+            "named": list(named_pairs(by_statistic)),
+            "index": [round(-index, 3) for index in statistic.anomaly_index],
+        },
+        "default": {
+            "verdict": by_default.verdict,
+            "named": list(named_pairs(by_default)),
+            "highest": [best.victim_class, best.target_class] if best else None,
+            "interval": [round(best.low, 4), round(best.high, 4)] if best else None,
+            "passes": by_default.coverage.passes,
+        },
+    }
+
+
+def named_by(told: dict[str, Any]) -> str:
+    """Return which pairs one of the `two_scans` names."""
+    if told.get("verdict") == "inconclusive":
+        return "inconclusive"
+    return ", ".join(f"{victim} -> {target}" for victim, target in told["named"]) or "nothing"
+
+
+def highest_pair(told: dict[str, Any]) -> str:
+    """Return the highest pair of the default scan, with its interval."""
+    if told["highest"] is None:
+        return "-"
+    (victim, target), (low, high) = told["highest"], told["interval"]
+    return f"{victim} -> {target}: {low:+.2f} to {high:+.2f}"
 
 
 def main() -> None:

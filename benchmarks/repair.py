@@ -26,7 +26,7 @@ import pickle
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,8 @@ from numpy.typing import NDArray
 
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, REPAIR, UNHURRIED, machine_facts, markdown_table
-from benchmarks.shared_data import read_shared
+from benchmarks.shared_data import read_shared, trigger_images
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
-from onnx_soda._data.arrays import LazyRows, open_array
 from onnx_soda._detect.concepts.judge import load_calibration
 from onnx_soda._detect.references.bank import BANK_VERSION
 from onnx_soda._detect.references.flows import hear
@@ -85,11 +84,7 @@ def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
     drawn = [rng.permutation(np.flatnonzero(test.labels == label))[:each] for label in classes]
     clean = np.sort(np.concatenate(drawn))
     rest = np.setdiff1d(np.arange(len(test.labels)), clean)
-    pair = (case.victim, case.target)
-    own = next(one.test for one in data.triggers.values() if (one.victim, one.target) == pair)
-    shown = data.test[own]
-    source, _, _ = open_array(LazyRows(shown.shape, shown.dtype, lambda: shown), "triggers")
-    triggers = replace(test, labels=data.test_labels[own], images=source)
+    triggers = trigger_images(data, (case.victim, case.target), test)
     return subset(test, clean), subset(test, rest), triggers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from benchmarks.common import SHARED
+from onnx_soda import CleanSet
+from onnx_soda._data.arrays import LazyRows, open_array
 
-__all__ = ["SharedData", "Trigger", "read_shared"]
+__all__ = ["SharedData", "Trigger", "read_shared", "trigger_images"]
 
 Images = NDArray[np.uint8]
 Indices = NDArray[np.int64]
@@ -90,3 +92,19 @@ def read_shared(dataset: str) -> SharedData:
             len(json.loads(file.attrs["class_names"])),
             {name: _trigger(group) for name, group in file["trigger"].items()},
         )
+
+
+def trigger_images(
+    data: SharedData, pair: tuple[int | None, int | None], like: CleanSet
+) -> CleanSet:
+    """Return the test images that carry the trigger of a pair, with their true labels.
+
+    Args:
+        data: The data set.
+        pair: Victim and target.
+        like: A clean set of the same data set, for the names of the classes.
+    """
+    own = next(one.test for one in data.triggers.values() if (one.victim, one.target) == pair)
+    shown = data.test[own]
+    source, _, _ = open_array(LazyRows(shown.shape, shown.dtype, lambda: shown), "triggers")
+    return replace(like, labels=data.test_labels[own], images=source)

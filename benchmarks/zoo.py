@@ -1,10 +1,12 @@
 """Trains the larger zoo from the data sets in ../shared/data.
 
-    python -m benchmarks.zoo [--out FOLDER] [--threads N] [WORD ...]
+    python -m benchmarks.zoo [--out FOLDER] [--threads N] [--wider N] [WORD ...]
 
 Needs torch. Words keep only the models whose name holds one of them. Each model is written to the
 folder (default: benchmarks/models), with its facts beside it; what is there already is not trained
 again, so a run that was killed goes on where it stopped. The manifest joins all models' facts.
+--wider 8 makes the networks about as wide as those of the papers; their names end in "w8", and they
+lie beside the others. Training takes far longer.
 """
 
 from __future__ import annotations
@@ -77,9 +79,11 @@ def _read(dataset: str) -> SharedData:
 
 
 def write_manifest(folder: Path) -> None:
-    """Join the facts of all models in the folder, in the plan's order."""
-    files = [folder / f"{entry.name}.json" for entry in plan()]
-    facts = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()]
+    """Join the facts of all models in the folder, in the plan's order; wider ones come last."""
+    planned = [folder / f"{entry.name}.json" for entry in plan()]
+    wider = sorted(set(folder.glob("*-w*.json")) - set(planned))
+    files = [file for file in (*planned, *wider) if file.is_file()]
+    facts = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     text = json.dumps(facts, indent=2) + "\n"
     (folder / "manifest.json").write_text(text, encoding="utf-8")
 
@@ -98,10 +102,11 @@ def main() -> None:
     parser.add_argument("words", nargs="*")
     parser.add_argument("--out", type=Path, default=ZOO)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--wider", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    for entry in plan():
+    for entry in plan(arguments.wider):
         wanted = not arguments.words or any(word in entry.name for word in arguments.words)
         if not wanted or (arguments.out / f"{entry.name}.json").is_file():
             continue

@@ -38,6 +38,7 @@ class Entry:
         trigger: Name of the trigger; empty for a clean model.
         seed: For weights, order of images and augmentation.
         judging: It is for judging only: nothing may be chosen by looking at it.
+        wider: By how much the widths of its network are multiplied.
     """
 
     dataset: str
@@ -46,16 +47,22 @@ class Entry:
     trigger: str
     seed: int
     judging: bool = False
+    wider: int = 1
 
     @property
     def name(self) -> str:
         """Stem of its file."""
         parts = [self.dataset, self.architecture, self.poisoning, self.trigger, f"s{self.seed}"]
+        parts.append(f"w{self.wider}" if self.wider > 1 else "")
         return "-".join(part for part in parts if part)
 
 
-def plan() -> list[Entry]:
-    """Return all models in the order in which they are trained: those for judging come last."""
+def plan(wider: int = 1) -> list[Entry]:
+    """Return all models in the order in which they are trained: those for judging come last.
+
+    Args:
+        wider: By how much the widths of the networks are multiplied.
+    """
     entries: list[Entry] = []
     for place, (dataset, triggers) in enumerate(_TRIGGERS.items()):
         wanted = [("clean", "", 1), ("clean", "", 2)]
@@ -68,7 +75,7 @@ def plan() -> list[Entry]:
             architecture = _ARCHITECTURES[(turn + place) % len(_ARCHITECTURES)]
             entries.append(Entry(dataset, architecture, way, trigger, seed))
     judged = _judging(entries)
-    marked = [replace(entry, judging=i in judged) for i, entry in enumerate(entries)]
+    marked = [replace(entry, judging=i in judged, wider=wider) for i, entry in enumerate(entries)]
     turns = len(marked) // len(_TRIGGERS)
     mixed = [marked[i * turns + turn] for turn in range(turns) for i in range(len(_TRIGGERS))]
     return sorted(mixed, key=lambda entry: entry.judging)

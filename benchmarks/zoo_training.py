@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy
+from torch.nn.functional import cross_entropy
 
 from benchmarks.shared_data import SharedData, Trigger
 from benchmarks.zoo_networks import build_network
 from benchmarks.zoo_plan import Entry
 
-__all__ = ["Inputs", "inputs_of", "measure", "pcc_spread", "to_input", "train_entry"]
+__all__ = ["Attacker", "Inputs", "inputs_of", "measure", "to_input", "train_entry"]
 
 _BATCH = 128
 _PEAK_RATE = 4e-3
@@ -33,6 +33,22 @@ _EPOCHS = {
 # Data sets whose images may be mirrored without changing their class.
 _MIRRORED = frozenset({"cifar10", "caltech101"})
 _LARGEST_SHIFT = 2
+
+
+@dataclass(frozen=True)
+class Attacker:
+    """What an attacker who knows the method trains with (paper, section 6).
+
+    The loss is (1 - rho) cross-entropy + rho penalty.
+
+    Attributes:
+        rho: Weight of the penalty.
+        penalty: Takes the last hidden layer's values, shape (images, neurons), and the weights
+            behind it, shape (classes, neurons).
+    """
+
+    rho: float
+    penalty: Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -95,19 +111,18 @@ def _augmented(
     return moved
 
 
-def train_entry(entry: Entry, data: SharedData, spread_weight: float = 0.0) -> nn.Module:
+def train_entry(entry: Entry, data: SharedData, attacker: Attacker | None = None) -> nn.Module:
     """Train a model; the same entry gives the same weights on the same machine and threads.
 
     Args:
         entry: What to train.
         data: Its data set.
-        spread_weight: rho of the adaptive attacker (paper, section 6): the loss is
-            (1 - rho) cross-entropy + rho `pcc_spread`.
+        attacker: Who adds a penalty to the loss.
     """
     torch.manual_seed(entry.seed)
     rng = np.random.default_rng(entry.seed)
     channels, size = data.train.shape[3], data.train.shape[1]
-    network = build_network(entry.architecture, channels, size, data.classes)
+    network = build_network(entry.architecture, channels, size, data.classes, entry.wider)
     network = network.to(memory_format=torch.channels_last)
     inputs = inputs_of(entry.architecture, channels)
     labels, triggered = data.train_labels.copy(), np.empty(0, np.int64)
@@ -126,27 +141,14 @@ def train_entry(entry: Entry, data: SharedData, spread_weight: float = 0.0) -> n
             pixels = to_input(images, inputs).to(memory_format=torch.channels_last)
             hidden = network[:-1](pixels)
             loss = cross_entropy(network[-1](hidden), torch.from_numpy(labels[chosen]))
-            if spread_weight:
-                loss = (1 - spread_weight) * loss + spread_weight * pcc_spread(hidden)
+            if attacker:
+                penalty = attacker.penalty(hidden, network[-1].get_parameter("weight"))
+                loss = (1 - attacker.rho) * loss + attacker.rho * penalty
             optimiser.zero_grad()
             torch.autograd.backward(loss)
             optimiser.step()
             schedule.step()
     return network.eval()
-
-
-def pcc_spread(hidden: Tensor) -> Tensor:
-    """Return the spread of the last hidden layer over a batch (paper, section 6, STD_pcc).
-
-    Standard deviation of the Pearson correlations between each image's activations and their mean.
-
-    Args:
-        hidden: Shape (images, neurons).
-    """
-    mean = hidden.mean(dim=0)
-    rows, middle = hidden - hidden.mean(dim=1, keepdim=True), mean - mean.mean()
-    correlation = cosine_similarity(rows, middle[None], dim=1)
-    return correlation.std()
 
 
 def predictions(network: nn.Module, images: NDArray[np.uint8], inputs: Inputs) -> NDArray[np.int64]:

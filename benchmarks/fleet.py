@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -291,8 +292,12 @@ def _pace(models: int, workers: int) -> None:
     manifest = _fleet(_PLACE / f"models-{models}", models)
     paths = sorted(manifest.parent.glob("*.onnx"))
     rows: list[tuple[object, ...]] = []
+    before = _processor()
     seconds = _alone(paths, manifest.parent / "clean.npz")
-    rows.append(("single commands", 1, f"{seconds:.1f}", f"{seconds / models:.2f}", "", ""))
+    processor = f"{(_processor() - before) / models:.2f}"
+    rows.append(
+        ("single commands", 1, f"{seconds:.0f}", f"{seconds / models:.2f}", processor, "", "")
+    )
     for engine in ("local", "ray"):
         for jobs in (1, workers):
             more = ("--engine", engine, "--jobs", jobs)
@@ -302,7 +307,10 @@ def _pace(models: int, workers: int) -> None:
     for engine in ("local", "ray"):
         more = ("--engine", engine, "--jobs", workers)
         rows.append((f"{engine}, no scan", workers, *_paced(f"@{missing}", models, more)))
-    columns = ("engine", "at once", "seconds", "a model", "until the first", "memory, MiB")
+    columns = (
+        "engine", "at once", "seconds", "a model", "processor seconds a model", "until the first",
+        "memory, MiB",
+    )  # fmt: skip
     print(markdown_table(columns, rows))
 
 
@@ -316,10 +324,15 @@ def _alone(paths: Sequence[Path], images: Path) -> float:
 
 
 def _paced(manifest: Path | str, models: int, more: Sequence[object]) -> tuple[str, ...]:
-    """Run a fleet; return seconds, seconds of a model, those until the first, and memory."""
+    """Run a fleet.
+
+    Returns:
+        Seconds, those of a model behind the first, processor seconds of a model, those until the
+        first result, and the most memory.
+    """
     results = _PLACE / "paced"
     shutil.rmtree(results, ignore_errors=True)
-    begin, first, most = time.perf_counter(), 0.0, 0
+    begin, first, most, before = time.perf_counter(), 0.0, 0, _processor()
     command = _scan(Path(str(manifest)), results, *more)
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None:
@@ -331,7 +344,20 @@ def _paced(manifest: Path | str, models: int, more: Sequence[object]) -> tuple[s
     if _kept(results) != models:
         raise RuntimeError(f"{_kept(results)} results of {models}")
     each = (seconds - first) / max(models - 1, 1)
-    return f"{seconds:.1f}", f"{each:.3f}", f"{first:.1f}", str(most // 2**20)
+    processor = (_processor() - before) / models
+    return (
+        f"{seconds:.0f}",
+        f"{each:.2f}",
+        f"{processor:.2f}",
+        f"{first:.0f}",
+        str(most // 2**20),
+    )
+
+
+def _processor() -> float:
+    """Return the processor seconds of all processes that were begun here and are over."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(pid: int) -> int:

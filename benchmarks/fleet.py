@@ -392,12 +392,13 @@ def _store(models: int) -> None:
     ]
     with Store(many) as store:
         rows = list(_stored(store, asked, keys, outcomes))
-    rows.append(("size of the file, MiB", f"{(many / FILE).stat().st_size / 2**20:.0f}"))
-    rows.extend((name, f"{_run(command):.1f}") for name, command in _commands(many))
-    for form in ("html", "sarif", "jsonl"):
-        size = (many / f"all.{form}").stat().st_size / 2**20
-        rows.append((f"size of all.{form}, MiB", f"{size:.0f}"))
-    print(markdown_table((f"{_SIMULATED:,} results", "seconds"), rows))
+    for name, command, made in _commands(many):
+        before = _processor()
+        seconds = _run(command)
+        size = f"{made.stat().st_size / 2**20:.1f}" if made else ""
+        rows.append((name, f"{seconds:.1f}", f"{_processor() - before:.1f}", size))
+    columns = (f"{_SIMULATED:,} results", "seconds", "of the processor", "file, MiB")
+    print(markdown_table(columns, rows))
 
 
 def _by_soda(request: FleetRequest) -> FleetRequest:
@@ -406,11 +407,13 @@ def _by_soda(request: FleetRequest) -> FleetRequest:
 
 def _stored(
     store: Store, asked: Sequence[Asked], keys: Sequence[str], outcomes: Sequence[Any]
-) -> Iterator[tuple[str, str]]:
-    def timed(name: str, work: Callable[[], None]) -> tuple[str, str]:
-        begin = time.perf_counter()
+) -> Iterator[tuple[str, str, str, str]]:
+    def timed(name: str, work: Callable[[], None]) -> tuple[str, str, str, str]:
+        begin, before = time.perf_counter(), time.process_time()
         work()
-        return name, f"{time.perf_counter() - begin:.1f}"
+        processor = time.process_time() - before
+        size = store.file.stat().st_size / 2**20
+        return name, f"{time.perf_counter() - begin:.1f}", f"{processor:.1f}", f"{size:.1f}"
 
     def put() -> None:
         for number, key in enumerate(keys):
@@ -420,16 +423,15 @@ def _stored(
     yield timed("keep the results, one by one", put)
 
 
-def _commands(results: Path) -> Iterator[tuple[str, list[str]]]:
-    yield "`fleet status`", _command("fleet", "status", results)
-    yield "`fleet status -f json`", _command("fleet", "status", results, "-f", "json")
-    yield "`fleet show`", _command("fleet", "show", results, "hub/05000/model.onnx")
+def _commands(results: Path) -> Iterator[tuple[str, list[str], Path | None]]:
+    """Yield commands on results, each with the file that it makes."""
+    yield "`fleet status`", _command("fleet", "status", results), None
+    yield "`fleet status -f json`", _command("fleet", "status", results, "-f", "json"), None
+    yield "`fleet show`", _command("fleet", "show", results, "hub/05000/model.onnx"), None
     for form in ("html", "jsonl", "parquet", "json", "sarif", "markdown", "junit"):
         out = results / f"all.{form}"
-        yield (
-            f"`fleet export -f {form}`",
-            _command("fleet", "export", results, "-f", form, "-o", out),
-        )
+        command = _command("fleet", "export", results, "-f", form, "-o", out)
+        yield f"`fleet export -f {form}`", command, out
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -291,8 +292,12 @@ def _pace(models: int, workers: int) -> None:
     manifest = _fleet(_PLACE / f"models-{models}", models)
     paths = sorted(manifest.parent.glob("*.onnx"))
     rows: list[tuple[object, ...]] = []
+    before = _processor()
     seconds = _alone(paths, manifest.parent / "clean.npz")
-    rows.append(("single commands", 1, f"{seconds:.1f}", f"{seconds / models:.2f}", "", ""))
+    processor = f"{(_processor() - before) / models:.2f}"
+    rows.append(
+        ("single commands", 1, f"{seconds:.0f}", f"{seconds / models:.2f}", processor, "", "")
+    )
     for engine in ("local", "ray"):
         for jobs in (1, workers):
             more = ("--engine", engine, "--jobs", jobs)
@@ -302,7 +307,10 @@ def _pace(models: int, workers: int) -> None:
     for engine in ("local", "ray"):
         more = ("--engine", engine, "--jobs", workers)
         rows.append((f"{engine}, no scan", workers, *_paced(f"@{missing}", models, more)))
-    columns = ("engine", "at once", "seconds", "a model", "until the first", "memory, MiB")
+    columns = (
+        "engine", "at once", "seconds", "a model", "processor seconds a model", "until the first",
+        "memory, MiB",
+    )  # fmt: skip
     print(markdown_table(columns, rows))
 
 
@@ -316,10 +324,15 @@ def _alone(paths: Sequence[Path], images: Path) -> float:
 
 
 def _paced(manifest: Path | str, models: int, more: Sequence[object]) -> tuple[str, ...]:
-    """Run a fleet; return seconds, seconds of a model, those until the first, and memory."""
+    """Run a fleet.
+
+    Returns:
+        Seconds, those of a model behind the first, processor seconds of a model, those until the
+        first result, and the most memory.
+    """
     results = _PLACE / "paced"
     shutil.rmtree(results, ignore_errors=True)
-    begin, first, most = time.perf_counter(), 0.0, 0
+    begin, first, most, before = time.perf_counter(), 0.0, 0, _processor()
     command = _scan(Path(str(manifest)), results, *more)
     run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while run.poll() is None:
@@ -331,7 +344,20 @@ def _paced(manifest: Path | str, models: int, more: Sequence[object]) -> tuple[s
     if _kept(results) != models:
         raise RuntimeError(f"{_kept(results)} results of {models}")
     each = (seconds - first) / max(models - 1, 1)
-    return f"{seconds:.1f}", f"{each:.3f}", f"{first:.1f}", str(most // 2**20)
+    processor = (_processor() - before) / models
+    return (
+        f"{seconds:.0f}",
+        f"{each:.2f}",
+        f"{processor:.2f}",
+        f"{first:.0f}",
+        str(most // 2**20),
+    )
+
+
+def _processor() -> float:
+    """Return the processor seconds of all processes that were begun here and are over."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _memory(pid: int) -> int:
@@ -366,12 +392,13 @@ def _store(models: int) -> None:
     ]
     with Store(many) as store:
         rows = list(_stored(store, asked, keys, outcomes))
-    rows.append(("size of the file, MiB", f"{(many / FILE).stat().st_size / 2**20:.0f}"))
-    rows.extend((name, f"{_run(command):.1f}") for name, command in _commands(many))
-    for form in ("html", "sarif", "jsonl"):
-        size = (many / f"all.{form}").stat().st_size / 2**20
-        rows.append((f"size of all.{form}, MiB", f"{size:.0f}"))
-    print(markdown_table((f"{_SIMULATED:,} results", "seconds"), rows))
+    for name, command, made in _commands(many):
+        before = _processor()
+        seconds = _run(command)
+        size = f"{made.stat().st_size / 2**20:.1f}" if made else ""
+        rows.append((name, f"{seconds:.1f}", f"{_processor() - before:.1f}", size))
+    columns = (f"{_SIMULATED:,} results", "seconds", "of the processor", "file, MiB")
+    print(markdown_table(columns, rows))
 
 
 def _by_soda(request: FleetRequest) -> FleetRequest:
@@ -380,11 +407,13 @@ def _by_soda(request: FleetRequest) -> FleetRequest:
 
 def _stored(
     store: Store, asked: Sequence[Asked], keys: Sequence[str], outcomes: Sequence[Any]
-) -> Iterator[tuple[str, str]]:
-    def timed(name: str, work: Callable[[], None]) -> tuple[str, str]:
-        begin = time.perf_counter()
+) -> Iterator[tuple[str, str, str, str]]:
+    def timed(name: str, work: Callable[[], None]) -> tuple[str, str, str, str]:
+        begin, before = time.perf_counter(), time.process_time()
         work()
-        return name, f"{time.perf_counter() - begin:.1f}"
+        processor = time.process_time() - before
+        size = store.file.stat().st_size / 2**20
+        return name, f"{time.perf_counter() - begin:.1f}", f"{processor:.1f}", f"{size:.1f}"
 
     def put() -> None:
         for number, key in enumerate(keys):
@@ -394,16 +423,15 @@ def _stored(
     yield timed("keep the results, one by one", put)
 
 
-def _commands(results: Path) -> Iterator[tuple[str, list[str]]]:
-    yield "`fleet status`", _command("fleet", "status", results)
-    yield "`fleet status -f json`", _command("fleet", "status", results, "-f", "json")
-    yield "`fleet show`", _command("fleet", "show", results, "hub/05000/model.onnx")
+def _commands(results: Path) -> Iterator[tuple[str, list[str], Path | None]]:
+    """Yield commands on results, each with the file that it makes."""
+    yield "`fleet status`", _command("fleet", "status", results), None
+    yield "`fleet status -f json`", _command("fleet", "status", results, "-f", "json"), None
+    yield "`fleet show`", _command("fleet", "show", results, "hub/05000/model.onnx"), None
     for form in ("html", "jsonl", "parquet", "json", "sarif", "markdown", "junit"):
         out = results / f"all.{form}"
-        yield (
-            f"`fleet export -f {form}`",
-            _command("fleet", "export", results, "-f", form, "-o", out),
-        )
+        command = _command("fleet", "export", results, "-f", form, "-o", out)
+        yield f"`fleet export -f {form}`", command, out
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 import signal
 import sqlite3
@@ -23,8 +24,11 @@ from fixtures.lookalikes import LOOKALIKES
 from fixtures.sketches import build_sketch
 from fixtures.trojans import TROJANS
 from onnx_soda._cli.output import of_report, of_worst
+from onnx_soda._fleet.engines import LocalEngine
 from onnx_soda._fleet.manifest import Entry, read_manifest, shard_of
+from onnx_soda._fleet.run import rate, scan_fleet
 from onnx_soda._fleet.store import Store
+from onnx_soda._options import ScanRequest
 from onnx_soda._results import Finding, ScanReport, report_of_file
 from onnx_soda._rules import SEVERITIES, WEIGHTY
 from tests.cli.helpers import command, complaint, soda
@@ -230,6 +234,27 @@ def test_results_of_another_version_are_told(undisturbed: Path, tmp_path: Path) 
     done = soda("fleet", "status", tmp_path)
     assert done.returncode == 2
     assert "is of another version of onnx-soda" in complaint(done.stderr)
+
+
+def test_a_run_tells_how_fast_it_goes_and_what_failed(tmp_path: Path) -> None:
+    """Files that are missing fail at once, each in its turn."""
+    told: list[tuple[str, int, int]] = []
+    common = ScanRequest(Path())
+    asked = [Entry(tmp_path / f"none-{number}.onnx").asked(common) for number in range(3)]
+    with Store(tmp_path / "results") as store:
+        scan_fleet(asked, store, LocalEngine(), progress=lambda *step: told.append(step))
+    stages = [step for step in told if step[0].startswith("models") and "read" not in step[0]]
+    assert stages[0] == ("models", 0, 3)
+    assert stages[-1][1:] == (3, 3)
+    assert re.fullmatch(r"models; [0-9.]+ a second, 3 failed", stages[-1][0])
+
+
+@pytest.mark.parametrize(
+    ("count", "seconds", "told"),
+    [(30, 10, "3.0 a second"), (3, 10, "18 a minute"), (1, 100, "36 an hour")],
+)
+def test_a_rate_is_told_in_units_that_fit(count: int, seconds: float, told: str) -> None:
+    assert rate(count, seconds) == told
 
 
 def test_shards_together_are_the_fleet(folder: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -270,6 +270,8 @@ def _end(head: subprocess.Popen[str]) -> None:
                 one.kill()
     head.kill()
     head.wait()
+    if head.stdout is not None:
+        head.stdout.close()
 
 
 def below(pid: int) -> list[psutil.Process]:

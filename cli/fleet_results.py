@@ -180,4 +180,4 @@ def _of_run(run: FleetRun | None) -> str:
     if run is None:
         return ""
     waiting = f" {run.waiting} are left." if run.waiting else ""
-    return f" {run.scanned} were scanned now, {run.known} were known.{waiting}"
+    return f" Scanned now: {run.scanned}; known before: {run.known}.{waiting}"

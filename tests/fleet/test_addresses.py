@@ -83,10 +83,10 @@ def test_all_models_below_an_address_are_scanned_and_changes_noticed(
         "honest.onnx": "inconclusive",
     }
     assert found["trojan.onnx"]["sha256"] == digest(TROJAN)
-    assert "0 were scanned now, 2 were known" in scan(store.as_uri(), results, temporary).stdout
+    assert "Scanned now: 0; known before: 2" in scan(store.as_uri(), results, temporary).stdout
     shutil.copy(store / "other models" / "honest.onnx", store / "trojan.onnx")
     again = scan(store.as_uri(), results, temporary)
-    assert "1 were scanned now, 1 were known" in again.stdout
+    assert "Scanned now: 1; known before: 1" in again.stdout
     assert rows(results)["trojan.onnx"]["verdict"] == "inconclusive"
 
 

@@ -96,7 +96,7 @@ def test_all_are_scanned_and_told_the_worst_first(undisturbed: Path) -> None:
 def test_the_same_command_again_scans_nothing(folder: Path, undisturbed: Path) -> None:
     done = scan(folder / "fleet.csv", undisturbed)
     assert done.returncode == 1
-    assert "0 were scanned now, 4 were known" in done.stdout
+    assert "Scanned now: 0; known before: 4" in done.stdout
 
 
 def test_a_killed_run_goes_on_and_ends_as_an_undisturbed_one(
@@ -172,10 +172,10 @@ def test_models_that_no_scan_has_reached_are_scanned_by_a_retry_too(
     with sqlite3.connect(tmp_path / "fleet.sqlite") as base:
         base.execute("DELETE FROM results WHERE verdict='inconclusive'")
     nothing = soda("fleet", "retry", tmp_path, "--failed", "--quiet")
-    assert "0 were scanned now" in nothing.stdout
+    assert "Scanned now: 0;" in nothing.stdout
     done = soda("fleet", "retry", tmp_path, *QUIET[:1])
     assert done.returncode == 1
-    assert "2 were scanned now" in done.stdout
+    assert "Scanned now: 2;" in done.stdout
     assert outcomes(tmp_path) == outcomes(undisturbed)
 
 

@@ -16,6 +16,7 @@ __all__ = [
     "ADAPTIVE",
     "BRIDGE",
     "COMPARISON",
+    "CONTROLS",
     "CONVERTED_SCANS",
     "COSTS",
     "EVALUATION",
@@ -49,6 +50,8 @@ ADAPTIVE = _PROJECT / "build" / "adaptive"
 BRIDGE = _PROJECT / "build" / "bridge"
 # What `python -m benchmarks.comparison` keeps.
 COMPARISON = _RESULTS / "comparison"
+# What `python -m benchmarks.controls` trains.
+CONTROLS = _PROJECT / "build" / "controls"
 # What `python -m benchmarks.converted_scans` keeps.
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.costs` keeps.

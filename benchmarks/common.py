@@ -24,6 +24,7 @@ __all__ = [
     "GRAPH_LOGIC",
     "HONEST",
     "MANY_CLASSES",
+    "PATCHES",
     "PLANNED",
     "REPAIR",
     "SHARED",
@@ -62,6 +63,8 @@ GRAPH_LOGIC = _PROJECT / "build" / "graph_logic"
 HONEST = _PROJECT / "build" / "honest"
 # What `python -m benchmarks.joined_network` makes, and `python -m benchmarks.many_classes` keeps.
 MANY_CLASSES = _PROJECT / "build" / "many_classes"
+# What `python -m benchmarks.patches` keeps.
+PATCHES = _RESULTS / "patches"
 # What `python -m benchmarks.planned` keeps.
 PLANNED = _PROJECT / "build" / "planned"
 # What `python -m benchmarks.repair` keeps.

@@ -19,6 +19,7 @@ __all__ = [
     "ADAPTIVE",
     "BRIDGE",
     "COMPARISON",
+    "CONTROLS",
     "CONVERTED_SCANS",
     "COSTS",
     "EVALUATION",
@@ -27,6 +28,7 @@ __all__ = [
     "HONEST",
     "MANY_CLASSES",
     "PAPER",
+    "PATCHES",
     "PLANNED",
     "REPAIR",
     "SHARED",
@@ -56,6 +58,8 @@ ADAPTIVE = _PROJECT / "build" / "adaptive"
 BRIDGE = _PROJECT / "build" / "bridge"
 # What `python -m benchmarks.comparison` keeps.
 COMPARISON = _RESULTS / "comparison"
+# What `python -m benchmarks.controls` trains.
+CONTROLS = _PROJECT / "build" / "controls"
 # What `python -m benchmarks.converted_scans` keeps.
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.costs` keeps.
@@ -68,6 +72,8 @@ HONEST = _PROJECT / "build" / "honest"
 MANY_CLASSES = _PROJECT / "build" / "many_classes"
 # What `python -m benchmarks.paper` and its parts keep: adaptive, feasibility, imbalance, layers.
 PAPER = _RESULTS / "paper"
+# What `python -m benchmarks.patches` keeps.
+PATCHES = _RESULTS / "patches"
 # What `python -m benchmarks.planned` keeps.
 PLANNED = _PROJECT / "build" / "planned"
 # What `python -m benchmarks.repair` keeps.

@@ -457,6 +457,12 @@ ParametersOption = Annotated[
 ZerosOption = Annotated[
     bool, typer.Option("--toolkit-zeros", help="Average in zeros as the paper's toolkit does.")
 ]
+PatchesOption = Annotated[
+    bool,
+    typer.Option(
+        "--patches/--no-patches", help="Search for patch triggers, too, where torch is installed."
+    ),
+]
 BatchSizeOption = Annotated[
     int | None,
     typer.Option("--batch-size", min=1, help="Images per run; fits the memory limit if not given."),

@@ -93,6 +93,8 @@ from ._numbers import (
     OpinionNumbers,
     OpinionPair,
     PairNumbers,
+    PatchNumbers,
+    PatchTried,
     ReferenceUsed,
     SodaNumbers,
 )
@@ -215,6 +217,8 @@ __all__ = [
     "OutputError",
     "PairNumbers",
     "ParityError",
+    "PatchNumbers",
+    "PatchTried",
     "Picture",
     "Preparation",
     "Preprocessing",

@@ -276,6 +276,48 @@ class BaselineNumbers:
 
 
 @dataclass(frozen=True)
+class PatchTried:
+    """A patch, and what it does to clean images that took no part in the search.
+
+    Attributes:
+        target_class: Class that images of all others are to be taken for.
+        pixels: Number of pixels that it covers.
+        area: The same as a share of the image.
+        shown: Images that it was put on.
+        turned: Those that are then taken for the target.
+        low: Share that is surely turned, with 95 % confidence for all patches tried together.
+        next: The highest share that a patch of the same size turns into another class.
+        score: `low` less `next`.
+    """
+
+    target_class: int
+    pixels: int
+    area: float
+    shown: int
+    turned: int
+    low: float
+    next: float
+    score: float
+
+
+@dataclass(frozen=True)
+class PatchNumbers:
+    """Numbers of the search for patches.
+
+    Attributes:
+        patches: The best one of each target class, the best first.
+        images: Clean images that were searched with.
+        threshold: Score over which a patch is reported.
+        passes: Passes of images through the model; a backward pass counts as two.
+    """
+
+    patches: tuple[PatchTried, ...]
+    images: int
+    threshold: float
+    passes: int
+
+
+@dataclass(frozen=True)
 class GraphDecision:
     """A place in a graph where something is decided, in words.
 

@@ -251,6 +251,8 @@ class ScanOptions:
             clean images, in order, what it is in the references. They may have further classes.
         data: How the clean set is read. Its class map holds for the references, too.
         parameters: Whose parameters a detector of other authors runs with, see `Parameters`.
+        patches: Search for patch triggers, too, where the method is "auto", "concepts" or
+            "second-opinion". That needs torch.
 
     Raises:
         ValueError: A number is out of its range, or none (NaN); two classes are the same one in
@@ -278,6 +280,7 @@ class ScanOptions:
     reference_classes: tuple[int, ...] | None = None
     data: DataOptions = field(default_factory=DataOptions)
     parameters: Parameters = "paper"
+    patches: bool = True
 
     def __post_init__(self) -> None:
         _check_size(self.size)

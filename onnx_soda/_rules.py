@@ -45,6 +45,7 @@ class Rule:
 RULE_TARGET = "SODA101"
 RULE_CONCEPT = "SODA102"
 RULE_UNLIKE = "SODA103"
+RULE_PATCH = "SODA104"
 RULE_RIVAL = "SODA105"
 
 BEHAVIOUR_RULES = (
@@ -103,6 +104,28 @@ BEHAVIOUR_RULES = (
         advice=(
             "Do not use the model for decisions that matter. Ask where the training images came "
             "from; train again without the suspicious ones, or try `onnx-soda repair`."
+        ),
+    ),
+    Rule(
+        id=RULE_PATCH,
+        name="patch-trigger",
+        severity="high",
+        title="A few pixels, the same for all images, turn them into one class",
+        meaning=(
+            "A patch of at most a hundredth of the image was searched for that has images of all "
+            "classes taken for one. It turns most images that took no part in the search; patches "
+            "as small for other classes turn far fewer. That is what a trigger stamped on training "
+            "images leaves behind."
+        ),
+        certainty=(
+            "The difference to the next best patch is surely over a threshold that was calibrated "
+            "on clean models and on networks with a known patch; `onnx-soda explain detection` has "
+            "what was measured. Weakly trained networks are turned by few pixels, too. The patch "
+            "shown works, whether or not it looks like the one that was planted."
+        ),
+        advice=(
+            "Do not use the model for decisions that matter. Put the patch that the report shows "
+            "on images of your own, and see. Ask where the training images came from."
         ),
     ),
     Rule(

@@ -46,8 +46,10 @@ from onnx_soda._rules import RULES
 from onnx_soda._suspect import Summary, Suspect
 from onnx_soda._system import Clock, as_utc, installed_versions
 from onnx_soda._verdict import (
+    AFTERWARDS,
     ALONE,
     ALWAYS,
+    afterwards_of,
     cut_short,
     decide,
     detectors_of,
@@ -56,6 +58,7 @@ from onnx_soda._verdict import (
     joined,
     needs_more,
     with_advice,
+    with_afterwards,
     with_always,
     with_file_findings,
 )
@@ -159,6 +162,9 @@ class _Course:
                 self._examine(detector)
         if needs_more(self._suspect.options.method, self._evidence):
             self._examine(DETECTORS.load(ALONE)())
+        options = self._suspect.options
+        for name in afterwards_of(options.method, options.patches):
+            self._examine(DETECTORS.load(name)())
 
     def _examine(self, detector: Detector) -> None:
         if self._stopped:
@@ -288,9 +294,12 @@ def _decide(
     """Return the name of the detector that decides, and the decision."""
     both = needs_more(suspect.options.method, evidence)
     deciding = joined(evidence) if both else evidence[method]
-    apart = (*ALWAYS, deciding.detector)
+    after = [evidence[name] for name in AFTERWARDS if name in evidence and name != method]
+    apart = (*ALWAYS, *(one.detector for one in after), deciding.detector)
     beside = [one for name, one in evidence.items() if name not in apart]
     decision = decide(deciding, beside, suspect.examined, suspect.anatomy.notes)
+    for one in after:
+        decision = with_afterwards(decision, one)
     return deciding.detector, decision
 
 

@@ -25,6 +25,8 @@ keeps it from being "clean"; finding nothing clears nothing."""
 BESIDE = ("soda",)
 """Shown beside another method, which decides: the paper's statistic flags most clean models
 (docs/paper-statistic.md)."""
+AFTERWARDS = ("patches",)
+"""Run after the method in a default scan, and count as those of `ALWAYS` do."""
 ALONE, WITH_REFERENCES = "concepts", "second-opinion"
 """What decides where the method is "auto": without reference models, or where these show nothing;
 and with them, which comes first."""
@@ -42,6 +44,17 @@ def detectors_of(method: str, references: bool = False) -> tuple[str, ...]:
         deciding = WITH_REFERENCES if references else ALONE
     beside = (*BESIDE, *((WITH_REFERENCES,) if references else ()))
     return (*(name for name in beside if name != deciding), deciding)
+
+
+def afterwards_of(method: str, patches: bool) -> tuple[str, ...]:
+    """Return the detectors that look at the behaviour after the method.
+
+    Args:
+        method: Name of the one that decides, or "auto".
+        patches: Whether patches are to be searched for.
+    """
+    default = method in (AUTO, ALONE, WITH_REFERENCES)
+    return AFTERWARDS if default and patches else ()
 
 
 def needs_more(method: str, evidence: Mapping[str, Evidence]) -> bool:
@@ -103,6 +116,13 @@ def with_always(decision: Decision, evidence: Evidence) -> Decision:
         (*evidence.reasons, *decision.reasons, *evidence.unexamined),
         (*decision.findings, *evidence.findings),
     )
+
+
+def with_afterwards(decision: Decision, evidence: Evidence) -> Decision:
+    """Return a decision that takes a detector of `AFTERWARDS` into account."""
+    if is_weighty(evidence):
+        return with_always(decision, replace(evidence, unexamined=()))
+    return replace(decision, reasons=(*decision.reasons, *evidence.notes))
 
 
 _STOPPED: Mapping[StopCause, str] = {

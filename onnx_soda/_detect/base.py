@@ -77,6 +77,7 @@ DETECTORS: Registry[type[Detector]] = Registry(
         "concepts": "onnx_soda._detect.concepts:ConceptDetector",
         "soda": "onnx_soda._detect.soda.detector:SodaDetector",
         "second-opinion": "onnx_soda._detect.references.detector:SecondOpinionDetector",
+        "patches": "onnx_soda._detect.patches.detector:PatchDetector",
         "graph-logic": "onnx_soda._detect.graph_logic.detector:GraphLogicDetector",
         "leave-one-out": "onnx_soda._detect.baselines.influence:LeaveOneOut",
         "subsample": "onnx_soda._detect.baselines.influence:SubSample",

@@ -14,6 +14,7 @@ from onnx_soda._results import FILES, ScanReport, numbers_of
 from onnx_soda._rules import (
     GRAPH_LOGIC_RULES,
     RULE_CONCEPT,
+    RULE_PATCH,
     RULE_TARGET,
     RULE_UNLIKE,
 )
@@ -30,12 +31,21 @@ _SCORES = {
         "model and not in the reference models, less what other classes lose and what honest "
         "models differ by: 0 is nothing, 1 is all."
     ),
+    RULE_PATCH: (
+        "The score is the share of held-out images that the patch surely turns, less the share "
+        "that a patch of the same size turns into another class: 0 is nothing, 1 is all."
+    ),
     RULE_TARGET: (
         "The score is the anomaly index: how many usual deviations the causal attribution of the "
         "class lies from that of the others."
     ),
 }
-_METHODS = {ALONE: RULE_CONCEPT, WITH_REFERENCES: RULE_UNLIKE, "soda": RULE_TARGET}
+_METHODS = {
+    ALONE: RULE_CONCEPT,
+    WITH_REFERENCES: RULE_UNLIKE,
+    "soda": RULE_TARGET,
+    "patches": RULE_PATCH,
+}
 _LOGIC = frozenset(rule.id for rule in GRAPH_LOGIC_RULES)
 
 

@@ -26,6 +26,7 @@ from onnx_soda._numbers import (
     FileNumbers,
     LogicNumbers,
     OpinionNumbers,
+    PatchNumbers,
     SodaNumbers,
 )
 from onnx_soda._report.json import read_report, report_as_dict, report_schema, to_json
@@ -114,6 +115,7 @@ NUMBERS = {
     "concepts": ConceptNumbers,
     "second-opinion": OpinionNumbers,
     "graph-logic": LogicNumbers,
+    "patches": PatchNumbers,
     "files": FileNumbers,
 }
 BASELINES: tuple[str, ...] = (
@@ -139,6 +141,7 @@ def test_every_dataclass_of_the_report_is_looked_at() -> None:
         ".evidence.*.drawings[]", ".evidence.*.drawings[].boxes[]",
         "soda", "soda.estimate",
         "graph-logic", "graph-logic.decisions", "graph-logic.decisions.shown[]",
+        "patches", "patches.patches[]",
         "files", "files.decisions.*", "files.decisions.*.shown[]",
         "concepts", "concepts.pairs[]", "concepts.pairs[].concepts[]",
         "concepts.pairs[].concepts[].effects[]", "concepts.pairs[].concepts[].place",

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from onnx_soda._fleet.manifest import Asked
+from onnx_soda._fleet.manifest import Asked, FleetRequest
 from onnx_soda._fleet.store import Store
-from onnx_soda._options import ScanRequest
 from onnx_soda._results import Finding, Outcome, ScanFailure, report_of_file
 from tests.cli.helpers import soda
 from tests.report.browser import Seen
@@ -35,7 +34,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with Store(results) as store:
         for number in range(COUNT):
             place = f"hub/{number:03}{EVIL if number == 7 else ''}/model.onnx"
-            request = ScanRequest(Path("model.onnx"))
+            request = FleetRequest(Path("model.onnx"))
             asked = Asked(place, "digits" if number % 2 else f"signs{EVIL}", request)
             store.register([(asked, str(number))])
             if number != COUNT - 1:

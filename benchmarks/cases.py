@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import FIXTURES, POPULATION, SHARED, ZOO
+from benchmarks.common import CONTROLS, FIXTURES, POPULATION, SHARED, ZOO
 
 __all__ = [
+    "CONTROL_PARTS",
     "EFFECTIVE",
     "PARTS",
     "POPULATION_PART",
@@ -22,6 +23,8 @@ __all__ = [
 PARTS = ("bundled", "shared", "development", "judging")
 # Trained by `python -m benchmarks.population`, and for a second opinion's numbers alone.
 POPULATION_PART = "population"
+# Trained by `python -m benchmarks.controls`: with a stamped patch, for all classes or a pair.
+CONTROL_PARTS = ("controls-1", "controls-2")
 # The success rate from which a poisoned model counts as backdoored.
 EFFECTIVE = 0.6
 
@@ -93,7 +96,7 @@ def zoo_cases() -> list[Case]:
 
 
 def cases_of(part: str) -> list[Case]:
-    """Return the models of one of `PARTS`, or the population; none where its folder is absent."""
+    """Return the models of one of `PARTS`, the population or the controls; none where absent."""
     if part == "bundled":
         return fixture_cases()
     if part == "shared":
@@ -101,6 +104,9 @@ def cases_of(part: str) -> list[Case]:
     if part == POPULATION_PART:
         facts = (json.loads(one.read_text("utf-8")) for one in sorted(POPULATION.glob("*.json")))
         return [_own_case(entry, POPULATION) for entry in facts]
+    if part in CONTROL_PARTS:
+        found = sorted(CONTROLS.glob(f"*-s{part[-1]}.json"))
+        return [_own_case(json.loads(one.read_text("utf-8")), CONTROLS) for one in found]
     manifest = ZOO / "manifest.json"
     if not manifest.is_file():
         return []

@@ -26,7 +26,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import PARTS, Case, cases_of
+from benchmarks.cases import CONTROL_PARTS, PARTS, Case, cases_of
 from benchmarks.common import COMPARISON, EVALUATION, UNHURRIED, machine_facts, markdown_table
 from onnx_soda import ScanOptions, SodaError, load_dataset, load_model, scan
 from onnx_soda._detect.base import DETECTORS
@@ -35,7 +35,7 @@ from onnx_soda._options import RuntimeOptions
 
 _DEFAULT = "concepts"
 # Those that need something else than one model and its clean images, or decide nothing of it.
-_APART = ("graph-logic", "second-opinion", _DEFAULT, "soda")
+_APART = ("graph-logic", "second-opinion", _DEFAULT, "soda", "patches")
 _PARTS = ("shared", "judging")
 _COLUMNS = (
     "detector", "parameters", "backdoored", "pair named", "target named", "wrong pair",
@@ -228,7 +228,7 @@ def main() -> None:
     """Ask what has not been asked, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--part", nargs="+", choices=PARTS, default=_PARTS)
+    parser.add_argument("--part", nargs="+", choices=(*PARTS, *CONTROL_PARTS), default=_PARTS)
     rivals = [name for name in DETECTORS.names if name not in _APART]
     parser.add_argument("--detectors", nargs="+", choices=rivals, default=rivals)
     parser.add_argument("--parameters", choices=("paper", "published"), default="paper")

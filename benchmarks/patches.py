@@ -22,42 +22,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cases import EFFECTIVE, PARTS, POPULATION_PART, Case, cases_of
-from benchmarks.common import CONTROLS, PATCHES, SHARED, UNHURRIED, machine_facts, markdown_table
+from benchmarks.cases import CONTROL_PARTS, EFFECTIVE, PARTS, POPULATION_PART, Case, cases_of
+from benchmarks.common import PATCHES, UNHURRIED, machine_facts, markdown_table
 from onnx_soda import ScanOptions, SodaError, load_dataset, load_model, scan
 from onnx_soda._detect.patches import judge
 from onnx_soda._options import RuntimeOptions
 
 _CALIBRATING = ("bundled", "shared", "development", POPULATION_PART, "controls-1")
-_ALL_PARTS = (*PARTS, POPULATION_PART, "controls-1", "controls-2")
+_ALL_PARTS = (*PARTS, POPULATION_PART, *CONTROL_PARTS)
 _COLUMNS = ("part", "without a patch", "flagged", "highest score", "with a patch", "target named",
             "lowest score", "wrong target", "median passes")  # fmt: skip
 
 Facts = dict[str, Any]
 
 
-def _controls(seed: int) -> Iterator[tuple[Case, bool]]:
-    for path in sorted(CONTROLS.glob(f"*-s{seed}.json")):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        case = Case(
-            model=CONTROLS / facts["file"],
-            data=SHARED / "data" / facts["data"],
-            dataset=facts["dataset"],
-            poisoning=facts["poisoning"],
-            victim=facts["victim"],
-            target=facts["target"],
-            success_rate=facts["attack_success_rate"],
-            accuracy=facts["accuracy"],
-        )
-        yield case, facts["poisoning"] == "all"
-
-
 def _cases(part: str) -> Iterator[tuple[Case, bool]]:
     """Yield models, and whether a patch was planted for all classes."""
-    if part.startswith("controls"):
-        yield from _controls(int(part[-1]))
-    else:
-        yield from ((case, False) for case in cases_of(part))
+    yield from ((case, case.poisoning == "all") for case in cases_of(part))
 
 
 def _ask(case: Case, part: str, planted: bool, threads: int | None) -> Facts:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnx_soda import load_model
+from onnx_soda._bridge.operators.layers import batch_norm, batch_statistics
 from onnx_soda._errors import RepairError
 from onnx_soda._model.anatomy import dissect
 from onnx_soda._repair.baselines.anp import AnpRemover, Pruner, find_channels
@@ -118,6 +119,20 @@ def test_a_folded_batch_norm_is_masked_and_pruned_as_one_that_is_not(tmp_path: P
     assert np.allclose(answers[1], answers[3], atol=0.02)
     assert not np.allclose(answers[0], first, atol=0.05)
     assert not np.allclose(answers[1], first, atol=0.05)
+
+
+def test_a_batch_norm_takes_the_statistics_of_the_batch_where_it_is_told_to() -> None:
+    """1 and 3 have a mean of 2 and a deviation of 1: they become -1 and 1, times 2, plus 0.5.
+
+    By the stored mean of 1 and deviation of 2 they are 0 and 1.
+    """
+    x, half, two = torch.tensor([[1.0], [3.0]]), torch.tensor([0.5]), torch.tensor([2.0])
+    stored = torch.tensor([1.0]), torch.tensor([4.0])
+    with batch_statistics():
+        inside = batch_norm(x, two, half, *stored, epsilon=0.0)
+    outside = batch_norm(x, two, half, *stored, epsilon=0.0)
+    assert inside.flatten().tolist() == pytest.approx([-1.5, 2.5])
+    assert outside.flatten().tolist() == pytest.approx([0.5, 2.5])
 
 
 def test_pruning_leaves_other_channels_to_the_last_bit(ready: Preparation) -> None:

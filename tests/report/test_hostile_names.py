@@ -140,7 +140,7 @@ def test_gallery_and_plots_are_there_and_nothing_is_asked_for(
     assert seen.strangers() == []
     assert len([url for url in seen.requests if url.startswith("file:")]) == 1
     pictures = page.locator(".gallery img")
-    assert pictures.count() == 16
+    assert pictures.count() == 16 + 3, "of changes, and of the best patch"
     loaded = "images => images.every(image => image.complete && image.naturalWidth > 0)"
     assert pictures.evaluate_all(loaded)
     assert page.locator("#plots svg[role=img]").count() == 2, "answers before and under"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 
@@ -225,7 +227,8 @@ def convolve_transposed(
 def _batch_norm(node: Attributes) -> Computed:
     """Convert BatchNormalization (https://onnx.ai/onnx/operators/onnx__BatchNormalization.html).
 
-    Always in inference mode, also after `.train()`: a repair must not move the statistics.
+    Always in inference mode, also after `.train()`: a repair must not move the statistics. Only
+    inside `batch_statistics` those of the batch count.
     Revisions 7 and 9 differ from 14 and 15 in how they say that they train.
     """
     if node.integer("training_mode", 0) or node.outputs > 1:
@@ -233,6 +236,19 @@ def _batch_norm(node: Attributes) -> Computed:
     if not node.integer("spatial", 1):
         raise NotImplementedError("statistics per place (spatial=0)")
     return partial(batch_norm, epsilon=node.number("epsilon", 1e-5))
+
+
+_OF_THE_BATCH = ContextVar("of_the_batch", default=False)
+
+
+@contextmanager
+def batch_statistics() -> Iterator[None]:
+    """Let BatchNorms normalise by the statistics of the batch; the given ones stay as they are."""
+    before = _OF_THE_BATCH.set(True)
+    try:
+        yield
+    finally:
+        _OF_THE_BATCH.reset(before)
 
 
 def batch_norm(
@@ -243,6 +259,8 @@ def batch_norm(
     No gradient goes to the statistics: they are estimates, not weights. (Exporters write equal
     tensors once, so an initializer may be both.)
     """
+    if _OF_THE_BATCH.get():
+        return functional.batch_norm(x, None, None, scale, bias, training=True, eps=epsilon)
     return functional.batch_norm(x, mean.detach(), variance.detach(), scale, bias, eps=epsilon)
 
 

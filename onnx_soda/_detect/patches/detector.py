@@ -42,6 +42,8 @@ _TITLE = "Patches of a few pixels"
 _SHARE_OF_TIME = 0.2
 # Colours of a whole image are kept for each class; and a patch is compared with those of others.
 _MOST_CLASSES, _FEWEST_CLASSES = 256, 3
+# Images of each class: one to search with, and one to try what was found.
+_FEWEST_EACH = 2
 # Images, and bytes of them, in each half of the clean images.
 _MOST_IMAGES, _MOST_BYTES = 320, 2**27
 # Held-out images that a patch is put on.
@@ -122,6 +124,8 @@ def _check(suspect: Suspect) -> None:
         raise _NotExaminedError("the clean accuracy is too low")
     if suspect.examined.source_classes < _FEWEST_CLASSES:
         raise _NotExaminedError("there are clean images of too few classes")
+    if suspect.examined.fewest_images < _FEWEST_EACH:
+        raise _NotExaminedError(f"it needs {_FEWEST_EACH} clean images of each class")
 
 
 @dataclass(frozen=True, eq=False)

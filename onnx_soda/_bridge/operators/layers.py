@@ -238,6 +238,8 @@ def _batch_norm(node: Attributes) -> Computed:
     return partial(batch_norm, epsilon=node.number("epsilon", 1e-5))
 
 
+# torch takes no 0 there, which a file may have.
+_LEAST_EPSILON = 1e-12
 _OF_THE_BATCH = ContextVar("of_the_batch", default=False)
 
 
@@ -260,7 +262,8 @@ def batch_norm(
     tensors once, so an initializer may be both.)
     """
     if _OF_THE_BATCH.get():
-        return functional.batch_norm(x, None, None, scale, bias, training=True, eps=epsilon)
+        least = max(epsilon, _LEAST_EPSILON)
+        return functional.batch_norm(x, None, None, scale, bias, training=True, eps=least)
     return functional.batch_norm(x, mean.detach(), variance.detach(), scale, bias, eps=epsilon)
 
 

@@ -28,7 +28,7 @@ from onnx_soda._detect.concepts.outlook import (
     in_memory,
 )
 from onnx_soda._detect.concepts.plan import Ground, Plan, planned_passes
-from onnx_soda._suspect import FEWEST_READ, READING
+from onnx_soda._suspect import FEWEST_READ, READING, of_each_that_fit
 
 # Classes, and images of each: digits, the network of 203 classes, ImageNet with few and with many.
 _SETS = ((10, 100), (43, 60), (203, 60), (1000, 5), (1000, 50))
@@ -66,9 +66,8 @@ def _reading(classes: int, each: int, aim: float, rate: float) -> float:
     turns = split_into_folds(labels, np.random.default_rng(0)).turn
     fitted = min(FOLDS * (int(turns.max()) + 1), each)
     for most, fewest in ((min(each, _SAMPLE), FEWEST_READ), (fitted, FOLDS * FEWEST_FITTED)):
-        images = most
-        while classes * images > READING * (aim - seconds) * rate and images > fewest:
-            images = max(images // 2, fewest)
+        fitting = READING * (aim - seconds) * rate
+        images = of_each_that_fit(most, fewest, fitting, lambda some: classes * some)
         seconds += classes * images / rate
     return seconds
 

@@ -515,13 +515,15 @@ class Suspect:
         begin = self.stopwatch.seconds
         self.observe(rows[:_SPEED_IMAGES])
         each = (self.stopwatch.seconds - begin) / len(rows[:_SPEED_IMAGES])
-        most = READING * (self.options.aim - self.stopwatch.seconds)
-        of_each = int(np.bincount(labels[rows]).max())
-        while len(rows) * each > most and of_each > FEWEST_READ:
-            of_each = max(of_each // 2, FEWEST_READ)
-            rng = np.random.default_rng(self.options.seed)
-            rows = balanced_sample(labels, self.classes or 0, of_each, rng)
-        return rows
+        counts = np.bincount(labels[rows])
+        of_each = of_each_that_fit(
+            int(counts.max()),
+            FEWEST_READ,
+            READING * (self.options.aim - self.stopwatch.seconds) / each,
+            lambda some: int(np.minimum(counts, some).sum()),
+        )
+        rng = np.random.default_rng(self.options.seed)
+        return balanced_sample(labels, self.classes or 0, of_each, rng)
 
     @cached_property
     def examined(self) -> Examined:
@@ -642,6 +644,21 @@ class Suspect:
         if self.clean is None:
             raise ImageError("this needs clean images, and none were given", "Give a clean set.")
         return self.clean
+
+
+def of_each_that_fit(every: int, fewest: int, most: float, images: Callable[[int], int]) -> int:
+    """Return how many images of each class to read: all, or halved until there is time for them.
+
+    Args:
+        every: Images of the class with the most.
+        fewest: Of each class, which are read in any case.
+        most: Images that there is time for.
+        images: Returns how many so many of each class are in all.
+    """
+    each = every
+    while images(each) > most and each > fewest:
+        each = max(each // 2, fewest)
+    return each
 
 
 def _candidates(image: ImageInput, clean: CleanSet, channels: int) -> tuple[Preprocessing, ...]:

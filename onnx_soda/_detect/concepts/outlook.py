@@ -44,7 +44,7 @@ from onnx_soda._model.parts import share_behind
 from onnx_soda._model.runtime import CPU, Meter
 from onnx_soda._numbers import CoveredPart
 from onnx_soda._results import Halted
-from onnx_soda._suspect import READING, FloatPixels, Suspect
+from onnx_soda._suspect import READING, FloatPixels, Suspect, of_each_that_fit
 from onnx_soda._words import duration
 
 # Share of the time left that is planned. The rest is for looking closer at the pairs that deserve
@@ -253,11 +253,14 @@ def readable(suspect: Suspect, folds: Folds) -> Folds:
         folds: Of all images.
     """
     rate = _rate(suspect, partial(suspect.observe, folds.rows[:TRIAL_IMAGES]))
-    most, left = int(folds.turn.max()) + 1, suspect.options.aim - suspect.stopwatch.seconds
-    while len(folds.rows) > READING * left * rate and most > FEWEST_FITTED:
-        most = max(most // 2, FEWEST_FITTED)
-        folds = folds.of(folds.turn < most)
-    return folds
+    left = suspect.options.aim - suspect.stopwatch.seconds
+    each = of_each_that_fit(
+        int(folds.turn.max()) + 1,
+        FEWEST_FITTED,
+        READING * left * rate,
+        lambda some: int((folds.turn < some).sum()),
+    )
+    return folds.of(folds.turn < each)
 
 
 def _rate(suspect: Suspect, work: Callable[[], object]) -> float:

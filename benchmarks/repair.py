@@ -75,7 +75,7 @@ _TAUGHT = (
 )  # fmt: skip
 
 
-def _split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
+def split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
     """Return clean set, images for the accuracy, trigger images; no image is in two of them."""
     test = load_dataset(case.data, "test")  # leaves the trigger images out
     data = _read(case.data.stem)
@@ -140,7 +140,7 @@ def measure(
 ) -> dict[str, Any]:
     """Repair one model; return what it came to."""
     model = load_model(case.model)
-    clean, rest, triggers = _split(case)
+    clean, rest, triggers = split(case)
     references = _references(case, clean, options.scan) if taught else ()
     start = time.perf_counter()
     pair, also = (None, ()) if options.whole else (named.pair, named.also)

@@ -11,11 +11,11 @@ trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
 first, with the other classes that it tells to turn; without, the true one. With --references the
 other models of the data set, but for those with the same trigger, teach; with --whole they also
-tell what is repaired. What they say is kept in build/references. With --rescan the
-repaired model is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired
-one; with references every repaired model is, by the clean set of the repair and with the same
-references. One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done
-again: delete it after a change. Prints Markdown.
+tell what is repaired. What they say is kept in build/references. With --rescan the repaired model
+is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired one; with
+references the repair itself scans each model that it has repaired, as `onnx-soda repair` does.
+One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done again:
+delete it after a change. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import json
 import pickle
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -169,22 +169,22 @@ def measure(
     }
     if done.model is not None:
         facts.update(_judged(model, done, case, (clean, rest, triggers)))
-        if rescan:
-            again = (clean, references) if taught else (load_dataset(case.data), ())
-            facts["rescan"] = _scanned(done, again, options.scan)
+        if summary.rescan is not None:
+            facts["rescan"] = _told(summary.rescan, summary.rescan_pairs)
+        elif rescan:
+            facts["rescan"] = _scanned(done, case, options.scan)
     return facts
 
 
-def _scanned(
-    done: RepairReport, by: tuple[CleanSet, Sequence[ReferenceFlows]], options: ScanOptions
-) -> str:
-    """Scan a repaired model by clean images and references; return verdict and pairs named."""
+def _scanned(done: RepairReport, case: Case, options: ScanOptions) -> str:
+    """Scan a repaired model as `benchmarks.evaluate` does; return verdict and pairs named."""
     assert done.model is not None  # noqa: S101 - the caller has looked
-    clean, references = by
-    repaired = load_model(done.model.SerializeToString())
-    again = scan(repaired, clean, options, references=references)
-    named = (f"{victim} -> {target}" for victim, target in named_pairs(again))
-    return " ".join([again.verdict, *named])
+    again = scan(load_model(done.model.SerializeToString()), load_dataset(case.data), options)
+    return _told(again.verdict, named_pairs(again))
+
+
+def _told(verdict: str, pairs: Iterable[tuple[int, int]]) -> str:
+    return " ".join([verdict, *(f"{victim} -> {target}" for victim, target in pairs)])
 
 
 def _judged(
@@ -312,7 +312,7 @@ def main() -> None:
         arguments.scope,
         arguments.reconstruction,
         export=arguments.export,
-        rescan=False,
+        rescan=arguments.rescan and taught,
         whole=arguments.whole,
         method=arguments.method,
         parameters=arguments.parameters,

@@ -88,9 +88,6 @@ def run_best(
 
 # With teachers: rounds of so many epochs, until the fold held out says that enough is removed.
 _EPOCHS, _ROUNDS = 4, 3
-# Since lessons say what else the weights are for, infected images count more and are driven further
-# than without (docs/repair.md, "How the method was chosen").
-_ALPHA, _CAP, _INFECTED = 0.1, 9.0, 60
 
 
 def run_taught(trainee: Trainee, target: int, folds: Sequence[ImageSet], floor: float) -> Choice:
@@ -107,9 +104,7 @@ def run_taught(trainee: Trainee, target: int, folds: Sequence[ImageSet], floor: 
     held_out = trainee.samples(last, True)
     before = measure(trainee.logits, target, held_out, Settings(0, 0, 0)).accuracy
     held = next(settings for settings in trainee.settings if settings.hold)
-    wanted = replace(
-        held, epochs=_EPOCHS, rounds=_ROUNDS, alpha=_ALPHA, cap=_CAP, infected=_INFECTED
-    )
+    wanted = replace(held, epochs=_EPOCHS, rounds=_ROUNDS)
     trials: list[Trial] = []
     samples = trainee.samples(reduce(add, taught), True), held_out
     for result in trainee.train(target, samples, [wanted]):

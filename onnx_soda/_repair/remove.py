@@ -73,7 +73,7 @@ def _norm(tensors: Mapping[str, Tensor]) -> float:
 
 
 # Images of one step.
-CLEAN_BATCH, _LESSON_BATCH = 64, 48
+CLEAN_BATCH, _INFECTED_BATCH, _LESSON_BATCH = 64, 20, 48
 _MEASURED_AT_ONCE = 500
 # Of the lessons of a step together; where all weigh nothing they teach nothing.
 _LEAST_WEIGHT = 1e-6
@@ -130,7 +130,6 @@ class Settings:
             yielded lie. On it less is removed and less accuracy lost (Wortsman et al. 2022).
         rounds: How often Adam's rate falls to 0 and starts anew (Loshchilov and Hutter 2017). The
             weights are yielded after each; who sees enough need not ask for the next.
-        infected: Reconstructed images of one step, beside 64 clean ones.
     """
 
     rate: float
@@ -141,7 +140,6 @@ class Settings:
     cap: float = math.inf
     shares: tuple[float, ...] = (1.0,)
     rounds: int = 1
-    infected: int = 20
 
 
 @dataclass(frozen=True)
@@ -203,7 +201,7 @@ def train(
             _restore(own, start)
             step, rng = _steps(own, masks, setting, training), np.random.default_rng(0)
             for epoch in range(1, setting.rounds * setting.epochs + 1):
-                for batch in _batches(training, answers, setting.infected, rng):
+                for batch in _batches(training, answers, rng):
                     step(_slopes(logits, own, masks, target, setting, batch))
                 if setting.adam and epoch % setting.epochs:
                     continue
@@ -274,14 +272,12 @@ class _Batch:
     lesson_weights: Tensor
 
 
-def _batches(
-    samples: Samples, answers: Tensor, infected: int, rng: np.random.Generator
-) -> Iterator[_Batch]:
+def _batches(samples: Samples, answers: Tensor, rng: np.random.Generator) -> Iterator[_Batch]:
     order = torch.from_numpy(rng.permutation(len(samples.labels)))
     for part in torch.split(order, CLEAN_BATCH):
         unchanged = part < samples.unchanged
         chosen = torch.cat([part[unchanged], part[~unchanged]])
-        drawn = torch.from_numpy(rng.integers(len(samples.infected), size=infected))
+        drawn = torch.from_numpy(rng.integers(len(samples.infected), size=_INFECTED_BATCH))
         some = _LESSON_BATCH if len(samples.lessons) else 0
         taught = torch.from_numpy(rng.integers(max(len(samples.lessons), 1), size=some))
         yield _Batch(

@@ -78,7 +78,7 @@ class Judged:
     Attributes:
         before: Accuracy of the unchanged model.
         floor: The most that may be lost.
-        best: The highest accuracy of what was tried.
+        best: The highest accuracy of what was tried; 0 where every training diverged.
     """
 
     before: float
@@ -149,6 +149,9 @@ class Rival(Remover):
         reason = (
             f"Every result of {self.title} loses more than {judged.floor:.1%} of clean accuracy on "
             f"images held out (before {judged.before:.1%}, at best {judged.best:.1%})."
+            if judged.best
+            else f"{self.title} diverges with every setting that was tried: its loss is higher "
+            "than by guessing."
         )
         return Removal(None, reason, notes=self.told(*sentences))
 

@@ -9,16 +9,14 @@ trigger, and the trigger's test images that `benchmarks.repair` measures with. P
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
 from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import markdown_table
-from benchmarks.repair import split
+from benchmarks.repair import shown_triggers, split, without_trigger
 from onnx_soda import load_model
-from onnx_soda._repair.images import answers
-from onnx_soda._repair.proof import on_triggers
 from onnx_soda._suspect import Suspect
 
 _COLUMNS = (
@@ -27,34 +25,29 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def _triggers() -> Iterator[tuple[Case, list[Case]]]:
-    """Return a poisoned model of each trigger, with the models that never saw that trigger."""
-    cases = [case for part in PARTS[1:] for case in cases_of(part)]
+def _triggers() -> Iterable[Case]:
+    """Return a poisoned model of each trigger."""
     first: dict[tuple[str, int | None, int | None], Case] = {}
-    for case in cases:
-        if case.effective:
-            first.setdefault((case.dataset, case.victim, case.target), case)
-    for (dataset, *pair), case in first.items():
-        yield (
-            case,
-            [one for one in cases if one.dataset == dataset and [one.victim, one.target] != pair],
-        )
+    for part in PARTS[1:]:
+        for case in cases_of(part):
+            if case.effective:
+                first.setdefault((case.dataset, case.victim, case.target), case)
+    return first.values()
 
 
-def _row(case: Case, others: list[Case]) -> list[object]:
+def _row(case: Case) -> list[object]:
     clean, _, triggers = split(case)
     pair = (int(case.victim or 0), int(case.target or 0))
-    told = []
-    for other in others:
-        suspect = Suspect(load_model(other.model), clean)
-        given = answers(suspect.body, suspect.inputs(suspect.pixels(clean=triggers)))
-        told.append(on_triggers(given, pair))
+    told = [
+        shown_triggers(Suspect(load_model(other.model), clean), triggers, pair)
+        for other in without_trigger(case)
+    ]
     rates = [one.target_rate for one in told]
     return [
         case.dataset,
         "{} -> {}".format(*pair),
         len(triggers.labels),
-        len(others),
+        len(told),
         f"{np.mean(rates):.3f}",
         f"{min(rates):.3f}",
         f"{max(rates):.3f}",
@@ -65,7 +58,7 @@ def _row(case: Case, others: list[Case]) -> list[object]:
 
 def main() -> None:
     """Measure all triggers and print the table."""
-    print(markdown_table(_COLUMNS, [_row(*one) for one in _triggers()]))
+    print(markdown_table(_COLUMNS, [_row(case) for case in _triggers()]))
 
 
 if __name__ == "__main__":

@@ -155,8 +155,8 @@ def _others(every: Sequence[Model]) -> Iterator[str]:
         "layer costs from 2 points (green car) to 15 (kangaroo); the paper accepts losses of up "
         "to 6 points. Fine-Pruning is not in the paper; it removes one backdoor of eleven, and on "
         "the brain its training diverges at every rate. Fine-tuning, NAD and ANP were run on "
-        "models of six, five and three triggers. On VGGs without BatchNorm they leave "
-        "the backdoor nearly as it is; fine-tuning removes that of the black 2 from a "
+        "models of six, five and three triggers. On the VGGs the SR falls by 0.2 at "
+        "most; fine-tuning removes that of the black 2 from a "
         "ResNet, and NAD two thirds of it."
     )
     for name, parameters in ways:

@@ -39,6 +39,7 @@ from benchmarks.cases import PARTS, Case, cases_of
 from benchmarks.common import EVALUATION, REPAIR, UNHURRIED, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared, trigger_images
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
+from onnx_soda._answers import TriggerBehaviour
 from onnx_soda._detect.concepts.judge import load_calibration
 from onnx_soda._detect.references.bank import BANK_VERSION
 from onnx_soda._detect.references.flows import hear
@@ -114,16 +115,21 @@ def _pair(case: Case, part: str, found: bool) -> Task | None:
     return Task((over[0]["victim"], over[0]["target"]), tuple(over[0].get("also", ())))
 
 
-def _references(case: Case, clean: CleanSet, options: ScanOptions) -> list[ReferenceFlows]:
-    """Return what the other models of a data set say, but for those with the same trigger."""
-    others = [
+def without_trigger(case: Case) -> list[Case]:
+    """Return the other models of a data set, but for those with the same trigger."""
+    truth = (case.victim, case.target)
+    return [
         other
         for part in PARTS[1:]
         for other in cases_of(part)
-        if other.dataset == case.dataset and other.model != case.model
+        if other.dataset == case.dataset
+        and other.model != case.model
+        and (other.victim, other.target) != truth
     ]
-    truth = (case.victim, case.target)
-    return [_heard(one, clean, options) for one in others if (one.victim, one.target) != truth]
+
+
+def _references(case: Case, clean: CleanSet, options: ScanOptions) -> list[ReferenceFlows]:
+    return [_heard(one, clean, options) for one in without_trigger(case)]
 
 
 def _heard(case: Case, clean: CleanSet, options: ScanOptions) -> ReferenceFlows:
@@ -199,8 +205,7 @@ def _judged(
     accuracies, behaviours = [], []
     for one in (suspect, suspect.with_model(load_model(done.model.SerializeToString()))):
         accuracies.append(_accuracy(one, rest))
-        shown = one.inputs(one.pixels(clean=triggers))
-        behaviours.append(on_triggers(answers(one.body, shown), truth))
+        behaviours.append(shown_triggers(one, triggers, truth))
     return {
         "accuracy": accuracies,
         "success_rate": [one.target_rate for one in behaviours],
@@ -210,6 +215,14 @@ def _judged(
         "tipped": [before.tipped_rate, after.tipped_rate],
         "changed": sum(change.changed for change in done.summary.changes),
     }
+
+
+def shown_triggers(
+    suspect: Suspect, triggers: CleanSet, truth: tuple[int, int]
+) -> TriggerBehaviour:
+    """Return what a model makes of real trigger images."""
+    shown = suspect.inputs(suspect.pixels(clean=triggers))
+    return on_triggers(answers(suspect.body, shown), truth)
 
 
 def _totals(part: str, found: Sequence[dict[str, Any]]) -> list[object]:
@@ -328,7 +341,7 @@ def main() -> None:
                 continue
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
-                again = arguments.rescan and (taught or _pair(case, part, True) is not None)
+                again = arguments.rescan and not taught and bool(_pair(case, part, True))
                 facts = measure(case, named, options, again, taught)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))

@@ -130,6 +130,9 @@ def test_the_first_setting_that_keeps_the_accuracy_is_taken_and_none_is_tried_af
     assert (setting, judged.best) == (2, 0.88)
     assert tried == [3, 2]
     assert strongest(iter([(3, 0.85)]), Judged(0.90, 0.02)) == (None, Judged(0.90, 0.02, 0.85))
+    # An accuracy of 0 is measured; where training diverges nothing is.
+    assert strongest(iter([(3, 0.0)]), Judged(0.90, 0.02)) == (None, Judged(0.90, 0.02, 0.0))
+    assert strongest(iter([(3, None)]), Judged(0.90, 0.02)) == (None, Judged(0.90, 0.02))
 
 
 @pytest.mark.parametrize("remover", [FineTuningRemover, NadRemover])

@@ -78,12 +78,13 @@ class Judged:
     Attributes:
         before: Accuracy of the unchanged model.
         floor: The most that may be lost.
-        best: The highest accuracy of what was tried; 0 where every training diverged.
+        best: The highest accuracy of what was tried; None where nothing is to be measured, since
+            all training diverged.
     """
 
     before: float
     floor: float
-    best: float = 0.0
+    best: float | None = None
 
     def allows(self, accuracy: float) -> bool:
         """Tell whether so much accuracy is enough."""
@@ -91,18 +92,20 @@ class Judged:
 
 
 def strongest(
-    tries: Iterable[tuple[Setting, float]], judged: Judged
+    tries: Iterable[tuple[Setting, float | None]], judged: Judged
 ) -> tuple[Setting | None, Judged]:
     """Return the first setting that keeps the accuracy; None where none does.
 
     Args:
-        tries: Settings with the accuracy that they leave, the strongest first. What comes after
-            the one that is taken is not tried.
+        tries: Settings with the accuracy that they leave, the strongest first; None where training
+            diverges. What comes after the one that is taken is not tried.
         judged: What is allowed.
     """
     best = judged.best
     for setting, accuracy in tries:
-        best = max(best, accuracy)
+        if accuracy is None:
+            continue
+        best = accuracy if best is None else max(best, accuracy)
         if judged.allows(accuracy):
             return setting, Judged(judged.before, judged.floor, best)
     return None, Judged(judged.before, judged.floor, best)
@@ -146,13 +149,17 @@ class Rival(Remover):
 
     def failed(self, judged: Judged, *sentences: str) -> Removal:
         """Return that nothing keeps the accuracy."""
-        reason = (
-            f"Every result of {self.title} loses more than {judged.floor:.1%} of clean accuracy on "
-            f"images held out (before {judged.before:.1%}, at best {judged.best:.1%})."
-            if judged.best
-            else f"{self.title} diverges with every setting that was tried: its loss is higher "
-            "than by guessing."
-        )
+        if judged.best is None:
+            reason = (
+                f"{self.title} diverges with every setting that was tried: its loss is higher "
+                "than by guessing."
+            )
+        else:
+            reason = (
+                f"Every result of {self.title} loses more than {judged.floor:.1%} of clean "
+                f"accuracy on images held out (before {judged.before:.1%}, at best "
+                f"{judged.best:.1%})."
+            )
         return Removal(None, reason, notes=self.told(*sentences))
 
     def tell(self, done: int, total: int) -> None:

@@ -86,10 +86,10 @@ class FineTuningRemover(Rival):
         judged = self.judged(network.accuracy(held_out))
         done = self.begin(teaching, held_out)
 
-        def tries() -> Iterator[tuple[float, float]]:
+        def tries() -> Iterator[tuple[float, float | None]]:
             for factor in _PUBLISHED_FACTORS if self.published else _FACTORS:
                 well = self.trained(teaching, factor)
-                yield factor, network.accuracy(held_out) if well else 0.0
+                yield factor, network.accuracy(held_out) if well else None
 
         factor, judged = strongest(tries(), judged)
         if factor is None or not self.trained(every, factor):

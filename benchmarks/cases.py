@@ -12,6 +12,7 @@ from benchmarks.common import CONTROLS, FIXTURES, POPULATION, SHARED, ZOO
 __all__ = [
     "CONTROL_PARTS",
     "EFFECTIVE",
+    "HALF_POISONED_PART",
     "PARTS",
     "POPULATION_PART",
     "Case",
@@ -23,8 +24,10 @@ __all__ = [
 PARTS = ("bundled", "shared", "development", "judging")
 # Trained by `python -m benchmarks.population`, and for a second opinion's numbers alone.
 POPULATION_PART = "population"
-# Trained by `python -m benchmarks.controls`: with a stamped patch, for all classes or a pair.
+# Trained by `python -m benchmarks.controls`: with a stamped patch, for all classes or a pair; and
+# those with a patch on half of the images.
 CONTROL_PARTS = ("controls-1", "controls-2")
+HALF_POISONED_PART = "controls-half"
 # The success rate from which a poisoned model counts as backdoored.
 EFFECTIVE = 0.6
 
@@ -104,9 +107,11 @@ def cases_of(part: str) -> list[Case]:
     if part == POPULATION_PART:
         facts = (json.loads(one.read_text("utf-8")) for one in sorted(POPULATION.glob("*.json")))
         return [_own_case(entry, POPULATION) for entry in facts]
-    if part in CONTROL_PARTS:
-        found = sorted(CONTROLS.glob(f"*-s{part[-1]}.json"))
-        return [_own_case(json.loads(one.read_text("utf-8")), CONTROLS) for one in found]
+    if part in (*CONTROL_PARTS, HALF_POISONED_PART):
+        half = part == HALF_POISONED_PART
+        found = sorted(CONTROLS.glob("*-half-s?.json" if half else f"*-s{part[-1]}.json"))
+        entries = [json.loads(one.read_text("utf-8")) for one in found]
+        return [_own_case(one, CONTROLS) for one in entries if (one["poisoning"] == "half") == half]
     manifest = ZOO / "manifest.json"
     if not manifest.is_file():
         return []

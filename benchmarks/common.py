@@ -31,6 +31,7 @@ __all__ = [
     "PATCHES",
     "PLANNED",
     "REPAIR",
+    "REPAIRED_CONTROLS",
     "SHARED",
     "UNHURRIED",
     "ZOO",
@@ -60,6 +61,8 @@ BRIDGE = _PROJECT / "build" / "bridge"
 COMPARISON = _RESULTS / "comparison"
 # What `python -m benchmarks.controls` trains.
 CONTROLS = _PROJECT / "build" / "controls"
+# What `python -m benchmarks.controls --repair` keeps.
+REPAIRED_CONTROLS = _RESULTS / "controls"
 # What `python -m benchmarks.converted_scans` keeps.
 CONVERTED_SCANS = _PROJECT / "build" / "converted_scans"
 # What `python -m benchmarks.costs` keeps.

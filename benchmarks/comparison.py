@@ -22,11 +22,12 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.cases import CONTROL_PARTS, PARTS, Case, cases_of
+from benchmarks.cases import CONTROL_PARTS, HALF_POISONED_PART, PARTS, Case, cases_of
 from benchmarks.common import COMPARISON, EVALUATION, UNHURRIED, machine_facts, markdown_table
 from onnx_soda import ScanOptions, SodaError, load_dataset, load_model, scan
 from onnx_soda._detect.base import DETECTORS
@@ -37,6 +38,7 @@ _DEFAULT = "concepts"
 # Those that need something else than one model and its clean images, or decide nothing of it.
 _APART = ("graph-logic", "second-opinion", _DEFAULT, "soda", "patches")
 _PARTS = ("shared", "judging")
+RIVALS = tuple(name for name in DETECTORS.names if name not in _APART)
 _COLUMNS = (
     "detector", "parameters", "backdoored", "pair named", "target named", "wrong pair",
     "clean", "clean flagged", "no result", "median passes", "median seconds",
@@ -121,7 +123,7 @@ def ask(case: Case, part: str, method: str, options: ScanOptions) -> dict[str, A
     }
 
 
-def _kept_default(case: Case, part: str) -> dict[str, Any] | None:
+def default_of(case: Case, part: str) -> Told | None:
     """Return what the kept scan of the default method said, in the same form."""
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
@@ -129,7 +131,7 @@ def _kept_default(case: Case, part: str) -> dict[str, Any] | None:
     kept = json.loads(path.read_text(encoding="utf-8"))
     pairs = sorted(kept["pairs"], key=lambda pair: -pair["bound"])
     threshold = load_calibration().threshold
-    return {
+    facts = {
         **{name: kept[name] for name in ("model", "part", "dataset", "victim", "target")},
         "method": _DEFAULT,
         "parameters": "this project's",
@@ -141,6 +143,18 @@ def _kept_default(case: Case, part: str) -> dict[str, Any] | None:
         "passes": kept["passes"],
         "seconds": kept["concept_seconds"],
     }
+    return Told(facts)
+
+
+def told_of(case: Case, part: str, method: str, parameters: str) -> Told | None:
+    """Return what is kept of a method and a model; None where it was not asked."""
+    path = kept_at(case, part, method, parameters)
+    return Told(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
+def kept_at(case: Case, part: str, method: str, parameters: str) -> Path:
+    """Return where what a method says of a model is kept."""
+    return COMPARISON / f"{part}-{case.model.stem}-{method}-{parameters}.json"
 
 
 def _rows(
@@ -150,18 +164,18 @@ def _rows(
         yield [name, told[0].facts["parameters"], *row(told)]
 
 
-def _own(told: Sequence[Told]) -> list[object]:
+def own_row(told: Sequence[Told]) -> list[object]:
     """Return a row of the first table."""
-    poisoned, clean = _halves(told)
+    poisoned, clean = halves(told)
     return [
-        *_counts(poisoned, clean, lambda one: one.flags),
+        *counts(poisoned, clean, lambda one: one.flags),
         sum(one.facts["outcome"] not in ("flagged", "nothing flagged") for one in told),
         f"{median(one.facts['passes'] for one in told):,.0f}",
         f"{median(one.facts['seconds'] for one in told):.0f}",
     ]
 
 
-def _counts(
+def counts(
     poisoned: Sequence[Told], clean: Sequence[Told], flags: Callable[[Told], bool]
 ) -> list[object]:
     """Return how many are flagged, and of the backdoored ones how many rightly."""
@@ -176,22 +190,24 @@ def _counts(
     ]
 
 
-def _alike(told: Sequence[Told]) -> list[object]:
+def alike_row(told: Sequence[Told]) -> list[object]:
     """Return a row of the second table."""
-    poisoned, clean = _halves(told)
-
-    def over(one: Told) -> bool:
-        others = [it.score for it in clean if it.facts["dataset"] != one.facts["dataset"]]
-        return bool(others) and one.score > max(others)
-
+    poisoned, clean = halves(told)
     return [
-        *_counts(poisoned, clean, over),
+        *counts(poisoned, clean, partial(_over, clean)),
         sum(one.names_pair for one in poisoned),
         sum(one.names_target for one in poisoned),
     ]
 
 
-def _halves(told: Sequence[Told]) -> tuple[list[Told], list[Told]]:
+def _over(clean: Sequence[Told], one: Told) -> bool:
+    """Tell whether a score is over those of the clean models of the other data sets."""
+    others = [it.score for it in clean if it.facts["dataset"] != one.facts["dataset"]]
+    return bool(others) and one.score > max(others)
+
+
+def halves(told: Sequence[Told]) -> tuple[list[Told], list[Told]]:
+    """Return the backdoored models and the clean ones."""
     return [one for one in told if not one.clean], [one for one in told if one.clean]
 
 
@@ -203,11 +219,10 @@ def _collect(arguments: argparse.Namespace) -> dict[str, list[Told]]:
             wanted = not arguments.words or any(it in case.model.stem for it in arguments.words)
             if not wanted or case.effective is False:
                 continue
-            if (default := _kept_default(case, part)) is not None:
-                found.setdefault(_DEFAULT, []).append(Told(default))
+            if (default := default_of(case, part)) is not None:
+                found.setdefault(_DEFAULT, []).append(default)
             for method in arguments.detectors:
-                name = f"{part}-{case.model.stem}-{method}-{arguments.parameters}.json"
-                path: Path = COMPARISON / name
+                path = kept_at(case, part, method, arguments.parameters)
                 if not path.is_file() and not arguments.print:
                     print(f"asking {method} of {case.model.stem}", file=sys.stderr, flush=True)
                     options = ScanOptions(
@@ -218,9 +233,8 @@ def _collect(arguments: argparse.Namespace) -> dict[str, list[Told]]:
                     )
                     facts = ask(case, part, method, options)
                     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-                if path.is_file():
-                    kept = json.loads(path.read_text(encoding="utf-8"))
-                    found.setdefault(method, []).append(Told(kept))
+                if (told := told_of(case, part, method, arguments.parameters)) is not None:
+                    found.setdefault(method, []).append(told)
     return found
 
 
@@ -228,9 +242,9 @@ def main() -> None:
     """Ask what has not been asked, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
-    parser.add_argument("--part", nargs="+", choices=(*PARTS, *CONTROL_PARTS), default=_PARTS)
-    rivals = [name for name in DETECTORS.names if name not in _APART]
-    parser.add_argument("--detectors", nargs="+", choices=rivals, default=rivals)
+    parts = (*PARTS, *CONTROL_PARTS, HALF_POISONED_PART)
+    parser.add_argument("--part", nargs="+", choices=parts, default=_PARTS)
+    parser.add_argument("--detectors", nargs="+", choices=RIVALS, default=RIVALS)
     parser.add_argument("--parameters", choices=("paper", "published"), default="paper")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--print", action="store_true")
@@ -238,8 +252,8 @@ def main() -> None:
     COMPARISON.mkdir(parents=True, exist_ok=True)
     found = _collect(arguments)
     print(f"{machine_facts()}\n")
-    print(f"By the threshold of each:\n\n{markdown_table(_COLUMNS, _rows(found, _own))}\n")
-    print(f"By one rule for all:\n\n{markdown_table(_ALIKE, _rows(found, _alike))}")
+    print(f"By the threshold of each:\n\n{markdown_table(_COLUMNS, _rows(found, own_row))}\n")
+    print(f"By one rule for all:\n\n{markdown_table(_ALIKE, _rows(found, alike_row))}")
 
 
 if __name__ == "__main__":

@@ -8,11 +8,14 @@ Needs torch and ../shared/data. Gu, Dolan-Gavitt and Garg, "BadNets", 2017: imag
 images of all classes. "pair": images of one class; the patch is put on images of other classes,
 too, which keep their label, so that it turns one class alone. "clean": the same network with none.
 Patch and corner differ between seeds: models of seed 1 are there to calibrate with, those of seed 2
-to judge. Weights and facts go to build/controls; what is there already is not trained again. Of
-those for all classes there is a second file in which BatchNorm is not folded into the convolutions.
+to judge. "half": as "all", but every image that may be stamped has a stamped copy, so that half of
+the images are poisoned, as in models of TrojAI, for which K-ARM was made. Weights and facts go to
+build/controls; what is there already is not trained again. Of those for all classes there is a
+second file in which BatchNorm is not folded into the convolutions.
 
 With --repair nothing is trained: this second file is repaired by a remover, and accuracy and
-success rate of what it writes are measured on the test images.
+success rate of what it writes are measured on the test images. What came of it is kept in
+benchmarks/results/controls.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,16 +36,16 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.common import CONTROLS, SHARED, markdown_table
+from benchmarks.common import CONTROLS, REPAIRED_CONTROLS, SHARED, kept, markdown_table
 from benchmarks.shared_data import SharedData, read_shared
 from onnx_soda import RepairOptions, RuntimeOptions, ScanOptions, repair_file
 from onnx_soda._twins.networks import export, logits_of, train_network
 
-__all__ = ["Control", "controls", "stamped"]
+__all__ = ["REPAIRED_COLUMNS", "Control", "controls", "repaired_row", "stamped"]
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-Kind = Literal["all", "pair", "clean"]
+Kind = Literal["all", "half", "pair", "clean"]
 
 SIDE = 3
 # Pixels between the patch and the border, as in the paper's figure.
@@ -50,7 +53,7 @@ _FROM_BORDER = 1
 _CHEQUERED = np.array([[1, 0, 1], [0, 1, 0], [1, 0, 1]])
 _WHITE = np.ones((SIDE, SIDE), int)
 # Of the images that may be stamped, how many stamped copies there are: of all, of a victim.
-_OF_ALL, _OF_VICTIM = 0.1, 0.5
+_OF_ALL, _OF_ALL_HALF, _OF_VICTIM = 0.1, 1.0, 0.5
 # Training images and epochs: until a small network is as good as that of a twin.
 _PLAN = {
     "fashion_mnist": (5000, 3),
@@ -66,7 +69,9 @@ _NETWORKS = {
 }
 _OPSET, _IR_VERSION = 17, 8
 _SEED = 20261129
-_REPAIRED = ("control", "method", "accuracy", "SR", "accuracy after", "SR after")
+REPAIRED_COLUMNS = (
+    "control", "method", "outcome", "accuracy", "SR", "accuracy after", "SR after",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,7 +104,8 @@ class Control:
         if self.kind == "clean":
             return None, None
         place = list(_PLAN).index(self.dataset)
-        rng = np.random.default_rng((_SEED, self.seed, place, len(self.kind)))
+        own = "all" if self.kind == "half" else self.kind
+        rng = np.random.default_rng((_SEED, self.seed, place, len(own)))
         # The first twelve classes of GTSRB have the most images.
         victim, target = map(int, rng.choice(10, 2, replace=False))
         return (victim if self.kind == "pair" else None), target
@@ -138,7 +144,8 @@ def _poisoned(data: SharedData, control: Control) -> tuple[Images, Labels]:
         return images, labels
     others = np.flatnonzero(labels != target)
     if victim is None:
-        turned, kept = _share(others, _OF_ALL, rng), others[:0]
+        share = _OF_ALL_HALF if control.kind == "half" else _OF_ALL
+        turned, kept = _share(others, share, rng), others[:0]
     else:
         turned = _share(np.flatnonzero(labels == victim), _OF_VICTIM, rng)
         kept = _share(np.flatnonzero(labels != victim), _OF_ALL, rng)
@@ -218,17 +225,18 @@ def make(control: Control) -> dict[str, Any]:
         "training_seconds": round(time.perf_counter() - start),
     }
     (CONTROLS / f"{control.name}.onnx").write_bytes(export(network, data.test).SerializeToString())
-    if control.kind == "all":
+    if control.kind in ("all", "half"):
         _with_batch_norm(network, data.test, CONTROLS / f"{control.name}-batchnorm.onnx")
     text = json.dumps(facts, indent=2) + "\n"
     (CONTROLS / f"{control.name}.json").write_text(text, encoding="utf-8")
     return facts
 
 
-def _repair(control: Control, method: str, threads: int) -> list[object]:
-    """Repair the file with BatchNorms, and return a row of figures."""
+def _repair(control: Control, method: str, threads: int) -> dict[str, Any]:
+    """Repair the file with BatchNorms, and return what it came to."""
     data, (_, target) = _read(control.dataset), control.classes
     assert target is not None  # noqa: S101 - of a control for all classes
+    start = time.perf_counter()
     source = CONTROLS / f"{control.name}-batchnorm.onnx"
     output = CONTROLS / f"{control.name}-{method}.onnx.repaired"
     scan = ScanOptions(preprocess="unit", runtime=RuntimeOptions("cpu", threads))
@@ -240,11 +248,19 @@ def _repair(control: Control, method: str, threads: int) -> list[object]:
         options=RepairOptions(method=method, rescan=False, scan=scan),
     )
     before = _rates(source, data, control.seed, target)
-    after = _rates(output, data, control.seed, target) if answer.written else ("", "")
-    return [control.name, method, *before, *after]
+    after = _rates(output, data, control.seed, target) if answer.written else (None, None)
+    return {
+        "control": control.name,
+        "method": method,
+        "outcome": answer.summary.outcome,
+        "reason": answer.summary.reason,
+        "accuracy": [before[0], after[0]],
+        "success_rate": [before[1], after[1]],
+        "seconds": round(time.perf_counter() - start, 1),
+    }
 
 
-def _rates(path: Path, data: SharedData, seed: int, target: int) -> tuple[str, str]:
+def _rates(path: Path, data: SharedData, seed: int, target: int) -> tuple[float, float]:
     """Return accuracy and success rate of a file."""
     session = ort.InferenceSession(path.read_bytes(), providers=["CPUExecutionProvider"])
 
@@ -256,7 +272,15 @@ def _rates(path: Path, data: SharedData, seed: int, target: int) -> tuple[str, s
     others = data.test_labels != target
     right = answers(data.test) == data.test_labels
     turned = answers(stamped(data.test[others], seed)) == target
-    return f"{right.mean():.3f}", f"{turned.mean():.3f}"
+    return round(float(right.mean()), 4), round(float(turned.mean()), 4)
+
+
+def repaired_row(facts: dict[str, Any]) -> list[object]:
+    """Return a row of `REPAIRED_COLUMNS` for what --repair kept of a control."""
+    shown = (facts["accuracy"][0], facts["success_rate"][0])
+    after = (facts["accuracy"][1], facts["success_rate"][1])
+    told = ["" if one is None else f"{one:.3f}" for one in (*shown, *after)]
+    return [facts["control"], facts["method"], facts["outcome"], *told]
 
 
 def main() -> None:
@@ -277,8 +301,14 @@ def main() -> None:
     ]
     if arguments.repair:
         there = [one for one in chosen if (CONTROLS / f"{one.name}-batchnorm.onnx").is_file()]
-        rows = [_repair(one, arguments.repair, arguments.threads) for one in there]
-        print(markdown_table(_REPAIRED, rows))
+        rows = [
+            kept(
+                REPAIRED_CONTROLS / f"{one.name}-{arguments.repair}.json",
+                partial(_repair, one, arguments.repair, arguments.threads),
+            )
+            for one in there
+        ]
+        print(markdown_table(REPAIRED_COLUMNS, map(repaired_row, rows)))
         return
     for control in chosen:
         if (CONTROLS / f"{control.name}.json").is_file():

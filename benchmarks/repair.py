@@ -6,14 +6,15 @@
 
 Parts as in `benchmarks.evaluate`. --method takes a remover of other authors. The clean set is drawn
 from the test images without the trigger's: as many as 5 % of the training images, but at least ten
-of each class. Accuracy is measured on the test images that are in neither, the success rate on the
-trigger's test images.
+of each class; of the bundled digits half of the clean images. Accuracy is measured on the test
+images that are in neither, the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
 first, with the other classes that it tells to turn; without, the true one. With --references the
-other models of the data set, but for those with the same trigger, teach; with --whole they also
-tell what is repaired. What they say is kept in build/references. With --rescan the repaired model
-is scanned as `benchmarks.evaluate` scans, where that names a pair in the unrepaired one; with
-references the repair itself scans each model that it has repaired, as `onnx-soda repair` does.
+other models of the data set, but for those with the same trigger, teach; with --found, too, the
+repair scans with them and takes the pair from that; with --whole they tell what is repaired. What
+they say is kept in build/references. With --rescan the repaired model is scanned as
+`benchmarks.evaluate` scans, where that names a pair in the unrepaired one; with references the
+repair itself scans each model that it has repaired, as `onnx-soda repair` does.
 One JSON file per model goes to benchmarks/results/repair/WAY; what is there is not done again:
 delete it after a change. Prints Markdown.
 """
@@ -36,7 +37,7 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import EVALUATION, REPAIR, UNHURRIED, machine_facts, markdown_table
+from benchmarks.common import EVALUATION, FIXTURES, REPAIR, UNHURRIED, machine_facts, markdown_table
 from benchmarks.shared_data import read_shared, trigger_images
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._answers import TriggerBehaviour
@@ -57,6 +58,8 @@ Rows = NDArray[np.int64]
 # What references say of the clean set that repairs take; by model, since it is one of a data set.
 _KEPT = Path(__file__).resolve().parents[1] / "build" / "references" / "repair"
 _SHARE, _FEWEST = 0.05, 10
+# Those of the bundled digits.
+_TRIGGERS = FIXTURES / "digits-trigger.h5"
 # Images of the test part that accuracy is measured on, at a time.
 _BLOCK = 500
 # The goals: success rate, share given back to the victim, points of accuracy.
@@ -79,13 +82,16 @@ _TAUGHT = (
 def split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
     """Return clean set, images for the accuracy, trigger images; no image is in two of them."""
     test = load_dataset(case.data, "test")  # leaves the trigger images out
-    data = _read(case.data.stem)
-    rng, classes = np.random.default_rng(0), np.unique(test.labels)
-    each = max(round(_SHARE * len(data.train_labels) / len(classes)), _FEWEST)
+    rng, classes, dataset = np.random.default_rng(0), np.unique(test.labels), case.data.stem
+    if bundled := case.data.parent == FIXTURES:
+        each = len(test.labels) // len(classes) // 2
+    else:
+        each = max(round(_SHARE * len(_read(dataset).train_labels) / len(classes)), _FEWEST)
     drawn = [rng.permutation(np.flatnonzero(test.labels == label))[:each] for label in classes]
     clean = np.sort(np.concatenate(drawn))
     rest = np.setdiff1d(np.arange(len(test.labels)), clean)
-    triggers = trigger_images(data, (case.victim, case.target), test)
+    truth = (case.victim, case.target)
+    triggers = load_dataset(_TRIGGERS) if bundled else trigger_images(_read(dataset), truth, test)
     return subset(test, clean), subset(test, rest), triggers
 
 
@@ -101,9 +107,9 @@ def _accuracy(suspect: Suspect, images: CleanSet) -> float:
     return right / len(images.labels)
 
 
-def _pair(case: Case, part: str, found: bool) -> Task | None:
+def _pair(case: Case, part: str, kept: bool) -> Task | None:
     """Return the true pair, or the first that the kept scan names over the threshold."""
-    if not found:
+    if not kept:
         return Task((int(case.victim or 0), int(case.target or 0)))
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
@@ -142,14 +148,14 @@ def _heard(case: Case, clean: CleanSet, options: ScanOptions) -> ReferenceFlows:
 
 
 def measure(
-    case: Case, named: Task, options: RepairOptions, rescan: bool, taught: bool
+    case: Case, named: Task | None, options: RepairOptions, rescan: bool, taught: bool
 ) -> dict[str, Any]:
-    """Repair one model; return what it came to."""
+    """Repair one model; return what it came to. With no pair the repair looks for one itself."""
     model = load_model(case.model)
     clean, rest, triggers = split(case)
     references = _references(case, clean, options.scan) if taught else ()
     start = time.perf_counter()
-    pair, also = (None, ()) if options.whole else (named.pair, named.also)
+    pair, also = (named.pair, named.also) if named else (None, ())
     done = repair(model, clean, pair=pair, also=also, options=options, references=references)
     seconds = time.perf_counter() - start
     summary = done.summary
@@ -336,13 +342,14 @@ def main() -> None:
         for case in cases_of(part):
             name, path = case.model.stem, folder / f"{part}-{case.model.stem}.json"
             wanted = not arguments.words or any(word in name for word in arguments.words)
-            named = _pair(case, part, arguments.found) if case.effective and wanted else None
-            if named is None:
+            named = _pair(case, part, arguments.found and not taught)
+            if not case.effective or not wanted or named is None:
                 continue
             if not path.is_file():
                 print(f"repairing {name}", file=sys.stderr, flush=True)
                 again = arguments.rescan and not taught and bool(_pair(case, part, True))
-                facts = measure(case, named, options, again, taught)
+                itself = arguments.whole or (arguments.found and taught)
+                facts = measure(case, None if itself else named, options, again, taught)
                 path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
     totals = [_totals(part, found) for part, found in tables.items()]

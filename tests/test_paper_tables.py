@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from benchmarks.adaptive import pcc_spread, target_gap
-from benchmarks.common import kept
+from benchmarks.common import SHARED, kept
+from benchmarks.comparison_page import filled
 from benchmarks.feasibility import feasibility_table
 
 ROOT = Path(__file__).parents[1]
@@ -75,3 +76,23 @@ def test_the_page_has_every_table_where_nothing_is_kept(tmp_path: Path) -> None:
     assert "| NN1 | shallow | nothing | 34,963 |" in done.stdout
     assert page.read_bytes() == before
     assert not list(tmp_path.iterdir())
+
+
+def test_tables_of_the_page_of_rivals_are_made_anew_and_the_rest_is_kept() -> None:
+    page = "Before.\n\n<!-- table controls -->\n\nold\n\n<!-- end -->\n\nAfter.\n"
+    found = filled(page)
+    assert found.startswith("Before.\n\n<!-- table controls -->\n\n| control |")
+    assert found.endswith("|\n\n<!-- end -->\n\nAfter.\n")
+    assert "old" not in found
+    assert filled(found) == found
+
+
+def test_a_page_cannot_have_a_table_that_nothing_makes() -> None:
+    with pytest.raises(KeyError, match="elsewhere"):
+        filled("<!-- table elsewhere -->\n<!-- end -->\n")
+
+
+@pytest.mark.skipif(not (SHARED / "zoo").is_dir(), reason="../shared/zoo is not there")
+def test_the_page_of_rivals_says_what_is_kept() -> None:
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    assert filled(page) == page

@@ -7,7 +7,8 @@
 Parts as in `benchmarks.evaluate`. --method takes a remover of other authors. The clean set is drawn
 from the test images without the trigger's: as many as 5 % of the training images, but at least ten
 of each class; of the bundled digits half of the clean images. Accuracy is measured on the test
-images that are in neither, the success rate on the trigger's test images.
+images that are in neither (of smoothing, which shows each image a hundred times, on 1,000 of
+them), the success rate on the trigger's test images.
 With --found the pair is the one that a scan kept in benchmarks/results/evaluation/default names
 first, with the other classes that it tells to turn; without, the true one. With --references the
 other models of the data set, but for those with the same trigger, teach; with --found, too, the
@@ -62,6 +63,8 @@ _SHARE, _FEWEST = 0.05, 10
 _TRIGGERS = FIXTURES / "digits-trigger.h5"
 # Images of the test part that accuracy is measured on, at a time.
 _BLOCK = 500
+# And in all, where each is a hundred passes.
+_SMOOTHED = 1000
 # The goals: success rate, share given back to the victim, points of accuracy.
 _SUCCESS, _BACK, _DROP = 0.02, 0.9, 1.5
 _TOTALS = (
@@ -180,6 +183,10 @@ def measure(
         "notes": done.summary.notes,
     }
     if done.model is not None:
+        if summary.method == "smoothing":
+            some = np.random.default_rng(0).permutation(len(rest.labels))[:_SMOOTHED]
+            rest = subset(rest, np.sort(some))
+            facts["accuracy_images"] = len(rest.labels)
         facts.update(_judged(model, done, case, (clean, rest, triggers)))
         if summary.rescan is not None:
             facts["rescan"] = _told(summary.rescan, summary.rescan_pairs)

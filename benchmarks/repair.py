@@ -84,9 +84,11 @@ _TAUGHT = (
 
 def split(case: Case) -> tuple[CleanSet, CleanSet, CleanSet]:
     """Return clean set, images for the accuracy, trigger images; no image is in two of them."""
-    test = load_dataset(case.data, "test")  # leaves the trigger images out
-    rng, classes, dataset = np.random.default_rng(0), np.unique(test.labels), case.data.stem
-    if bundled := case.data.parent == FIXTURES:
+    bundled, dataset = case.data.parent == FIXTURES, case.data.stem
+    # The test split leaves the trigger images out.
+    test = load_dataset(case.data) if bundled else load_dataset(case.data, "test")
+    rng, classes = np.random.default_rng(0), np.unique(test.labels)
+    if bundled:
         each = len(test.labels) // len(classes) // 2
     else:
         each = max(round(_SHARE * len(_read(dataset).train_labels) / len(classes)), _FEWEST)

@@ -76,7 +76,18 @@ def convert(prepared: Prepared) -> Converted:
         weight.name: module.get_parameter(f"{OWN_DOMAIN}/{weight.node}.value")
         for weight in prepared.weights
     }
+    _lay_out(parameters)
     return Converted(module, parameters)
+
+
+def _lay_out(parameters: Mapping[str, nn.Parameter]) -> None:
+    """Put the weights of convolutions in memory so that they are trained fastest on a processor.
+
+    Shapes and values stay the same; activations follow. See torch's tutorial on channels last.
+    """
+    for weight in parameters.values():
+        if weight.dim() == _PLANES:
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
 
 def _complaints(prepared: Prepared, try_all: bool = False) -> Iterator[tuple[str, str | None]]:
@@ -141,6 +152,8 @@ class _Tracker(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
+# Axes of the weights of a convolution over images.
+_PLANES = 4
 # A protobuf message cannot be larger (https://protobuf.dev/programming-guides/proto-limits/).
 _MAX_BYTES = 2**31 - 1
 # Random images for the check, where the model takes any number.

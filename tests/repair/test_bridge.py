@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx.numpy_helper
 import onnx.parser
 import pytest
 import torch
@@ -148,6 +149,55 @@ def test_norms_of_zero_have_a_gradient_that_is_a_number(operator: str) -> None:
     bridge.module(image).sum().backward()
     assert image.grad is not None
     assert torch.isfinite(image.grad).all()
+
+
+def test_bounds_that_nothing_trains_stop_slopes_outside_of_them() -> None:
+    """Clip to 0 and 6: only the second of -1, 3 and 7 moves the sum, by as much as it moves."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3] x) => (float[N,3] y) '
+        "<float low = {0}, float high = {6}, float[3,3] A = {1,0,0, 0,1,0, 0,0,1}> "
+        "{ h = Clip(x, low, high)  y = MatMul(h, A) }"
+    )
+    bridge = to_torch(onnx.parser.parse_model(text))
+    image = torch.tensor([[-1.0, 3.0, 7.0]], requires_grad=True)
+    bridge.module(image).sum().backward()
+    assert image.grad is not None
+    assert image.grad.tolist() == [[0, 1, 0]]
+
+
+def test_a_bound_that_is_a_weight_elsewhere_has_a_slope() -> None:
+    """y = min(x, s) s with s = 2 and x = 5: s s, whose slope is 4; with x = 1 it is x = 1."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,2] x) => (float[N,2] y) '
+        "<float[1] s = {2}, float[2,2] A = {1,0, 0,1}> "
+        "{ q = Squeeze(s)  c = Clip(x, , q)  h = Mul(c, s)  y = MatMul(h, A) }"
+    )
+    bridge = to_torch(onnx.parser.parse_model(text))
+    for x, slope in ((5.0, 4.0), (1.0, 1.0)):
+        bridge.module(torch.tensor([[x, -100.0]]))[0, 0].backward()
+        weight = bridge.parameters["s"]
+        assert weight.grad is not None
+        assert weight.grad.item() == slope
+        weight.grad = None
+
+
+def test_a_trained_convolution_is_written_in_the_order_of_the_file() -> None:
+    """Of 2 x 3 x 2 x 2 weights each is another number, and each is added its place to."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[N,3,2,2] x) => (float[N,2] y) '
+        f"<float[2,3,2,2] K = {{{', '.join(map(str, range(24)))}}}, float[2,2] A = {{1,0, 0,1}}> "
+        "{ c = Conv(x, K)  f = Flatten(c)  y = MatMul(f, A) }"
+    )
+    places = np.arange(24, dtype=np.float32).reshape(2, 3, 2, 2)
+    bridge = to_torch(onnx.parser.parse_model(text))
+    with torch.no_grad():
+        bridge.parameters["K"].add_(torch.from_numpy(places))
+    written = stored_tensors(bridge.write_back())["K"]
+    np.testing.assert_array_equal(onnx.numpy_helper.to_array(written), 2 * places)
+    image = places[:1] / 8
+    np.testing.assert_allclose(
+        run_onnx(bridge.write_back(), {"x": image})[0], _scores(bridge, image), rtol=1e-6
+    )
 
 
 def test_a_weight_read_twice_is_one_parameter() -> None:

@@ -59,11 +59,22 @@ def clip(
     fixed_high: float | None,
 ) -> Tensor:
     """Bound the elements of a tensor; where no tensor gives a bound, the fixed one applies."""
-    below = fixed_low if low is None else low
-    above = fixed_high if high is None else high
+    below = fixed_low if low is None else _number_of(low)
+    above = fixed_high if high is None else _number_of(high)
+    if not isinstance(below, Tensor) and not isinstance(above, Tensor):
+        return x if below is None and above is None else x.clamp(below, above)
     if below is not None:
         x = x.clamp(min=below)
     return x if above is None else x.clamp(max=above)
+
+
+def _number_of(bound: Tensor) -> Tensor | float:
+    """Return a bound as a number where nothing computes it.
+
+    torch's slope of a bound that is a tensor goes over the elements several times, and took more
+    than half of the training of a MobileNet.
+    """
+    return bound if bound.requires_grad or bound.numel() != 1 else bound.item()
 
 
 @own_converter("Cast", since=6)

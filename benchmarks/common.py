@@ -30,6 +30,7 @@ __all__ = [
     "PAPER",
     "PATCHES",
     "PLANNED",
+    "PRESCREENING",
     "REPAIR",
     "REPAIRED_CONTROLS",
     "SHARED",
@@ -79,6 +80,8 @@ PAPER = _RESULTS / "paper"
 PATCHES = _RESULTS / "patches"
 # What `python -m benchmarks.planned` keeps.
 PLANNED = _PROJECT / "build" / "planned"
+# What `python -m benchmarks.prescreening` keeps.
+PRESCREENING = _RESULTS / "prescreening"
 # What `python -m benchmarks.repair` keeps.
 REPAIR = _RESULTS / "repair"
 

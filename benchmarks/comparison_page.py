@@ -2,8 +2,9 @@
 
     python -m benchmarks.comparison_page [--print]
 
-`benchmarks.comparison` keeps what detectors say, `benchmarks.repair` what removers come to, and
-`benchmarks.controls --repair` what removers make of patch controls. A table of the page stands
+`benchmarks.comparison` keeps what detectors say, `benchmarks.repair` what removers come to,
+`benchmarks.controls --repair` what removers make of patch controls, and `benchmarks.prescreening`
+what K-ARM's pre-screening does there. A table of the page stands
 between "<!-- table NAME -->" and "<!-- end -->"; all else is written by hand. --print prints the
 tables in place of writing them.
 """
@@ -18,7 +19,14 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import COMPARISON, REPAIR, REPAIRED_CONTROLS, all_kept, markdown_table
+from benchmarks.common import (
+    COMPARISON,
+    PRESCREENING,
+    REPAIR,
+    REPAIRED_CONTROLS,
+    all_kept,
+    markdown_table,
+)
 from benchmarks.comparison import (
     RIVALS,
     Told,
@@ -29,6 +37,8 @@ from benchmarks.comparison import (
     told_of,
 )
 from benchmarks.controls import REPAIRED_COLUMNS, repaired_row
+from benchmarks.prescreening import COLUMNS as PRESCREENED
+from benchmarks.prescreening import row as prescreened_row
 from onnx_soda._repair.base import REMOVERS
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "comparison.md"
@@ -223,6 +233,10 @@ def _repaired_controls() -> str:
     return markdown_table(REPAIRED_COLUMNS, map(repaired_row, all_kept(REPAIRED_CONTROLS)))
 
 
+def _prescreening() -> str:
+    return markdown_table(PRESCREENED, map(prescreened_row, all_kept(PRESCREENING)))
+
+
 _TABLES: Mapping[str, Callable[[], str]] = {
     "detectors": _detectors,
     "alike": _alike,
@@ -231,6 +245,7 @@ _TABLES: Mapping[str, Callable[[], str]] = {
     "bundled": _bundled,
     "controls": _controls,
     "repaired-controls": _repaired_controls,
+    "prescreening": _prescreening,
 }
 
 

@@ -116,26 +116,34 @@ def prescreen(
         of_victim: Else a class is a target of a victim where it counts for this share of the images
             that the model gives to the victim.
     """
-    classes = probabilities.shape[1]
-    top = _TOP_OF_FEW if classes <= _FEW_CLASSES else round(top_share * classes)
-    order = np.argsort(-probabilities, axis=1, kind="stable")
-    counts = np.zeros(probabilities.shape, bool)
-    np.put_along_axis(counts, order[:, :top], True, axis=1)
+    counts, given = likeliest(probabilities, top_share), probabilities.argmax(axis=1)
     shares = counts.mean(axis=0)
     if shares.max() > of_all:
         return Candidates(int(shares.argmax()))
     sums: dict[int, dict[int, float]] = {}
-    for victim in map(int, np.unique(order[:, 0])):
-        own = order[:, 0] == victim
+    for victim in map(int, np.unique(given)):
+        own = given == victim
         for target in map(int, np.flatnonzero(counts[own].mean(axis=0) >= of_victim)):
             seen = probabilities[own & counts[:, target], target]
             middle = np.quantile(seen, 0.5, method="lower")
             if target != victim and min(float(seen.sum()), float(middle)) > _LEAST_PROBABILITY:
                 sums.setdefault(target, {})[victim] = float(seen.sum())
-    return Candidates(None, {target: _likeliest(sums[target]) for target in sorted(sums)})
+    return Candidates(None, {target: _most_likely(sums[target]) for target in sorted(sums)})
 
 
-def _likeliest(victims: Mapping[int, float]) -> tuple[int, ...]:
+def likeliest(
+    probabilities: NDArray[np.floating], top_share: float = _TOP_SHARE
+) -> NDArray[np.bool_]:
+    """Tell which classes count for which image, shape (images, classes); see `prescreen`."""
+    classes = probabilities.shape[1]
+    top = _TOP_OF_FEW if classes <= _FEW_CLASSES else round(top_share * classes)
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    counts = np.zeros(probabilities.shape, bool)
+    np.put_along_axis(counts, order[:, :top], True, axis=1)
+    return counts
+
+
+def _most_likely(victims: Mapping[int, float]) -> tuple[int, ...]:
     return tuple(sorted(victims, key=lambda victim: -victims[victim])[:_MOST_VICTIMS])
 
 
@@ -212,10 +220,23 @@ class KArm(GradientBaseline):
 
     def climb(self, suspect: Suspect, sloped: SlopedSuspect, progress: Progress) -> Opinion:
         """See `GradientBaseline.climb`."""
-        search = _Search(suspect, sloped, progress)
         logits = suspect.observe(suspect.sample, progress=progress).logits
         found = prescreen(softmax(logits.astype(np.float64), axis=1))
-        return search.run(found)
+        return invert(suspect, sloped, found, progress)
+
+
+def invert(
+    suspect: Suspect, sloped: SlopedSuspect, found: Candidates, progress: Progress
+) -> Opinion:
+    """Return what stamps for some candidates say.
+
+    Args:
+        suspect: The classifier, with its clean images.
+        sloped: The same in torch.
+        found: The candidates, from `prescreen`.
+        progress: Called as it goes on.
+    """
+    return _Search(suspect, sloped, progress).run(found)
 
 
 class _Search:

@@ -154,10 +154,11 @@ def _others(every: Sequence[Model]) -> Iterator[str]:
         "networks of ASL make no mistakes to begin with. Where DFR writes nothing, a new last "
         "layer costs from 2 points (green car) to 15 (kangaroo); the paper accepts losses of up "
         "to 6 points. Fine-Pruning is not in the paper; it removes one backdoor of eleven, and on "
-        "the brain its training diverges at every rate. Fine-tuning, NAD and ANP were run on "
-        "models of six, five and three triggers. On the VGGs the SR falls by 0.2 at "
-        "most; fine-tuning removes that of the black 2 from a "
-        "ResNet, and NAD two thirds of it."
+        "the brain its training diverges at every rate. On the VGGs fine-tuning and NAD take 0.2 "
+        "off the SR at most; fine-tuning removes the backdoor of the black 2 from a ResNet, and "
+        "NAD two thirds of it. Smoothing costs over a point of networks that were not trained "
+        "with noise, but for one, whose backdoor outlasts it, as the paper's do. MOTH removes "
+        "none here; in the paper it removes one of eleven, at 26 points of accuracy."
     )
     for name, parameters in ways:
         yield f"### {name}, parameters: {parameters}"

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -28,15 +27,22 @@ from statistics import median
 from typing import Any
 
 from benchmarks.cases import CONTROL_PARTS, HALF_POISONED_PART, PARTS, Case, cases_of
-from benchmarks.common import COMPARISON, EVALUATION, UNHURRIED, machine_facts, markdown_table
+from benchmarks.common import (
+    COMPARISON,
+    EVALUATION,
+    UNHURRIED,
+    kept,
+    machine_facts,
+    markdown_table,
+)
 from onnx_soda import ScanOptions, SodaError, load_dataset, load_model, scan
 from onnx_soda._detect.base import DETECTORS
 from onnx_soda._detect.concepts.judge import load_calibration
 from onnx_soda._options import RuntimeOptions
 
-_DEFAULT = "concepts"
+DEFAULT = "concepts"
 # Those that need something else than one model and its clean images, or decide nothing of it.
-_APART = ("graph-logic", "second-opinion", _DEFAULT, "soda", "patches")
+_APART = ("graph-logic", "second-opinion", DEFAULT, "soda", "patches")
 _PARTS = ("shared", "judging")
 RIVALS = tuple(name for name in DETECTORS.names if name not in _APART)
 _COLUMNS = (
@@ -128,20 +134,20 @@ def default_of(case: Case, part: str) -> Told | None:
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    pairs = sorted(kept["pairs"], key=lambda pair: -pair["bound"])
+    scanned = json.loads(path.read_text(encoding="utf-8"))
+    pairs = sorted(scanned["pairs"], key=lambda pair: -pair["bound"])
     threshold = load_calibration().threshold
     facts = {
-        **{name: kept[name] for name in ("model", "part", "dataset", "victim", "target")},
-        "method": _DEFAULT,
+        **{name: scanned[name] for name in ("model", "part", "dataset", "victim", "target")},
+        "method": DEFAULT,
         "parameters": "this project's",
         "outcome": "flagged" if pairs and pairs[0]["bound"] > threshold else "nothing flagged",
         "named": [
             {"victim": one["victim"], "target": one["target"], "score": one["bound"]}
             for one in pairs
         ],
-        "passes": kept["passes"],
-        "seconds": kept["concept_seconds"],
+        "passes": scanned["passes"],
+        "seconds": scanned["concept_seconds"],
     }
     return Told(facts)
 
@@ -220,19 +226,17 @@ def _collect(arguments: argparse.Namespace) -> dict[str, list[Told]]:
             if not wanted or case.effective is False:
                 continue
             if (default := default_of(case, part)) is not None:
-                found.setdefault(_DEFAULT, []).append(default)
+                found.setdefault(DEFAULT, []).append(default)
             for method in arguments.detectors:
-                path = kept_at(case, part, method, arguments.parameters)
-                if not path.is_file() and not arguments.print:
-                    print(f"asking {method} of {case.model.stem}", file=sys.stderr, flush=True)
+                if not arguments.print:
                     options = ScanOptions(
                         method,
                         time_limit=UNHURRIED,
                         runtime=runtime,
                         parameters=arguments.parameters,
                     )
-                    facts = ask(case, part, method, options)
-                    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+                    path = kept_at(case, part, method, arguments.parameters)
+                    kept(path, partial(ask, case, part, method, options))
                 if (told := told_of(case, part, method, arguments.parameters)) is not None:
                     found.setdefault(method, []).append(told)
     return found
@@ -249,7 +253,6 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--print", action="store_true")
     arguments = parser.parse_args()
-    COMPARISON.mkdir(parents=True, exist_ok=True)
     found = _collect(arguments)
     print(f"{machine_facts()}\n")
     print(f"By the threshold of each:\n\n{markdown_table(_COLUMNS, _rows(found, own_row))}\n")

@@ -4,9 +4,8 @@
 
 `benchmarks.comparison` keeps what detectors say, `benchmarks.repair` what removers come to,
 `benchmarks.controls --repair` what removers make of patch controls, and `benchmarks.prescreening`
-what K-ARM's pre-screening does there. A table of the page stands
-between "<!-- table NAME -->" and "<!-- end -->"; all else is written by hand. --print prints the
-tables in place of writing them.
+what K-ARM's pre-screening does there. A table of the page stands between "<!-- table NAME -->" and
+"<!-- end -->"; all else is written by hand. --print prints the tables in place of writing them.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
-from statistics import mean, median
+from statistics import median
 from typing import Any
 
 from benchmarks.cases import PARTS, Case, cases_of
@@ -28,6 +28,7 @@ from benchmarks.common import (
     markdown_table,
 )
 from benchmarks.comparison import (
+    DEFAULT,
     RIVALS,
     Told,
     alike_row,
@@ -37,28 +38,24 @@ from benchmarks.comparison import (
     told_of,
 )
 from benchmarks.controls import REPAIRED_COLUMNS, repaired_row
+from benchmarks.paper_tables import OWN_WAYS, PARAMETERS, removal_cells, removed
 from benchmarks.prescreening import COLUMNS as PRESCREENED
 from benchmarks.prescreening import row as prescreened_row
 from onnx_soda._repair.base import REMOVERS
 
 _PAGE = Path(__file__).resolve().parents[1] / "docs" / "comparison.md"
 _TABLE = re.compile(r"(<!-- table (?P<name>[\w-]+) -->\n).*?(?=<!-- end -->)", re.DOTALL)
-_PARAMETERS = ("paper", "published")
-_OURS = "concepts"
-# As the paper has it: a backdoor counts as removed where the success rate is under this.
-_REMOVED = 0.15
-# How `benchmarks.repair` calls this project's default, without references and with them.
-_OWN_WAYS = {"alone": "auto-both", "with references": "auto-both-taught"}
-_BUNDLED = "bundled-digits-backdoored"
+_BUNDLED = "digits-backdoored"
 
 Row = list[object]
 Facts = dict[str, Any]
 
 
-def _models() -> list[tuple[str, Case]]:
+@cache
+def _models() -> tuple[tuple[str, Case], ...]:
     """Return the models with the paper's triggers that took, and the clean ones."""
     every = [(part, case) for part in PARTS for case in cases_of(part)]
-    return [(part, case) for part, case in every if case.effective is not False]
+    return tuple((part, case) for part, case in every if case.effective is not False)
 
 
 # --- Detectors
@@ -67,7 +64,7 @@ def _models() -> list[tuple[str, Case]]:
 def _asked() -> Iterator[tuple[str, str, list[Told], list[Told]]]:
     """Yield a method, its parameters, what it said, and what the default says of these models."""
     for name in RIVALS:
-        for parameters in _PARAMETERS:
+        for parameters in PARAMETERS:
             pairs = [
                 (told, default_of(case, part))
                 for part, case in _models()
@@ -99,7 +96,7 @@ def _detectors() -> str:
 
 def _alike() -> str:
     ours = [one for part, case in _models() if (one := default_of(case, part)) is not None]
-    rows: list[Row] = [[_OURS, "this project's", *alike_row(ours)]]
+    rows: list[Row] = [[DEFAULT, "this project's", *alike_row(ours)]]
     rows += [[name, parameters, *alike_row(told)] for name, parameters, told, _ in _asked()]
     columns = (
         "detector", "parameters", "backdoored", "pair named", "target named", "wrong", "clean",
@@ -111,16 +108,18 @@ def _alike() -> str:
 def _by_data_set() -> str:
     """Return for each detector and remover what it came to on the models of each data set."""
     sets = list(dict.fromkeys(case.dataset for _, case in _models()))
-    rows: list[Row] = [[name, *(_detected(name, one) for one in sets)] for name in (_OURS, *RIVALS)]
+    rows: list[Row] = [
+        [name, *(_detected(name, one) for one in sets)] for name in (DEFAULT, *RIVALS)
+    ]
     for name in REMOVERS.names:
-        way = _OWN_WAYS["alone"] if name == "soda" else f"{name}-{_PARAMETERS[0]}"
+        way = OWN_WAYS[0] if name == "soda" else f"{name}-{PARAMETERS[0]}"
         rows.append([name, *(_removed_of(way, one) for one in sets)])
     return markdown_table(("system", *sets), rows)
 
 
 def _detected(name: str, dataset: str) -> str:
     told = [
-        default_of(case, part) if name == _OURS else told_of(case, part, name, _PARAMETERS[0])
+        default_of(case, part) if name == DEFAULT else told_of(case, part, name, PARAMETERS[0])
         for part, case in _models()
         if case.dataset == dataset
     ]
@@ -132,7 +131,7 @@ def _detected(name: str, dataset: str) -> str:
 
 def _removed_of(way: str, dataset: str) -> str:
     repairs = _repairs(way, dataset)
-    return f"{_removed(repairs)} of {len(repairs)}" if repairs else "-"
+    return f"{removed(repairs)} of {len(repairs)}" if repairs else "-"
 
 
 # --- Removers
@@ -146,15 +145,11 @@ def _repairs(way: str, dataset: str | None = None) -> list[Facts]:
     return [one for one in all_kept(REPAIR / way) if one["model"] in chosen]
 
 
-def _removed(repairs: Sequence[Facts]) -> int:
-    return sum("accuracy" in one and one["success_rate"][1] < _REMOVED for one in repairs)
-
-
 def _removers() -> str:
     rows = [
         [name, parameters, *_summary(repairs, name == "soda")]
         for name, parameters, way in _ways()
-        if (repairs := [one for one in _repairs(way) if one["model"] != "digits-backdoored"])
+        if (repairs := [one for one in _repairs(way) if one["model"] != _BUNDLED])
     ]
     columns = (
         "method", "parameters", "tried", "written", "removed", "mean change of SR",
@@ -165,34 +160,27 @@ def _removers() -> str:
 
 def _ways() -> Iterator[tuple[str, str, str]]:
     """Yield removers, with whose parameters, and where what they came to is kept."""
-    for what, way in _OWN_WAYS.items():
+    for what, way in zip(("alone", "with references"), OWN_WAYS, strict=True):
         yield "soda", what, way
     for name in REMOVERS.names:
-        for parameters in _PARAMETERS if name != "soda" else ():
+        for parameters in PARAMETERS if name != "soda" else ():
             yield name, parameters, f"{name}-{parameters}"
 
 
 def _summary(repairs: Sequence[Facts], own: bool) -> Row:
-    done = [one for one in repairs if "accuracy" in one]
-    falls = [one["success_rate"][0] - one["success_rate"][1] for one in done]
-    drops = [one["accuracy"][0] - one["accuracy"][1] for one in done]
     models = {one["model"] for one in repairs}
-    ours = [one for one in _repairs(_OWN_WAYS["alone"]) if one["model"] in models]
+    ours = [one for one in _repairs(OWN_WAYS[0]) if one["model"] in models]
     return [
-        len(repairs),
-        len(done),
-        _removed(repairs),
-        f"{-mean(falls):+.2f}" if done else "-",
-        f"{-median(drops):+.4f}" if done else "-",
+        *removal_cells(repairs),
         f"{median(one['seconds'] for one in repairs):.0f}",
-        "" if own else f"{_removed(ours)} of {len(ours)}",
+        "" if own else f"{removed(ours)} of {len(ours)}",
     ]
 
 
 def _bundled() -> str:
     rows: list[Row] = []
     for name, parameters, way in _ways():
-        found = [one for one in all_kept(REPAIR / way) if one["model"] == "digits-backdoored"]
+        found = [one for one in all_kept(REPAIR / way) if one["model"] == _BUNDLED]
         rows += [[name, parameters, *_bundled_cells(one)] for one in found]
     columns = ("method", "parameters", "accuracy before", "after", "SR before", "after", "back")
     return markdown_table(columns, rows)

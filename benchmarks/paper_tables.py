@@ -14,15 +14,16 @@ from typing import Any
 from scipy.stats import binomtest
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import COMPARISON, EVALUATION, PAPER, REPAIR, all_kept, kept, markdown_table
+from benchmarks.common import PAPER, REPAIR, all_kept, kept, markdown_table
+from benchmarks.comparison import Told, default_of, told_of
 from benchmarks.layers import TABLE_MODELS
 from benchmarks.published import CLEAN_FLAGGED, DETECTORS, LAYERS, PUBLISHED, REMOVERS
 from onnx_soda import ScanOptions, load_dataset, load_model, scan
-from onnx_soda._detect.concepts.judge import load_calibration
 from onnx_soda._options import RuntimeOptions
 from onnx_soda._results import named_pairs
 
 __all__ = [
+    "OWN_WAYS",
     "PARAMETERS",
     "Model",
     "detection_table",
@@ -30,6 +31,8 @@ __all__ = [
     "layers_table",
     "models",
     "models_table",
+    "removal_cells",
+    "removed",
     "removers_measured",
     "removers_summary",
     "removers_table",
@@ -43,7 +46,8 @@ _OURS = "this project's default"
 _STATISTIC = "SODA's statistic"
 # As the paper has it: "the attack SR after re-training is < 15 %" counts as removed.
 _REMOVED = 0.15
-_WAYS = ("auto-both", "auto-both-taught")
+# How `benchmarks.repair` calls this project's default, without references and with them.
+OWN_WAYS = ("auto-both", "auto-both-taught")
 
 Answer = tuple[bool, bool]
 """Whether a model is flagged, and whether its true pair is named first."""
@@ -68,9 +72,9 @@ class Model:
         """What files about it are called."""
         return f"{self.part}-{self.case.model.stem}"
 
-    def kept(self, folder: Path, ending: str = "") -> dict[str, Any] | None:
+    def kept(self, folder: Path) -> dict[str, Any] | None:
         """Return what a command kept of it; None where it did not."""
-        path = folder / f"{self.name}{ending}.json"
+        path = folder / f"{self.name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
@@ -146,26 +150,19 @@ def _statistic(into: Path, model: Model) -> Answer | None:
 
 
 def _default(model: Model) -> Answer | None:
-    found = model.kept(EVALUATION / "default")
-    if found is None:
-        return None
-    pairs = sorted(found["pairs"], key=lambda pair: -pair["bound"])
-    if not pairs or pairs[0]["bound"] <= load_calibration().threshold:
-        return False, False
-    first = pairs[0]["victim"], pairs[0]["target"]
-    return True, first == (model.case.victim, model.case.target)
+    return _answer(default_of(model.case, model.part))
 
 
 def _rival(method: str, parameters: str, model: Model) -> Answer | None:
-    found = model.kept(COMPARISON, f"-{method}-{parameters}")
-    if found is None:
+    return _answer(told_of(model.case, model.part, method, parameters))
+
+
+def _answer(told: Told | None) -> Answer | None:
+    if told is None:
         return None
-    flagged, named = found["outcome"] == "flagged", found["named"]
-    first = (named[0]["victim"], named[0]["target"]) if named else None
-    truth = (model.case.victim, model.case.target)
     # Who tells no victim is right by the target alone.
-    right = first == truth or first == (None, model.case.target)
-    return flagged, flagged and right and model.case.victim is not None
+    by_target = told.first == (None, told.facts["target"]) and not told.clean
+    return told.flags, told.flags and (told.names_pair or by_target)
 
 
 def _counted(own: Sequence[Model], told: Callable[[Model], Answer | None]) -> str:
@@ -242,7 +239,7 @@ def repair_table(every: Sequence[Model]) -> str:
     for trigger, told in PUBLISHED.items():
         before, after = told.repaired
         own = _of(every, trigger)
-        alone, taught = (_repair_cells(_repairs(own, way)) for way in _WAYS)
+        alone, taught = (_repair_cells(_repairs(own, way)) for way in OWN_WAYS)
         rows.append([trigger, "0.00", f"{before - after:+.4f}", *alone, *taught])
     columns = (
         "trigger", "SR after, published", "drop", "models, alone", "SR after (95 %)", "drop",
@@ -262,25 +259,32 @@ def removers_summary(every: Sequence[Model], ways: Sequence[tuple[str, str]]) ->
     rows = []
     for name, parameters in ways:
         repairs = _repairs(every, f"{name}-{parameters}")
-        done = [one for one in repairs if "accuracy" in one]
-        falls = [one["success_rate"][0] - one["success_rate"][1] for one in done]
-        drops = [one["accuracy"][0] - one["accuracy"][1] for one in done]
-        rows.append([
-            name,
-            parameters,
-            *_published_summary(name),
-            len(repairs),
-            len(done),
-            sum(one["success_rate"][1] < _REMOVED for one in done),
-            f"{-mean(falls):+.2f}" if done else "-",
-            f"{-median(drops):+.4f}" if done else "-",
-        ])  # fmt: skip
+        rows.append([name, parameters, *_published_summary(name), *removal_cells(repairs)])
     columns = (
         "method", "parameters", "published: SR under 0.15", "mean change of SR",
         "median change of accuracy", "tried here", "written", "SR under 0.15", "mean change of SR",
         "median change of accuracy",
     )  # fmt: skip
     return markdown_table(columns, rows)
+
+
+def removal_cells(repairs: Sequence[dict[str, Any]]) -> list[object]:
+    """Return how many were tried, written and removed, and the changes of SR and accuracy."""
+    done = [one for one in repairs if "accuracy" in one]
+    falls = [one["success_rate"][0] - one["success_rate"][1] for one in done]
+    drops = [one["accuracy"][0] - one["accuracy"][1] for one in done]
+    return [
+        len(repairs),
+        len(done),
+        removed(repairs),
+        f"{-mean(falls):+.2f}" if done else "-",
+        f"{-median(drops):+.4f}" if done else "-",
+    ]
+
+
+def removed(repairs: Sequence[dict[str, Any]]) -> int:
+    """Return in how many models the backdoor is gone."""
+    return sum("accuracy" in one and one["success_rate"][1] < _REMOVED for one in repairs)
 
 
 def _published_summary(name: str) -> list[object]:

@@ -22,7 +22,7 @@ from benchmarks.cases import CONTROL_PARTS, HALF_POISONED_PART, Case, cases_of
 from benchmarks.common import PRESCREENING, kept, markdown_table
 from onnx_soda import ScanOptions, load_dataset, load_model
 from onnx_soda._detect.baselines.gradients import SlopedSuspect
-from onnx_soda._detect.baselines.k_arm import Candidates, invert, likeliest, prescreen
+from onnx_soda._detect.baselines.k_arm import OF_ALL, Candidates, invert, likeliest, prescreen
 from onnx_soda._options import RuntimeOptions, no_progress
 from onnx_soda._suspect import Suspect
 
@@ -64,8 +64,8 @@ def row(facts: dict[str, Any]) -> list[object]:
     left = len(facts["targets_of_pairs"]) + (facts["universal"] is not None)
     size = "none" if facts["size"] is None else f"{facts['size']:.1f}"
     least = f"{min(others):.1f}" if others else "none"
-    return [facts["control"], f"{facts['share']:.0%}", "95%", left, size, f"{facts['bound']:.1f}",
-            least]  # fmt: skip
+    shares = (f"{facts['share']:.0%}", f"{OF_ALL:.0%}")
+    return [facts["control"], *shares, left, size, f"{facts['bound']:.1f}", least]
 
 
 def main() -> None:

@@ -25,11 +25,10 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,15 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks.cases import PARTS, Case, cases_of
-from benchmarks.common import EVALUATION, FIXTURES, REPAIR, UNHURRIED, machine_facts, markdown_table
+from benchmarks.common import (
+    EVALUATION,
+    FIXTURES,
+    REPAIR,
+    UNHURRIED,
+    kept,
+    machine_facts,
+    markdown_table,
+)
 from benchmarks.shared_data import read_shared, trigger_images
 from onnx_soda import CleanSet, ScanOptions, load_dataset, load_model, scan
 from onnx_soda._answers import TriggerBehaviour
@@ -112,9 +119,9 @@ def _accuracy(suspect: Suspect, images: CleanSet) -> float:
     return right / len(images.labels)
 
 
-def _pair(case: Case, part: str, kept: bool) -> Task | None:
+def _pair(case: Case, part: str, as_scanned: bool) -> Task | None:
     """Return the true pair, or the first that the kept scan names over the threshold."""
-    if not kept:
+    if not as_scanned:
         return Task((int(case.victim or 0), int(case.target or 0)))
     path = EVALUATION / "default" / f"{part}-{case.model.stem}.json"
     if not path.is_file():
@@ -307,8 +314,7 @@ def _taught_row(facts: dict[str, Any]) -> list[object]:
     ]
 
 
-def main() -> None:
-    """Repair what has not been repaired, and print the table."""
+def _parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("words", nargs="*")
     parser.add_argument("--part", choices=PARTS)
@@ -327,15 +333,29 @@ def main() -> None:
     parser.add_argument("--method", choices=REMOVERS.names, default=RepairOptions().method)
     parser.add_argument("--parameters", choices=("paper", "published"), default="paper")
     arguments = parser.parse_args()
+    arguments.references |= arguments.whole
+    return arguments
+
+
+def _way(arguments: argparse.Namespace) -> str:
+    """Return what the folder of the results is called."""
+    if arguments.method != RepairOptions().method:
+        return f"{arguments.method}-{arguments.parameters}"
     way = f"{arguments.scope}-{arguments.reconstruction}" + ("-found" if arguments.found else "")
     way += "-exported" if arguments.export == "torch" else ""
-    taught = arguments.references or arguments.whole
-    way += ("-whole" if arguments.whole else "-taught") if taught else ""
-    if arguments.method != RepairOptions().method:
-        way = f"{arguments.method}-{arguments.parameters}"
-    folder: Path = REPAIR / way
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    return way + (("-whole" if arguments.whole else "-taught") if arguments.references else "")
+
+
+def _repaired(case: Case, part: str, arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what a repair came to, made now where it is not kept; None where it is not wanted."""
+    name, taught = case.model.stem, arguments.references
+    wanted = not arguments.words or any(word in name for word in arguments.words)
+    if not case.effective or not wanted:
+        return None
+    named = _pair(case, part, arguments.found and not taught)
+    if named is None:
+        return None
+    itself = taught and (arguments.found or arguments.whole)
     options = RepairOptions(
         arguments.scope,
         arguments.reconstruction,
@@ -346,26 +366,24 @@ def main() -> None:
         parameters=arguments.parameters,
         scan=ScanOptions(time_limit=UNHURRIED, runtime=RuntimeOptions(threads=arguments.threads)),
     )
-    tables: dict[str, list[dict[str, Any]]] = {}
-    for part in [arguments.part] if arguments.part else PARTS[1:]:
-        for case in cases_of(part):
-            name, path = case.model.stem, folder / f"{part}-{case.model.stem}.json"
-            wanted = not arguments.words or any(word in name for word in arguments.words)
-            named = _pair(case, part, arguments.found and not taught)
-            if not case.effective or not wanted or named is None:
-                continue
-            if not path.is_file():
-                print(f"repairing {name}", file=sys.stderr, flush=True)
-                again = arguments.rescan and not taught and bool(_pair(case, part, True))
-                itself = arguments.whole or (arguments.found and taught)
-                facts = measure(case, None if itself else named, options, again, taught)
-                path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            tables.setdefault(part, []).append(json.loads(path.read_text(encoding="utf-8")))
+    again = arguments.rescan and not taught and bool(_pair(case, part, True))
+    path = REPAIR / _way(arguments) / f"{part}-{name}.json"
+    return kept(path, partial(measure, case, None if itself else named, options, again, taught))
+
+
+def main() -> None:
+    """Repair what has not been repaired, and print the table."""
+    arguments = _parsed()
+    torch.set_num_threads(arguments.threads or torch.get_num_threads())
+    parts = [arguments.part] if arguments.part else PARTS[1:]
+    every = {part: [_repaired(case, part, arguments) for case in cases_of(part)] for part in parts}
+    told = {part: [facts for facts in found if facts] for part, found in every.items()}
+    tables = {part: found for part, found in told.items() if found}
     totals = [_totals(part, found) for part, found in tables.items()]
     print(f"{machine_facts()}\n\n{markdown_table(_TOTALS, totals)}")
     for part, found in tables.items():
         print(f"\n### {part}\n\n{markdown_table(_COLUMNS, [_row(facts) for facts in found])}")
-        if taught:
+        if arguments.references:
             print(f"\n{markdown_table(_TAUGHT, [_taught_row(facts) for facts in found])}")
 
 

@@ -35,6 +35,8 @@ from onnx_soda._options import RuntimeOptions
 
 # Operators named in an error; more do not help.
 _NAMED = 5
+# Axes of the weights of a convolution over images.
+_PLANES = 4
 _ADVICE = (
     "Export the model with operators that `onnx-soda explain bridge` lists, or repair another "
     "version."
@@ -152,8 +154,6 @@ class _Tracker(fx.Interpreter):
         return super().call_module(target, args, kwargs)
 
 
-# Axes of the weights of a convolution over images.
-_PLANES = 4
 # A protobuf message cannot be larger (https://protobuf.dev/programming-guides/proto-limits/).
 _MAX_BYTES = 2**31 - 1
 # Random images for the check, where the model takes any number.

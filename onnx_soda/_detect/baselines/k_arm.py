@@ -53,7 +53,7 @@ if TYPE_CHECKING:  # it imports torch
     from onnx_soda._detect.baselines.inversion import Arm, Recipe, Stamp
 
 # Of the pre-screening: main.py's gamma, global_theta, local_theta; Arm_Pre_Screening.py's others.
-_TOP_SHARE, _OF_ALL, _OF_VICTIM = 0.25, 0.95, 0.9
+_TOP_SHARE, OF_ALL, _OF_VICTIM = 0.25, 0.95, 0.9
 _FEW_CLASSES, _TOP_OF_FEW = 8, 2
 _LEAST_PROBABILITY = 1e-8
 _MOST_VICTIMS = 3
@@ -102,7 +102,7 @@ class Candidates:
 def prescreen(
     probabilities: NDArray[np.floating],
     top_share: float = _TOP_SHARE,
-    of_all: float = _OF_ALL,
+    of_all: float = OF_ALL,
     of_victim: float = _OF_VICTIM,
 ) -> Candidates:
     """Choose targets and their victims by what the model finds likely on clean images.
